@@ -1,0 +1,214 @@
+"""Records -> the rows of the two boards. What a table, a page or a plot shows is computed here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fmcs_bench import statistics
+from fmcs_bench.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.statistics import Estimate, PairedDifference
+
+Column = Literal["validation_run", "same_run", "test_run", "unseen"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
+
+
+@dataclass(frozen=True)
+class EvaluatorRow:
+    """One evaluator over its seeds.
+
+    Attributes:
+        rank: by MAE on the test run; evaluators that cannot be told apart share a rank.
+        mae: in stages, for each column.
+        accuracy: share of exact stages, for each column.
+        spearman: rank correlation of mean score and validation accuracy along the test run; None where undefined.
+        chosen: it has the lowest mean MAE on the validation run of all differentiable evaluators.
+        records: one per seed, ordered by seed.
+    """
+
+    evaluator: str
+    rank: int
+    mae: dict[Column, Estimate]
+    accuracy: dict[Column, Estimate]
+    spearman: Estimate | None
+    num_parameters: int
+    fit_seconds: float
+    chosen: bool
+    records: tuple[EvaluatorRecord, ...]
+
+
+@dataclass(frozen=True)
+class EvaluatorBoard:
+    """All evaluators on one FMCS dataset, best test-run MAE first."""
+
+    dataset_id: str
+    num_stages: int
+    rows: tuple[EvaluatorRow, ...]
+
+    @property
+    def chosen(self) -> EvaluatorRow | None:
+        """The evaluator that goes into training: chosen on the validation run, never on the test run."""
+        return next((row for row in self.rows if row.chosen), None)
+
+    def __str__(self) -> str:
+        lines = [f"Evaluators on {self.dataset_id} (MAE in stages of {self.num_stages}; test run is the headline)"]
+        for row in self.rows:
+            mark = "*" if row.chosen else " "
+            lines.append(f"{row.rank:>2} {mark} {row.evaluator:<12} same run {row.mae['same_run']}   "
+                         f"test run {row.mae['test_run']}")  # fmt: skip
+        return "\n".join([*lines, "* chosen on the validation run"])
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One RAF of a family over its seeds."""
+
+    raf: float
+    validation_accuracy: Estimate
+    test_accuracy: Estimate
+    records: tuple[TrainingRecord, ...]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One family of methods at the RAF that was chosen on validation images.
+
+    Attributes:
+        family: method without its RAF, such as ``ral-set``.
+        chosen: the point of the sweep with the highest mean validation accuracy (of equals, the largest RAF).
+        sweep: all RAF values, largest first; the chosen one is among them.
+        difference: test accuracy minus the baseline's at equal seeds; None for the baseline itself and where no seed
+            is shared.
+        holm_p: sign-flip p-value after Holm's correction over the rows of the board; None as for ``difference``.
+        seconds: mean wall time of one training.
+    """
+
+    family: str
+    chosen: SweepPoint
+    sweep: tuple[SweepPoint, ...]
+    difference: PairedDifference | None
+    holm_p: float | None
+    num_parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingBoard:
+    """All methods on one image dataset; the baseline first, then by difference to it."""
+
+    dataset_id: str
+    rows: tuple[TrainingRow, ...]
+
+    def __str__(self) -> str:
+        lines = [f"Training methods on {self.dataset_id} (test accuracy; paired difference to the baseline)"]
+        for row in self.rows:
+            name = row.family if row.chosen.raf == 1 else f"{row.family}@{row.chosen.raf:g}"
+            difference = "" if row.difference is None else f"   difference {row.difference.estimate}"
+            lines.append(f"  {name:<36} {row.chosen.test_accuracy}{difference}")
+        return "\n".join(lines)
+
+
+def evaluator_boards(records: Iterable[EvaluatorRecord]) -> list[EvaluatorBoard]:
+    """One board for each FMCS dataset among the records, ordered by name."""
+    return [_evaluator_board(name, group) for name, group in _by_dataset(records).items()]
+
+
+def training_boards(records: Iterable[TrainingRecord]) -> list[TrainingBoard]:
+    """One board for each FMCS dataset whose evaluators and settings the trainings used, ordered by name."""
+    return [_training_board(name, group) for name, group in _by_dataset(records).items()]
+
+
+def _evaluator_board(dataset_id: str, records: Sequence[EvaluatorRecord]) -> EvaluatorBoard:
+    groups: dict[str, list[EvaluatorRecord]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        groups.setdefault(record.method, []).append(record)
+    test_mae = {name: [record.metrics["test_run"].mae for record in group] for name, group in groups.items()}
+    ranks = statistics.tied_ranks(test_mae, smaller_is_better=True)
+    validation = {
+        name: statistics.estimate([record.metrics["validation_run"].mae for record in group]).mean
+        for name, group in groups.items()
+        if group[0].differentiable
+    }
+    chosen = min(validation, key=lambda name: (validation[name], name)) if validation else None
+    rows = [_evaluator_row(name, tuple(group), ranks[name], name == chosen) for name, group in groups.items()]
+    rows.sort(key=lambda row: (row.mae["test_run"].mean, row.evaluator))
+    return EvaluatorBoard(dataset_id, records[0].num_stages, tuple(rows))
+
+
+def _evaluator_row(name: str, group: tuple[EvaluatorRecord, ...], rank: int, chosen: bool) -> EvaluatorRow:
+    correlations = [record.trajectory.spearman for record in group]
+    defined = [value for value in correlations if value is not None]
+    return EvaluatorRow(
+        evaluator=name,
+        rank=rank,
+        mae={c: statistics.estimate([record.metrics[c].mae for record in group]) for c in COLUMNS},
+        accuracy={c: statistics.estimate([record.metrics[c].accuracy for record in group]) for c in COLUMNS},
+        spearman=statistics.estimate(defined) if len(defined) == len(group) else None,
+        num_parameters=group[0].cost.num_parameters,
+        fit_seconds=statistics.estimate([record.cost.seconds for record in group]).mean,
+        chosen=chosen,
+        records=group,
+    )
+
+
+def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> TrainingBoard:
+    families: dict[str, dict[float, list[TrainingRecord]]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        families.setdefault(record.unit.family, {}).setdefault(record.unit.method.raf, []).append(record)
+    sweeps = {
+        family: tuple(_sweep_point(raf, tuple(points[raf])) for raf in sorted(points, reverse=True))
+        for family, points in families.items()
+    }
+    # max keeps the first of equals, and the largest RAF, nearest to the baseline, comes first.
+    chosen = {family: max(sweep, key=lambda point: point.validation_accuracy.mean) for family, sweep in sweeps.items()}
+    baseline = chosen.get("baseline")
+    differences = {
+        family: _difference(point, baseline) if baseline and family != "baseline" else None
+        for family, point in chosen.items()
+    }
+    tested = {family: d.p_value for family, d in differences.items() if d is not None and d.p_value is not None}
+    adjusted = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
+    rows = [
+        TrainingRow(
+            family=family,
+            chosen=point,
+            sweep=sweeps[family],
+            difference=differences[family],
+            holm_p=adjusted.get(family),
+            num_parameters=point.records[0].cost.num_parameters,
+            seconds=statistics.estimate([record.cost.seconds for record in point.records]).mean,
+        )
+        for family, point in chosen.items()
+    ]
+    rows.sort(key=_training_order)
+    return TrainingBoard(dataset_id, tuple(rows))
+
+
+def _training_order(row: TrainingRow) -> tuple[bool, float, str]:
+    return row.family != "baseline", -(row.difference.estimate.mean if row.difference else 0.0), row.family
+
+
+def _sweep_point(raf: float, records: tuple[TrainingRecord, ...]) -> SweepPoint:
+    return SweepPoint(
+        raf,
+        statistics.estimate([record.metrics.validation_accuracy for record in records]),
+        statistics.estimate([record.metrics.test_accuracy for record in records]),
+        records,
+    )
+
+
+def _difference(point: SweepPoint, baseline: SweepPoint) -> PairedDifference | None:
+    own = {record.seed: record.metrics.test_accuracy for record in point.records}
+    base = {record.seed: record.metrics.test_accuracy for record in baseline.records}
+    seeds = sorted(own.keys() & base.keys())
+    if not seeds:
+        return None
+    return statistics.paired_difference([own[seed] for seed in seeds], [base[seed] for seed in seeds])
+
+
+def _by_dataset(records: Iterable[EvaluatorRecord] | Iterable[TrainingRecord]) -> dict[str, list]:  # type: ignore[type-arg]
+    groups: dict[str, list] = {}  # type: ignore[type-arg]
+    for record in records:
+        groups.setdefault(record.dataset_id, []).append(record)
+    return dict(sorted(groups.items()))

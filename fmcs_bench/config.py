@@ -1,0 +1,191 @@
+"""Options: frozen, checked when made, equal after a round trip through JSON, and named by a digest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fmcs_bench import files
+from fmcs_bench.errors import ConfigError, nearest
+
+DEFAULT_RAFS = (0.95, 0.9, 0.75)
+
+
+class Options(BaseModel):
+    """Base of every configuration, manifest and record.
+
+    Unknown keys are errors that name the nearest known key; so are values of the wrong type or out of range.
+
+    Raises:
+        ConfigError: with one line per fault: the option, its value, and what is allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(self._explain(item) for item in error.errors())) from None
+
+    @classmethod
+    def _explain(cls, item: Any) -> str:
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            return f"unknown option {where!r} of {cls.__name__}; {nearest(where, cls.model_fields)}"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            return f"{cls.__name__} lacks {where!r}"
+        return f"{where} = {item['input']!r}: {message}" if where else message
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``type(self).from_json`` reads them back to an equal object."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The object that ``to_json`` wrote (lists become tuples again).
+
+        Raises:
+            ConfigError: the value is not of this schema.
+        """
+        if not isinstance(value, dict):
+            raise ConfigError(f"{cls.__name__} must be a JSON object, not {type(value).__name__}")
+        try:
+            return cls.model_validate_json(files.to_json(value))
+        except ValidationError as error:
+            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of the canonical JSON form."""
+        return files.digest(self.to_json())
+
+
+class Recipe(Options):
+    """How a network is trained. The default is ``fmce``: Adam, learning rate 1e-3, annealed (arXiv 2508.06109, IV-A).
+
+    The number of epochs is not part of a recipe: it comes from the upper bound of a run or from the convergence point.
+    """
+
+    name: str = "fmce"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch_size: int = Field(64, ge=2)
+
+
+class ConvergenceRule(Options):
+    """Parameters of the CQI rule (arXiv 2405.04041); see ``fmcs_bench.convergence``.
+
+    Both spans are in epochs and the threshold in nats per epoch, so that a rule means the same at any batch size.
+    """
+
+    smoothing_epochs: float = Field(0.5, gt=0, description="half-life of the exponential moving average of the loss")
+    window_epochs: float = Field(1.0, gt=0, description="window of the moving average of the loss differences")
+    threshold: float = Field(0.05, gt=0, description="mu_CQI: converged once CQI stays below, in nats per epoch")
+
+
+class BuildConfig(Options):
+    """Everything that decides what an FMCS dataset holds."""
+
+    image_dataset: str = "digits"
+    backbone: str
+    image_size: int = Field(ge=8, le=1024, description="side of the square input, in pixels")
+    stages: int = Field(ge=2, le=99, description="K, the number of FMCS")
+    runs: int = Field(2, ge=1, description="training runs")
+    held_out_runs: Literal[2] = Field(2, description="one validation run and one test run")
+    epochs: int = Field(ge=1, description="upper bound; the stages end at the convergence point")
+    checkpoints: int = Field(60, ge=4, description="about how many checkpoints along one run")
+    limit: int | None = Field(None, ge=1, description="at most this many images in each split")
+    codec: Literal["zstd"] = "zstd"
+    markers: Literal["loss", "epoch"] = "loss"
+    recipe: Recipe = Recipe()
+    convergence: ConvergenceRule = ConvergenceRule()
+    seed: int = Field(0, ge=0, description="seed of the first run; run i has seed + i")
+    name: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.]{0,63}$")
+
+    @classmethod
+    def create(cls, **options: Any) -> Self:
+        """Fill what is not given (or None) with the defaults of the image dataset.
+
+        Raises:
+            ConfigError: an unknown option or a value out of range.
+        """
+        given = {key: value for key, value in options.items() if value is not None}
+        small = given.get("image_dataset", "digits") == "digits"
+        defaults = {
+            "image_size": 32 if small else 224,
+            "stages": 7 if small else 9,
+            "epochs": 20 if small else 30,
+        }
+        return cls(**(defaults | given))
+
+    @property
+    def run_roles(self) -> dict[int, Literal["training", "validation", "test"]]:
+        """Role of each run by its seed: the training runs first, then the validation run, then the test run."""
+        seeds = range(self.seed, self.seed + self.runs + 2)
+        return {
+            seed: "training" if i < self.runs else "validation" if i == self.runs else "test"
+            for i, seed in enumerate(seeds)
+        }
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the FMCS dataset: image dataset, backbone, size and the given name."""
+        backbone = self.backbone.replace("/", "_")
+        return f"{self.image_dataset}-{backbone}-{self.image_size}px-{self.name}"
+
+
+class EvaluatorConfig(Options):
+    """How one evaluator is fitted."""
+
+    evaluator: str
+    seed: int = Field(ge=0)
+    epochs: int = Field(12, ge=1, description="upper bound; early stopping by MAE on the validation run")
+    patience: int = Field(3, ge=1, description="epochs without a better validation MAE before fitting stops")
+    limit: int | None = Field(None, ge=1, description="at most this many images in each split")
+    recipe: Recipe = Recipe(name="evaluator", batch_size=256, lr=2e-3)
+
+
+class Method(Options):
+    """One training method: a network, its constraint and its objective.
+
+    ``raf`` is the share of the base loss (Table I of arXiv 2508.06109): ``loss = raf * L_base + (1 - raf) * L_FMCS``;
+    1 is the baseline, 0 the FMCS loss alone. It is 1 minus the alpha of that paper's eq. (5).
+    """
+
+    network: Literal["single", "dueheadnet"] = "single"
+    fusion: Literal["add", "concat"] | None = None
+    constraint: Literal["none", "align", "diversify"] = "none"
+    constraint_weight: float = Field(1.0, ge=0)
+    raf: float = Field(1.0, description="in [0, 1]")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (math.isfinite(self.raf) and 0 <= self.raf <= 1):
+            raise ValueError(
+                f"RAF = {self.raf} is outside [0, 1]; 1 is the baseline (classification loss only), 0 the FMCS loss only"
+            )
+        if (self.network == "dueheadnet") != (self.fusion is not None):
+            raise ValueError("fusion (add or concat) belongs to the network dueheadnet, and to it alone")
+        if self.network == "single" and self.constraint != "none":
+            raise ValueError(f"constraint = {self.constraint!r} needs two heads: choose the network dueheadnet")
+        return self
+
+    @property
+    def family(self) -> str:
+        """The method without its RAF; one RAF is chosen for each family.
+
+        Example:
+            >>> Method(raf=0.9).family, Method(network="dueheadnet", fusion="add", constraint="align").family
+            ('ral', 'dueheadnet-add-align')
+        """
+        parts = [] if self.network == "single" else ["dueheadnet", self.fusion or "", self.constraint]
+        if self.raf != 1:
+            parts.append("ral")
+        return "-".join(parts) or "baseline"

@@ -1,0 +1,84 @@
+"""Errors that a caller can act on.
+
+Every message says what failed, the value, what is allowed and what to do next. ``exit_code`` is what the command line
+returns: 2 where the call was wrong, 1 where the work failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FmcsBenchError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument; a message must print as itself.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(FmcsBenchError, ValueError):
+    """An option has a value that is not allowed."""
+
+    exit_code = 2
+
+
+class UnknownNameError(FmcsBenchError, KeyError):
+    """A backbone, image dataset, evaluator, method or key that does not exist."""
+
+    exit_code = 2
+
+
+class MissingDataError(FmcsBenchError, FileNotFoundError):
+    """Files or FMCS datasets that a command needs are not there."""
+
+    exit_code = 2
+
+
+class WorkspaceError(FmcsBenchError, OSError):
+    """The workspace cannot be written, or another process is using it."""
+
+    exit_code = 2
+
+
+class DatasetError(FmcsBenchError, ValueError):
+    """An FMCS dataset is unfinished, damaged, or of a schema that this version does not read."""
+
+
+class RecordError(FmcsBenchError, ValueError):
+    """A record does not follow its schema, or its predictions file is not the one it names."""
+
+
+class ConvergenceError(FmcsBenchError, ValueError):
+    """A loss sequence has no convergence point, or too few checkpoints for the stages asked for."""
+
+
+class DivergedError(FmcsBenchError, ArithmeticError):
+    """A training loss became NaN or infinite."""
+
+
+class ProtocolError(FmcsBenchError, RuntimeError):
+    """An evaluator broke its contract (wrong shape, rows that are no probabilities, a changed input)."""
+
+
+class PluginError(FmcsBenchError, ImportError):
+    """A third-party plug-in could not be loaded; its own error is the cause."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the known names closest to ``name``, or all of them where none is close.
+
+    Example:
+        >>> nearest("resnet5", ["resnet50", "smallcnn"])
+        'did you mean resnet50?'
+        >>> nearest("x", ["a", "b"])
+        'known are: a, b'
+    """
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known are: {', '.join(choices)}" if choices else "none are known"

@@ -1,0 +1,360 @@
+"""Results as validated JSON files; the leaderboard is made of them and of nothing else.
+
+A record lies at ``<track>/<dataset>@<digest>/<method>/seed-<n>.json``, and beside it a small predictions file from
+which its metrics can be computed again. ``key`` digests everything that decides the result (unit of work, data,
+evaluator, code, versions, device), so that a finished unit is recognised and a stale one is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from fmcs_bench import files
+from fmcs_bench.config import EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.errors import ConfigError, RecordError
+
+SCHEMA_VERSION = 1
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# Modules that only show results; a change in them leaves every result as it is.
+_PRESENTATION = ("cli.py", "plots.py", "progress.py", "quickstart.py", "terminal.py", "leaderboard/", "testing.py")
+_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
+
+
+class Environment(Options):
+    """Software and hardware that made a result."""
+
+    fmcs_bench: str
+    code_digest: Sha256
+    python: str
+    libraries: dict[str, str]
+    platform: str
+    processor: str
+    device: str
+    threads: int
+
+    @classmethod
+    def current(cls, device: str, threads: int) -> Environment:
+        """The environment of this process."""
+        from fmcs_bench import __version__
+
+        return cls(
+            fmcs_bench=__version__,
+            code_digest=code_digest(),
+            python=platform.python_version(),
+            libraries=_library_versions(),
+            platform=platform.platform(),
+            processor=_processor(),
+            device=device,
+            threads=threads,
+        )
+
+
+class Metrics(Options):
+    """Metrics of an evaluator on one set of maps; formulas in ``fmcs_bench.evaluation.metrics``."""
+
+    accuracy: Share
+    within_one: Share
+    mae: float = Field(ge=0)
+    kappa: float
+    tau_b: float
+    violations: Share
+    log_loss: float = Field(ge=0)
+    ece: Share
+    num_maps: int = Field(ge=1)
+
+
+class Cost(Options):
+    """What a result cost. ``process_peak_bytes`` is the peak of the whole process up to then, not of the unit alone."""
+
+    seconds: float = Field(ge=0)
+    num_parameters: int = Field(ge=0)
+    process_peak_bytes: int = Field(ge=0)
+
+
+class Epoch(Options):
+    """One epoch of a training or of an evaluator's fit. The validation value is an accuracy or a MAE, by track."""
+
+    epoch: int = Field(ge=1)
+    train_loss: float
+    validation: float
+
+
+class Record(Options):
+    """What both tracks' records share."""
+
+    schema_version: Literal[1] = 1
+    key: Sha256
+    dataset: str
+    dataset_digest: Sha256
+    environment: Environment
+    curve: tuple[Epoch, ...]
+    cost: Cost
+    predictions_sha256: Sha256
+    created: str
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """Name of the method or evaluator: a row of the board."""
+
+    @property
+    @abstractmethod
+    def seed(self) -> int:
+        """Seed of this repetition."""
+
+    @property
+    def dataset_id(self) -> str:
+        """``<name>@<first 12 digits of the digest>``."""
+        return f"{self.dataset}@{self.dataset_digest[:12]}"
+
+
+class Trajectory(Options):
+    """Mean predicted score along all checkpoints of the test run, beside the backbone's validation accuracy."""
+
+    step: tuple[int, ...]
+    score: tuple[float, ...]
+    validation_accuracy: tuple[float, ...]
+    spearman: float | None = Field(description="None where one of the two never changes")
+
+
+class EvaluatorRecord(Record):
+    """One evaluator, fitted once, on one FMCS dataset."""
+
+    track: Literal["evaluator"] = "evaluator"
+    unit: EvaluatorConfig
+    evaluator_digest: Sha256
+    num_stages: int = Field(ge=2)
+    differentiable: bool
+    channel_invariant: bool
+    any_shape: bool
+    metrics: dict[Literal["validation_run", "same_run", "test_run", "unseen"], Metrics]
+    trajectory: Trajectory
+
+    @property
+    def method(self) -> str:
+        """Name of the evaluator."""
+        return self.unit.evaluator
+
+    @property
+    def seed(self) -> int:
+        """Seed of the fit."""
+        return self.unit.seed
+
+
+class TrainingUnit(Options):
+    """A unit of work of the training track: everything that decides its result, besides the data and the code."""
+
+    backbone: str
+    method: Method
+    recipe: Recipe
+    epochs: int = Field(ge=1)
+    image_size: int
+    limit: int | None
+    seed: int = Field(ge=0)
+    evaluator: str | None = Field(description="the frozen judge; None where the method has none")
+    evaluator_digest: Sha256 | None
+
+    @property
+    def family(self) -> str:
+        """The method without its RAF, with its judge: ``ral-set``; one RAF is chosen for each family."""
+        return self.method.family if self.evaluator is None else f"{self.method.family}-{self.evaluator}"
+
+
+class TrainingMetrics(Options):
+    """Accuracies after the last epoch. The test images are read once."""
+
+    validation_accuracy: Share
+    test_accuracy: Share
+    num_validation: int = Field(ge=1)
+    num_test: int = Field(ge=1)
+
+
+class TrainingRecord(Record):
+    """One training from one seed."""
+
+    track: Literal["training"] = "training"
+    unit: TrainingUnit
+    metrics: TrainingMetrics
+
+    @property
+    def method(self) -> str:
+        """Family of the method, with its RAF where it has one."""
+        raf = self.unit.method.raf
+        return self.unit.family if raf == 1 else f"{self.unit.family}@{raf:g}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.unit.seed
+
+
+AnyRecord = TypeVar("AnyRecord", EvaluatorRecord, TrainingRecord)
+Predictions = Mapping[str, np.ndarray]
+
+
+class RecordStore:
+    """Records under one folder.
+
+    Args:
+        root: the folder, ``<workspace>/records`` or the suite's ``leaderboard/records``.
+    """
+
+    KINDS: ClassVar[tuple[type[EvaluatorRecord], type[TrainingRecord]]] = (EvaluatorRecord, TrainingRecord)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, track: str, dataset_id: str, method: str, seed: int) -> Path:
+        """File of the record with this address."""
+        return self.root / track / dataset_id / method / f"seed-{seed}.json"
+
+    def finished(self, kind: type[AnyRecord], dataset_id: str, method: str, seed: int, key: str) -> AnyRecord | None:
+        """The record at this address if it has this key and its predictions are intact; otherwise None."""
+        path = self.path(kind.model_fields["track"].default, dataset_id, method, seed)
+        if not path.exists():
+            return None
+        record = self.read(kind, path)
+        return record if record.key == key else None
+
+    def write(self, record: EvaluatorRecord | TrainingRecord, predictions: bytes) -> Path:
+        """Store a record and its predictions file (the bytes that ``pack_predictions`` made); returns the path.
+
+        A record with another key at the same address is moved to ``superseded/``, never lost.
+        """
+        if hashlib.sha256(predictions).hexdigest() != record.predictions_sha256:
+            raise RecordError(f"these are not the predictions that the record of {record.method} names")
+        path = self.path(record.track, record.dataset_id, record.method, record.seed)
+        if path.exists():
+            self._set_aside(path)
+        files.write_atomically(predictions_path(path), predictions)
+        files.write_atomically(path, files.to_json(record.to_json()))
+        return path
+
+    def _set_aside(self, path: Path) -> None:
+        name = files.sha256_of_file(path)[:12]
+        target = self.root / "superseded" / path.relative_to(self.root).with_suffix("") / name
+        target.mkdir(parents=True, exist_ok=True)
+        if predictions_path(path).exists():
+            predictions_path(path).replace(target / "predictions.safetensors")
+        path.replace(target / "record.json")
+
+    def read(self, kind: type[AnyRecord], path: Path) -> AnyRecord:
+        """Read and validate one record and check its predictions file.
+
+        Raises:
+            RecordError: not JSON, not of this schema, or its predictions file is missing or another.
+        """
+        try:
+            value = json.loads(path.read_bytes())
+            if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+                raise RecordError(
+                    f"{path} has schema version {value.get('schema_version')!r}; this version reads {SCHEMA_VERSION}"
+                )
+            record = kind.from_json(value)
+        except (ValueError, ConfigError) as error:
+            raise RecordError(f"{path} is no valid {kind.__name__}: {error}") from None
+        beside = predictions_path(path)
+        if not beside.is_file() or files.sha256_of_file(beside) != record.predictions_sha256:
+            raise RecordError(f"{beside} is missing or not the predictions file that its record names")
+        if path != self.path(record.track, record.dataset_id, record.method, record.seed):
+            raise RecordError(f"{path} holds the record of another unit: {record.dataset_id} {record.method} {record.seed}")
+        return record
+
+    def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
+        """All records of one track, ordered by path.
+
+        Raises:
+            RecordError: one of them is not valid.
+        """
+        folder = self.root / str(kind.model_fields["track"].default)
+        return [self.read(kind, path) for path in sorted(folder.glob("*/*/seed-*.json"))]
+
+    def address(self, record: EvaluatorRecord | TrainingRecord) -> PurePosixPath:
+        """Path of a record relative to the root."""
+        path = self.path(record.track, record.dataset_id, record.method, record.seed)
+        return PurePosixPath(path.relative_to(self.root).as_posix())
+
+
+def predictions_path(record_path: Path) -> Path:
+    """The predictions file beside a record."""
+    return record_path.with_suffix(".predictions.safetensors")
+
+
+def pack_predictions(predictions: Predictions) -> bytes:
+    """Arrays as one safetensors file (no pickle), byte for byte the same for the same arrays."""
+    return save_safetensors({name: np.ascontiguousarray(array) for name, array in sorted(predictions.items())})
+
+
+def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays that ``pack_predictions`` packed.
+
+    Raises:
+        RecordError: the bytes are no safetensors file.
+    """
+    try:
+        return load_safetensors(data)
+    except SafetensorError as error:
+        raise RecordError(f"the predictions are no safetensors file: {error}") from None
+
+
+def now() -> str:
+    """The present time, UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def process_peak_bytes() -> int:
+    """Peak resident memory of this process so far, in bytes; 0 where the platform does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the source of this package that can change a result (not what only shows results)."""
+    root = Path(__file__).parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    kept = [name for name in names if not name.startswith(_PRESENTATION)]
+    return files.digest({name: files.sha256_of_file(root / name) for name in kept})
+
+
+def _library_versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"  # installed without metadata, as some system builds are
+    return found
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical cores"

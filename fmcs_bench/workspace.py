@@ -1,0 +1,83 @@
+"""The workspace folder: one class owns its paths and its lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fmcs_bench.errors import WorkspaceError
+
+
+class Workspace:
+    """Where everything that the commands make is kept.
+
+    Args:
+        root: the folder; made when something is first written.
+
+    Example:
+        >>> Workspace("somewhere").dataset("digits-smallcnn-32px-base").as_posix()
+        'somewhere/datasets/digits-smallcnn-32px-base'
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    @property
+    def datasets(self) -> Path:
+        """Folder of all FMCS datasets, one folder each."""
+        return self.root / "datasets"
+
+    def dataset(self, name: str) -> Path:
+        """Folder of one FMCS dataset."""
+        return self.datasets / name
+
+    @property
+    def records(self) -> Path:
+        """Root of all records: ``<track>/<dataset>@<digest>/<method>/seed-<n>.json``."""
+        return self.root / "records"
+
+    def fitted(self, dataset: str, evaluator: str, seed: int) -> Path:
+        """Folder of one fitted evaluator. ``dataset`` is ``<name>@<digest>``."""
+        return self.root / "evaluators" / dataset / evaluator / f"seed-{seed}"
+
+    def state(self, unit: str) -> Path:
+        """Where the unfinished training of a unit of work keeps its state; removed when the unit is done."""
+        return self.root / "work" / f"{unit}.pt"
+
+    @property
+    def leaderboard(self) -> Path:
+        """Folder of the generated page."""
+        return self.root / "leaderboard"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace for this process while the block runs.
+
+        Raises:
+            WorkspaceError: it cannot be written, or another process holds it.
+        """
+        lock = FileLock(self.root / ".lock")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise WorkspaceError(
+                f"the workspace {self.root} is in use by another fmcs-bench process; "
+                "wait until it ends, or choose another with --workspace"
+            ) from None
+        except OSError as error:
+            raise WorkspaceError(
+                f"the workspace {self.root} cannot be written ({os.strerror(error.errno or 0)}); "
+                "choose another folder with --workspace or FMCS_BENCH_WORKSPACE"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
