@@ -1,3 +1,29 @@
-"""fmcs-bench: feature-map data sets labelled by convergence, and a benchmark of the networks that judge them."""
+"""fmcs-bench: feature-map data sets labelled by convergence, and a benchmark of the networks that judge them.
+
+Example:
+    >>> import fmcs_bench as fb
+    >>> dataset = fb.build(backbone="smallcnn", workspace="ws")  # doctest: +SKIP
+    >>> print(fb.evaluate(dataset, workspace="ws"))  # doctest: +SKIP
+    >>> print(fb.train(dataset, workspace="ws"))  # doctest: +SKIP
+    >>> fb.leaderboard(workspace="ws")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fmcs_bench.api import build, evaluate, leaderboard, open, train  # noqa: A004  (fmcs_bench.open is meant)
+
+__all__ = ["__version__", "build", "evaluate", "leaderboard", "open", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; `fmcs-bench --help` and tools that only want the version do without it.
+    if name in __all__:
+        from fmcs_bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")

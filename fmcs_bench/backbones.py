@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         import timm
 
-        self.net = timm.create_model(name, pretrained=False, num_classes=num_classes)
+        self.net: Any = timm.create_model(name, pretrained=False, num_classes=num_classes)
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """See ``Backbone``."""

@@ -160,8 +160,7 @@ def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> Train
         family: tuple(_sweep_point(raf, tuple(points[raf])) for raf in sorted(points, reverse=True))
         for family, points in families.items()
     }
-    # max keeps the first of equals, and the largest RAF, nearest to the baseline, comes first.
-    chosen = {family: max(sweep, key=lambda point: point.validation_accuracy.mean) for family, sweep in sweeps.items()}
+    chosen = {family: max(sweep, key=_validation_accuracy) for family, sweep in sweeps.items()}
     baseline = chosen.get("baseline")
     differences = {
         family: _difference(point, baseline) if baseline and family != "baseline" else None
@@ -187,6 +186,12 @@ def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> Train
 
 def _training_order(row: TrainingRow) -> tuple[bool, float, str]:
     return row.family != "baseline", -(row.difference.estimate.mean if row.difference else 0.0), row.family
+
+
+def _validation_accuracy(point: SweepPoint) -> float:
+    # max keeps the first of equals, and the largest RAF, nearest to the baseline, comes first; rounding makes means
+    # equal that differ only by the order in which their seeds were added up.
+    return round(point.validation_accuracy.mean, 12)
 
 
 def _sweep_point(raf: float, records: tuple[TrainingRecord, ...]) -> SweepPoint:

@@ -16,19 +16,23 @@ DEFAULT_RAFS = (0.95, 0.9, 0.75)
 class Options(BaseModel):
     """Base of every configuration, manifest and record.
 
-    Unknown keys are errors that name the nearest known key; so are values of the wrong type or out of range.
-
-    Raises:
-        ConfigError: with one line per fault: the option, its value, and what is allowed.
+    ``make`` and ``from_json`` turn what pydantic finds wrong into a ``ConfigError`` for a person.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
-    def __init__(self, **values: Any) -> None:
+    @classmethod
+    def make(cls, **values: Any) -> Self:
+        """An object with these values.
+
+        Raises:
+            ConfigError: with one line per fault: the option, its value, and what is allowed; an unknown option comes
+                with the nearest known one.
+        """
         try:
-            super().__init__(**values)
+            return cls(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(self._explain(item) for item in error.errors())) from None
+            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
 
     @classmethod
     def _explain(cls, item: Any) -> str:
@@ -87,7 +91,7 @@ class ConvergenceRule(Options):
 
     smoothing_epochs: float = Field(0.5, gt=0, description="half-life of the exponential moving average of the loss")
     window_epochs: float = Field(1.0, gt=0, description="window of the moving average of the loss differences")
-    threshold: float = Field(0.05, gt=0, description="mu_CQI: converged once CQI stays below, in nats per epoch")
+    threshold: float = Field(0.02, gt=0, description="mu_CQI: converged once CQI stays below, in nats per epoch")
 
 
 class BuildConfig(Options):
@@ -123,7 +127,7 @@ class BuildConfig(Options):
             "stages": 7 if small else 9,
             "epochs": 20 if small else 30,
         }
-        return cls(**(defaults | given))
+        return cls.make(**(defaults | given))
 
     @property
     def run_roles(self) -> dict[int, Literal["training", "validation", "test"]]:
@@ -149,7 +153,7 @@ class EvaluatorConfig(Options):
     epochs: int = Field(12, ge=1, description="upper bound; early stopping by MAE on the validation run")
     patience: int = Field(3, ge=1, description="epochs without a better validation MAE before fitting stops")
     limit: int | None = Field(None, ge=1, description="at most this many images in each split")
-    recipe: Recipe = Recipe(name="evaluator", batch_size=256, lr=2e-3)
+    recipe: Recipe = Recipe(name="evaluator", batch_size=256)
 
 
 class Method(Options):
@@ -169,7 +173,7 @@ class Method(Options):
     def _check(self) -> Self:
         if not (math.isfinite(self.raf) and 0 <= self.raf <= 1):
             raise ValueError(
-                f"RAF = {self.raf} is outside [0, 1]; 1 is the baseline (classification loss only), 0 the FMCS loss only"
+                f"RAF = {self.raf} is outside [0, 1]; 1 is the baseline (classification only), 0 the FMCS loss only"
             )
         if (self.network == "dueheadnet") != (self.fusion is not None):
             raise ValueError("fusion (add or concat) belongs to the network dueheadnet, and to it alone")

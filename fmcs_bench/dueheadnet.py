@@ -44,7 +44,13 @@ class DueHeadNet(Backbone):
     """
 
     def __init__(
-        self, first: Backbone, second: Backbone, *, fusion: Literal["add", "concat"], num_classes: int, num_channels: int
+        self,
+        first: Backbone,
+        second: Backbone,
+        *,
+        fusion: Literal["add", "concat"],
+        num_classes: int,
+        num_channels: int,
     ) -> None:
         super().__init__()
         self.first, self.second, self.fusion = first, second, fusion

@@ -117,12 +117,16 @@ class Preprocessor(nn.Module):
         super().__init__()
         self.image_size = image_size
         pixels_NCHW = images.images_NCHW[images.indices("train")]
-        count_CV = np.stack([np.bincount(pixels_NCHW[:, c].ravel(), minlength=256) for c in range(pixels_NCHW.shape[1])])
+        count_CV = np.stack(
+            [np.bincount(pixels_NCHW[:, c].ravel(), minlength=256) for c in range(pixels_NCHW.shape[1])]
+        )
         value_V, weight_CV = np.arange(256) / 255, count_CV / count_CV.sum(axis=1, keepdims=True)
         mean_C = weight_CV @ value_V
         variance_C = weight_CV @ value_V**2 - mean_C**2
         if (variance_C <= 0).any():
-            raise ConfigError(f"the train images of {images.name} all have one colour; nothing can be learned from them")
+            raise ConfigError(
+                f"the train images of {images.name} all have one colour; nothing can be learned from them"
+            )
         self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
         self.register_buffer("std_C", torch.tensor(np.sqrt(variance_C), dtype=torch.float32))
 
@@ -222,7 +226,7 @@ def _mnist(data_dir: Path | None) -> ImageDataset:
 def _folder(name: str, data_dir: Path | None, inside: str, required: tuple[str, ...]) -> Path:
     """The data folder, after a check that the dataset's files are in it."""
     how = (
-        f'get them with `python -c "import torchvision; torchvision.datasets.{name.upper()}(\'DIR\', download=True)"` '
+        f"get them with `python -c \"import torchvision; torchvision.datasets.{name.upper()}('DIR', download=True)\"` "
         "and name that folder with --data-dir DIR or FMCS_BENCH_DATA"
     )
     if data_dir is None:
@@ -231,4 +235,3 @@ def _folder(name: str, data_dir: Path | None, inside: str, required: tuple[str, 
     if missing:
         raise MissingDataError(f"no {name} files here: looked in {data_dir / inside} for {', '.join(missing)}; {how}")
     return data_dir
-

@@ -35,7 +35,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # Modules that only show results; a change in them leaves every result as it is.
-_PRESENTATION = ("cli.py", "plots.py", "progress.py", "quickstart.py", "terminal.py", "leaderboard/", "testing.py")
+_PRESENTATION = (
+    "api.py",
+    "cli.py",
+    "display.py",
+    "plots.py",
+    "progress.py",
+    "quickstart.py",
+    "terminal.py",
+    "leaderboard/",
+    "testing.py",
+)
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
 
 
@@ -69,7 +79,7 @@ class Environment(Options):
 
 
 class Metrics(Options):
-    """Metrics of an evaluator on one set of maps; formulas in ``fmcs_bench.evaluation.metrics``."""
+    """Metrics of an evaluator on one set of maps; formulas in ``fmcs_bench.metrics``."""
 
     accuracy: Share
     within_one: Share
@@ -178,6 +188,11 @@ class TrainingUnit(Options):
         """The method without its RAF, with its judge: ``ral-set``; one RAF is chosen for each family."""
         return self.method.family if self.evaluator is None else f"{self.method.family}-{self.evaluator}"
 
+    @property
+    def label(self) -> str:
+        """The family, with its RAF where it has one."""
+        return self.family if self.method.raf == 1 else f"{self.family}@{self.method.raf:g}"
+
 
 class TrainingMetrics(Options):
     """Accuracies after the last epoch. The test images are read once."""
@@ -198,8 +213,7 @@ class TrainingRecord(Record):
     @property
     def method(self) -> str:
         """Family of the method, with its RAF where it has one."""
-        raf = self.unit.method.raf
-        return self.unit.family if raf == 1 else f"{self.unit.family}@{raf:g}"
+        return self.unit.label
 
     @property
     def seed(self) -> int:
@@ -276,7 +290,9 @@ class RecordStore:
         if not beside.is_file() or files.sha256_of_file(beside) != record.predictions_sha256:
             raise RecordError(f"{beside} is missing or not the predictions file that its record names")
         if path != self.path(record.track, record.dataset_id, record.method, record.seed):
-            raise RecordError(f"{path} holds the record of another unit: {record.dataset_id} {record.method} {record.seed}")
+            raise RecordError(
+                f"{path} holds the record of another unit: {record.dataset_id} {record.method} {record.seed}"
+            )
         return record
 
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:

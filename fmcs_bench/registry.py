@@ -54,7 +54,9 @@ class Registry(Generic[T]):
         for entry in entry_points(group=self.group):
             if entry.name in self._own or entry.name in found:
                 owner = entry.dist.name if entry.dist else entry.value
-                raise PluginError(f"{owner} offers the {self.kind} {entry.name!r}, but that name is taken; uninstall one")
+                raise PluginError(
+                    f"{owner} offers the {self.kind} {entry.name!r}, but that name is taken; uninstall one"
+                )
             found[entry.name] = entry
         return found
 

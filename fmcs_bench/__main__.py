@@ -1,0 +1,6 @@
+"""``python -m fmcs_bench``."""
+
+from fmcs_bench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The road as Python functions; each does what the command of its name does and returns an object that prints."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmcs_bench import leaderboard as leaderboard_package
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.builder import build_dataset
+from fmcs_bench.config import DEFAULT_RAFS, BuildConfig
+from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.evaluation import NUM_SEEDS as NUM_EVALUATOR_SEEDS
+from fmcs_bench.evaluation import all_datasets, evaluate_dataset
+from fmcs_bench.experiments import DEFAULT_METHODS, NUM_SEEDS, train_methods
+from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.store import FmcsDataset, open_dataset, schema
+from fmcs_bench.workspace import Workspace
+
+PathLike = str | os.PathLike[str]
+
+
+def default_workspace() -> str:
+    """``FMCS_BENCH_WORKSPACE``, or ``fmcs-workspace`` in the current folder."""
+    return os.environ.get("FMCS_BENCH_WORKSPACE") or "fmcs-workspace"
+
+
+def open(path: PathLike) -> FmcsDataset:  # noqa: A001  (as zarr.open and PIL.Image.open are)
+    """Open a finished FMCS dataset for reading.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: it is unfinished, damaged, or of another schema.
+    """
+    return open_dataset(Path(path))
+
+
+def build(
+    *,
+    workspace: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    **options: Any,
+) -> FmcsDataset:
+    """Build an FMCS dataset, go on with an unfinished one, or open it where it is finished.
+
+    Args:
+        workspace: folder of everything that is made; see ``default_workspace``.
+        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        progress: shows the work; silent by default.
+        **options: of ``BuildConfig``: ``backbone``, ``image_dataset``, ``image_size``, ``stages``, ``epochs``, ...
+
+    Raises:
+        FmcsBenchError: see ``fmcs_bench.builder.build_dataset``.
+    """
+    config = BuildConfig.create(**options)
+    place = _workspace(workspace)
+    with place.locked():
+        return build_dataset(config, place, data_dir=_data_dir(data_dir), device=device, progress=progress)
+
+
+def evaluate(
+    datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
+    *,
+    evaluators: Sequence[str] = (),
+    seeds: int = NUM_EVALUATOR_SEEDS,
+    limit: int | None = None,
+    workspace: PathLike | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> list[EvaluatorBoard]:
+    """Fit and test evaluators on FMCS datasets; one board for each dataset.
+
+    Args:
+        datasets: opened, or names or paths; None is every dataset of the workspace.
+        evaluators: names; none means all.
+        seeds: number of fits of each evaluator.
+        limit: at most this many images in each split of each run.
+        workspace: see ``default_workspace``.
+        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        progress: shows the work; silent by default.
+
+    Raises:
+        FmcsBenchError: see ``fmcs_bench.evaluation.evaluate_dataset``.
+    """
+    place = _workspace(workspace)
+    if datasets is None:
+        opened = all_datasets(place)
+    else:
+        several = [datasets] if isinstance(datasets, FmcsDataset | str | os.PathLike) else datasets
+        opened = [find_dataset(place, dataset) for dataset in several]
+    with place.locked():
+        return [
+            evaluate_dataset(
+                dataset,
+                place,
+                evaluator_names=evaluators,
+                num_seeds=seeds,
+                limit=limit,
+                device=device,
+                progress=progress,
+            )
+            for dataset in opened
+        ]
+
+
+def train(
+    dataset: FmcsDataset | PathLike | None = None,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    rafs: Sequence[float] = DEFAULT_RAFS,
+    seeds: int = NUM_SEEDS,
+    evaluator: str | None = None,
+    epochs: int | None = None,
+    workspace: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> TrainingBoard:
+    """Train the methods of the training track with the judge that was chosen on this dataset.
+
+    Args:
+        dataset: opened, or a name or path; None is the workspace's only one.
+        methods: families such as ``baseline``, ``ral``, ``dueheadnet-add-align-ral``.
+        rafs: RAF values of the families with RAL.
+        seeds: number of paired trainings of each method.
+        evaluator: the judge by name; None is the one with the lowest MAE on the validation run.
+        epochs: another length than the convergence point.
+        workspace: see ``default_workspace``.
+        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        progress: shows the work; silent by default.
+
+    Raises:
+        FmcsBenchError: see ``fmcs_bench.experiments.train_methods``.
+    """
+    place = _workspace(workspace)
+    opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
+    with place.locked():
+        return train_methods(
+            opened,
+            place,
+            method_names=methods,
+            rafs=rafs,
+            num_seeds=seeds,
+            evaluator=evaluator,
+            epochs=epochs,
+            data_dir=_data_dir(data_dir),
+            device=device,
+            progress=progress,
+        )
+
+
+def leaderboard(*, workspace: PathLike | None = None) -> Path:
+    """Make the page of all records of the workspace; returns the path of its ``index.html``.
+
+    Raises:
+        MissingDataError: there is no record yet.
+        RecordError: a record is not valid.
+    """
+    place = _workspace(workspace)
+    with place.locked():
+        return leaderboard_package.build(place.records, place.leaderboard)
+
+
+def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:
+    """A dataset by its name in the workspace or by its path.
+
+    Raises:
+        MissingDataError: neither; the message has the nearest names.
+    """
+    if isinstance(dataset, FmcsDataset):
+        return dataset
+    if workspace.dataset(str(dataset)).is_dir():
+        return open_dataset(workspace.dataset(str(dataset)))
+    if Path(dataset).is_dir():
+        return open_dataset(Path(dataset))
+    known = sorted(path.name for path in workspace.datasets.glob("*") if path.is_dir())
+    close = difflib.get_close_matches(str(dataset), known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"
+    raise MissingDataError(f"there is no FMCS dataset {dataset} in {workspace.datasets}, nor a folder; {hint}")
+
+
+def only_dataset(workspace: Workspace) -> FmcsDataset:
+    """The workspace's only finished dataset.
+
+    Raises:
+        MissingDataError: there is none.
+        ConfigError: there are several; nothing guesses which is meant.
+    """
+    found = all_datasets(workspace)
+    if len(found) > 1:
+        names = ", ".join(dataset.manifest.name for dataset in found)
+        raise ConfigError(f"{workspace.datasets} holds several datasets ({names}); name the one to train on")
+    return found[0]
+
+
+def unfinished(workspace: Workspace) -> list[str]:
+    """Names of the datasets of the workspace whose build was not finished."""
+    return sorted(p.name for p in workspace.datasets.glob("*") if p.is_dir() and not (p / schema.MANIFEST).exists())
+
+
+def _workspace(workspace: PathLike | None) -> Workspace:
+    return Workspace(Path(workspace if workspace is not None else default_workspace()))
+
+
+def _data_dir(data_dir: PathLike | None) -> Path | None:
+    value = data_dir if data_dir is not None else os.environ.get("FMCS_BENCH_DATA")
+    return Path(value) if value else None

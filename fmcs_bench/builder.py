@@ -1,0 +1,225 @@
+"""One build, from configuration to manifest.
+
+Flow: configuration -> images -> for each run: training, stages by the CQI rule, maps of its images at each stage
+-> manifest, last. What is finished is never done again: a killed build goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fmcs_bench import backbones, convergence, files, images, records
+from fmcs_bench.config import BuildConfig
+from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.extraction import extract
+from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
+from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, Stage, open_dataset, schema
+from fmcs_bench.store.writer import list_files
+from fmcs_bench.training import choose_device
+from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
+from fmcs_bench.workspace import Workspace
+
+
+def build_dataset(
+    config: BuildConfig,
+    workspace: Workspace,
+    *,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> FmcsDataset:
+    """Build one FMCS dataset, or open it where it is finished.
+
+    Args:
+        config: what to build; its ``dataset_name`` names the folder.
+        workspace: where; the caller holds its lock.
+        data_dir: folder with the files of the image dataset.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        progress: shows the work.
+
+    Raises:
+        UnknownNameError: no such image dataset or backbone.
+        MissingDataError: the image files are not there.
+        ConfigError: another dataset has this name, or the backbone cannot take these images.
+        ConvergenceError: a run has no convergence point, or too few checkpoints for K stages.
+    """
+    path = workspace.dataset(config.dataset_name)
+    if (path / schema.MANIFEST).exists():
+        dataset = open_dataset(path)
+        _require_equal(dataset.manifest.config, config, path)
+        return dataset
+    backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
+    source = images.load(config.image_dataset, data_dir, limit=config.limit)
+    _Build(config, source, path, choose_device(device), progress).finish()
+    return open_dataset(path)
+
+
+def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path) -> None:
+    old, new = existing.to_json(), wanted.to_json()
+    different = [f"{key}: {old[key]!r} there, {new[key]!r} wanted" for key in old if old[key] != new[key]]
+    if different:
+        raise ConfigError(
+            f"{path} holds a dataset of this name with other options ({'; '.join(different)}); choose another --name"
+        )
+
+
+class _Build:
+    def __init__(
+        self, config: BuildConfig, source: ImageDataset, path: Path, device: torch.device, progress: Progress
+    ) -> None:
+        self.config, self.images, self.path, self.device, self.progress = config, source, path, device, progress
+        self.prepare = Preprocessor(source, config.image_size)
+        probe = backbones.create(config.backbone, len(source.classes), seed=0)
+        self.num_parameters = backbones.num_parameters(probe)
+        self.map_shape = backbones.map_shape(probe, config.image_size)
+        self.seconds = {"training": 0.0, "extraction": 0.0}
+
+    def finish(self) -> None:
+        """Do what is left and write the manifest."""
+        self._claim()
+        writer = DatasetWriter(self.path, self.map_shape)
+        writer.write_images(self.images)
+        roles = self.config.run_roles
+        run_files = {}
+        with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as task:
+            for seed, role in roles.items():
+                run_files[seed] = self._run(writer, seed, role)
+                task.advance()
+        self._write_manifest(run_files)
+        shutil.rmtree(self.path / schema.WORK)
+
+    def _claim(self) -> None:
+        """Tie an unfinished folder to its configuration, so that another build does not go on in it."""
+        file = self.path / schema.WORK / "config.json"
+        if file.exists():
+            _require_equal(BuildConfig.from_json(json.loads(file.read_bytes())), self.config, self.path)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
+        files.write_atomically(file, files.to_json(self.config.to_json()))
+
+    def _run(self, writer: DatasetWriter, seed: int, role: schema.Role) -> RunFile:
+        """One run, from training to its trajectory file, which is written last and says that the run is done."""
+        file = self.path / schema.trajectory_name(seed)
+        if file.exists():
+            return RunFile.from_json(json.loads(file.read_bytes()))
+        work = self.path / schema.WORK / schema.run_group(seed)
+        begin = time.monotonic()
+        run = self._train(seed, work)
+        trained = time.monotonic()
+        run_file = self._choose_stages(run, role)
+        self._extract(writer, run_file, work)
+        files.write_atomically(file, files.to_json(run_file.to_json()))
+        shutil.rmtree(work)
+        self.seconds["training"] += trained - begin
+        self.seconds["extraction"] += time.monotonic() - trained
+        return run_file
+
+    def _train(self, seed: int, work: Path) -> Run:
+        file = work / "run.json"
+        if file.exists():
+            return Run.from_json(json.loads(file.read_bytes()))
+        run = train_run(self.images, self.config, seed, work, device=self.device, progress=self.progress)
+        files.write_atomically(file, files.to_json(run.to_json()))
+        return run
+
+    def _choose_stages(self, run: Run, role: schema.Role) -> RunFile:
+        found = convergence.analyse(run.losses, run.steps_per_epoch, self.config.convergence)
+        steps_M = [checkpoint.step for checkpoint in run.checkpoints]
+        markers = convergence.stage_markers(found, steps_M, self.config.stages, self.config.markers)
+        progress_T = convergence.progress_along(found, markers[-1], self.config.markers)
+        by_step = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
+        stages = tuple(
+            Stage(
+                stage=stage,
+                step=step,
+                epoch=by_step[step].epoch,
+                train_loss=float(found.smoothed_T[step - 1]),
+                validation_accuracy=by_step[step].validation_accuracy,
+                progress=float(progress_T[step - 1]),
+            )
+            for stage, step in enumerate(markers, start=1)
+        )
+        cqi = tuple(float(value) for value in found.cqi_T)
+        return RunFile(role=role, run=run, cqi=cqi, convergence_step=found.step, stages=stages)
+
+    def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
+        seed = run_file.run.seed
+        # Training runs hold all images; held-out runs none of the train split.
+        splits = SPLITS if run_file.role == "training" else SPLITS[1:]
+        image_N = self.images.indices(*splits)
+        writer.start_run(seed, run_file.stages, image_N)
+        for stage in run_file.stages:
+            kept = self.path / schema.checkpoint_name(seed, stage.stage)
+            files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
+        self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
+        if run_file.role == "test":
+            few_N = self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
+            checkpoints = run_file.run.checkpoints
+            writer.start_trajectory(seed, len(checkpoints), few_N)
+            # One at a time: there are many more checkpoints than stages, too many to hold together.
+            for row, checkpoint in enumerate(checkpoints):
+                self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
+
+    def _extract_rows(
+        self, writer: DatasetWriter, work: Path, seed: int, array: str, row: int, steps: list[int], image_N: np.ndarray
+    ) -> None:
+        num_classes = len(self.images.classes)
+        frozen = [load_checkpoint(self.config, num_classes, checkpoint_path(work, step)) for step in steps]
+        extract(
+            frozen,
+            self.images,
+            image_N,
+            self.prepare,
+            writer,
+            seed=seed,
+            array=array,
+            first_row=row,
+            device=self.device,
+            progress=self.progress,
+        )
+
+    def _write_manifest(self, run_files: dict[int, RunFile]) -> None:
+        entries = list_files(self.path)
+        info = schema.ImageInfo(
+            sha256=self.images.sha256,
+            classes=self.images.classes,
+            licence=self.images.licence,
+            citation=self.images.citation,
+            num_images={split: len(self.images.indices(split)) for split in SPLITS},
+        )
+        runs = tuple(self._run_info(seed, run_file) for seed, run_file in run_files.items())
+        map_bytes = 2 * int(np.prod(self.map_shape))
+        manifest = Manifest(
+            name=self.config.dataset_name,
+            config=self.config,
+            images=info,
+            map_shape=self.map_shape,
+            num_backbone_parameters=self.num_parameters,
+            runs=runs,
+            raw_bytes=sum(run.num_images for run in runs) * self.config.stages * map_bytes,
+            stored_bytes=sum(entry.num_bytes for entry in entries.values()),
+            files=entries,
+            dataset_digest=schema.dataset_digest(self.config, info, entries),
+            environment=records.Environment.current(str(self.device), torch.get_num_threads()),
+            created=records.now(),
+            build_seconds=self.seconds,
+        )
+        files.write_atomically(self.path / schema.MANIFEST, files.to_json(manifest.to_json()))
+
+    def _run_info(self, seed: int, run_file: RunFile) -> schema.RunInfo:
+        splits = SPLITS if run_file.role == "training" else SPLITS[1:]
+        return schema.RunInfo(
+            seed=seed,
+            role=run_file.role,
+            num_images=len(self.images.indices(*splits)),
+            num_checkpoints=len(run_file.run.checkpoints),
+            convergence_epoch=run_file.convergence_step / run_file.run.steps_per_epoch,
+            stages=run_file.stages,
+        )

@@ -1,0 +1,126 @@
+"""Metrics of an evaluator's answers, from scikit-learn and SciPy where they have them. Pure functions on NumPy arrays.
+
+M maps, K stages, N images (of one run; every image has a map at each stage).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from fmcs_bench.errors import ProtocolError
+from fmcs_bench.records import Metrics
+
+NUM_BINS = 15
+PROBABILITY_TOLERANCE = 1e-3
+
+
+def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> Metrics:
+    """All metrics of one set of maps.
+
+    The predicted stage is the most probable one; the predicted score is the expected FMCS, ``expected_score``.
+
+    Args:
+        probs_MK: rows that sum to 1.
+        stages_M: true stages, 0 .. K - 1.
+        groups_M: maps with equal values are one image seen by one run at all K stages.
+
+    Returns:
+        ``accuracy``; ``within_one`` (share at most one stage off); ``mae`` (mean absolute error of the predicted stage,
+        in stages); ``kappa`` (Cohen's, quadratic weights); ``tau_b`` (Kendall's, of score and stage within an image,
+        mean over images; 0 for an image with one score throughout); ``violations`` (share of neighbouring stages of an
+        image whose score falls); ``log_loss`` in nats; ``ece`` (expected calibration error of the predicted stage,
+        15 equal bins of confidence).
+
+    Example:
+        >>> stage_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), np.array([5, 5])).mae
+        0.0
+    """
+    num_stages = probs_MK.shape[1]
+    predicted_M = probs_MK.argmax(axis=1)
+    off_M = np.abs(predicted_M - stages_M)
+    tau_b, violations = _order_within_images(expected_score(probs_MK), stages_M, groups_M)
+    labels = np.arange(num_stages)
+    return Metrics(
+        accuracy=float((off_M == 0).mean()),
+        within_one=float((off_M <= 1).mean()),
+        mae=float(off_M.mean()),
+        kappa=float(cohen_kappa_score(stages_M, predicted_M, labels=labels, weights="quadratic")),
+        tau_b=tau_b,
+        violations=violations,
+        log_loss=float(sklearn_log_loss(stages_M, _normalised(probs_MK), labels=labels)),
+        ece=calibration_error(probs_MK, stages_M),
+        num_maps=len(stages_M),
+    )
+
+
+def expected_score(probs_MK: np.ndarray) -> np.ndarray:
+    """Expected FMCS of each map, 1 .. K.
+
+    Example:
+        >>> expected_score(np.array([[0.5, 0.5], [0.0, 1.0]])).tolist()
+        [1.5, 2.0]
+    """
+    return _normalised(probs_MK) @ np.arange(1, probs_MK.shape[1] + 1)
+
+
+def calibration_error(probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """Expected calibration error (Guo et al., ICML 2017) of the most probable stage.
+
+    Example:
+        >>> calibration_error(np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([1, 0]))
+        0.25
+    """
+    confidence_M = probs_MK.max(axis=1)
+    correct_M = probs_MK.argmax(axis=1) == stages_M
+    bin_M = np.clip(np.ceil(confidence_M * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gap_M = np.bincount(bin_M, weights=confidence_M - correct_M, minlength=num_bins)
+    return float(np.abs(gap_M).sum() / len(stages_M))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation; None where one of the two never changes."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(spearmanr(a, b).statistic)
+
+
+def check_probabilities(probs: object, num_maps: int, num_stages: int, *, evaluator: str, split: str) -> np.ndarray:
+    """The answer of an evaluator, if it keeps the contract.
+
+    Raises:
+        ProtocolError: wrong type or shape, a value that is NaN or outside [0, 1], or a row that does not sum to 1.
+    """
+    who = f"evaluator {evaluator} on {split}"
+    if not isinstance(probs, np.ndarray) or probs.shape != (num_maps, num_stages):
+        raise ProtocolError(f"{who}: an array of shape ({num_maps}, {num_stages}) is needed, not {_shape(probs)}")
+    if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + PROBABILITY_TOLERANCE:
+        raise ProtocolError(f"{who}: probabilities must lie in [0, 1] and not be NaN")
+    worst = float(np.abs(probs.sum(axis=1) - 1).max())
+    if worst > PROBABILITY_TOLERANCE:
+        raise ProtocolError(f"{who}: every row must sum to 1; one is off by {worst:.3g}")
+    return probs
+
+
+def _shape(value: object) -> str:
+    return str(getattr(value, "shape", type(value).__name__))
+
+
+def _normalised(probs_MK: np.ndarray) -> np.ndarray:
+    probs_MK = probs_MK.astype(np.float64)
+    return np.asarray(probs_MK / probs_MK.sum(axis=1, keepdims=True))
+
+
+def _order_within_images(score_M: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> tuple[float, float]:
+    """Mean tau-b of score and stage within an image, and share of neighbouring stages whose score falls."""
+    order_M = np.lexsort((stages_M, groups_M))
+    starts = np.flatnonzero(np.diff(groups_M[order_M], prepend=groups_M[order_M[0]] - 1))
+    taus, falls, pairs = [], 0, 0
+    for index in np.split(order_M, starts[1:]):
+        score = score_M[index]
+        taus.append(kendalltau(stages_M[index], score).statistic if np.ptp(score) > 0 else 0.0)
+        falls += int((np.diff(score) < 0).sum())
+        pairs += len(index) - 1
+    return float(np.mean(taus)), falls / pairs if pairs else 0.0

@@ -1,0 +1,7 @@
+"""The FMCS dataset on disk, schema 1: schema, writer, reader."""
+
+from fmcs_bench.store.reader import FmcsDataset, MapSet, open_dataset
+from fmcs_bench.store.schema import Manifest, RunFile, Stage
+from fmcs_bench.store.writer import DatasetWriter
+
+__all__ = ["DatasetWriter", "FmcsDataset", "Manifest", "MapSet", "RunFile", "Stage", "open_dataset"]

@@ -1,0 +1,206 @@
+"""Reads an FMCS dataset.
+
+Flow: folder -> manifest, checked -> lazy Zarr arrays -> ``MapSet``, the maps of some images of one run at all stages.
+M maps (images x stages), N images, K stages, D channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.images import SPLITS
+from fmcs_bench.store import schema
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """Feature maps with what is known of each.
+
+    Attributes:
+        maps_MDHW: float16.
+        stages_M: int64, 0 .. K - 1; the FMCS is one more.
+        image_ids_M: int64.
+        runs_M: int64, seed of the run.
+    """
+
+    maps_MDHW: np.ndarray
+    stages_M: np.ndarray
+    image_ids_M: np.ndarray
+    runs_M: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stages_M)
+
+    @classmethod
+    def concatenate(cls, parts: list[MapSet]) -> MapSet:
+        """One set with all maps of the parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.maps_MDHW for part in parts]),
+            np.concatenate([part.stages_M for part in parts]),
+            np.concatenate([part.image_ids_M for part in parts]),
+            np.concatenate([part.runs_M for part in parts]),
+        )
+
+
+class FmcsDataset:
+    """A finished FMCS dataset, opened for reading; ``fmcs_bench.open`` makes one.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: it is unfinished, damaged, or of another schema.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        self.maps = zarr.open_group(self.path / schema.MAPS, mode="r")
+        """The Zarr group with all arrays, for use with any Zarr tool."""
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        channels, height, width = manifest.map_shape
+        roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
+        ratio = manifest.raw_bytes / manifest.stored_bytes
+        return (
+            f"FmcsDataset {self.id}\n"
+            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages\n"
+            f"  runs    {roles}\n"
+            f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
+            f"  disk    {manifest.stored_bytes / 1e6:,.1f} MB with checkpoints, "
+            f"{manifest.raw_bytes / 1e6:,.1f} MB of raw maps (ratio {ratio:.2f})\n"
+            f"  path    {self.path}"
+        )
+
+    @property
+    def id(self) -> str:
+        """``<name>@<first 12 digits of the digest>``, as records name it."""
+        return f"{self.manifest.name}@{self.manifest.dataset_digest[:12]}"
+
+    @property
+    def num_stages(self) -> int:
+        """K."""
+        return self.manifest.config.stages
+
+    @property
+    def num_maps(self) -> int:
+        """Feature maps of all runs and stages."""
+        return sum(run.num_images for run in self.manifest.runs) * self.num_stages
+
+    def seeds(self, role: schema.Role) -> list[int]:
+        """Seeds of the runs with this role."""
+        return [run.seed for run in self.manifest.runs if run.role == role]
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """A lazy array by its path in the store, such as ``run-0/feature_maps``."""
+        array = self.maps[name]
+        if not isinstance(array, zarr.Array):
+            raise DatasetError(f"{name} of {self.path} is no array")
+        return array
+
+    def run_file(self, seed: int) -> schema.RunFile:
+        """Loss sequence, CQI and markers of a run."""
+        return schema.RunFile.from_json(json.loads((self.path / schema.trajectory_name(seed)).read_bytes()))
+
+    def select(self, seed: int, split: str, *, limit: int | None = None) -> MapSet:
+        """The maps of one run's images of one split, at all K stages, in memory.
+
+        Args:
+            seed: of the run.
+            split: ``train``, ``validation``, ``test`` or ``unseen``.
+            limit: at most this many images, those that come first.
+
+        Returns:
+            Stage by stage, each in the order of the images.
+
+        Raises:
+            ConfigError: the run has no image of that split, or the maps do not fit in memory.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"split = {split!r}; allowed are {', '.join(SPLITS)}")
+        group = schema.run_group(seed)
+        image_N = np.asarray(self.array(f"{group}/image")[:])
+        split_N = np.asarray(self.array("split")[:])[image_N]
+        row_N = np.flatnonzero(split_N == SPLITS.index(split))[:limit]
+        if not len(row_N):
+            raise ConfigError(f"run {seed} of {self.manifest.name} has no image of the split {split}")
+        maps = self.array(f"{group}/feature_maps")
+        _check_memory(self.num_stages * len(row_N) * 2 * int(np.prod(self.manifest.map_shape)))
+        first, last = int(row_N[0]), int(row_N[-1]) + 1
+        parts = [np.asarray(maps[stage, first:last])[row_N - first] for stage in range(self.num_stages)]
+        ids_N = np.asarray(self.array("image_id")[:])[image_N[row_N]]
+        return MapSet(
+            np.concatenate(parts),
+            np.repeat(np.arange(self.num_stages), len(row_N)),
+            np.tile(ids_N, self.num_stages),
+            np.full(self.num_stages * len(row_N), seed),
+        )
+
+
+def open_dataset(path: str | Path) -> FmcsDataset:
+    """Open a finished FMCS dataset for reading.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: it is unfinished, damaged, or of another schema.
+    """
+    return FmcsDataset(path)
+
+
+def _read_manifest(path: Path) -> schema.Manifest:
+    if not path.is_dir():
+        raise MissingDataError(f"there is no FMCS dataset at {path}; build one with `fmcs-bench build`")
+    file = path / schema.MANIFEST
+    if not file.is_file():
+        raise DatasetError(f"{path} is unfinished (no {schema.MANIFEST}); type its build command again to go on")
+    try:
+        value = json.loads(file.read_bytes())
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != schema.SCHEMA_VERSION:
+            raise DatasetError(
+                f"{path} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
+            )
+        manifest = schema.Manifest.from_json(value)
+    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"{file} is damaged: {error}") from None
+    if schema.dataset_digest(manifest.config, manifest.images, manifest.files) != manifest.dataset_digest:
+        raise DatasetError(f"{file} was changed: its content does not have the digest that it states")
+    _check_files(path, manifest)
+    return manifest
+
+
+def _check_files(path: Path, manifest: schema.Manifest) -> None:
+    """Refuse a half-copied dataset: every file is there, inside the folder, with its size."""
+    root = path.resolve()
+    for name, entry in manifest.files.items():
+        file = (path / name).resolve()
+        if not file.is_relative_to(root):
+            raise DatasetError(f"the manifest of {path} names a file outside its folder: {name!r}")
+        if not file.is_file() or file.stat().st_size != entry.num_bytes:
+            raise DatasetError(f"{path} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
+
+
+def _check_memory(num_bytes: int) -> None:
+    try:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return  # the platform does not tell
+    if num_bytes > 0.8 * available:
+        raise ConfigError(
+            f"these maps take {num_bytes / 1e9:,.1f} GB in memory and {available / 1e9:,.1f} GB are free; use --limit"
+        )

@@ -1,0 +1,133 @@
+"""Schema 1 of an FMCS dataset: names of files and arrays, the manifest, the trajectory files.
+
+```
+dataset.json                    manifest, written last
+maps.zarr/                      Zarr v3
+  image_id label split          [image]
+  run-<seed>/image              [run image]: position in image_id, label, split
+  run-<seed>/feature_maps       [stage, run image, channel, y, x] float16
+  run-<seed>/step epoch train_loss validation_accuracy   [stage]
+  run-<test seed>/trajectory_maps    [checkpoint, trajectory image, channel, y, x] float16
+  run-<test seed>/trajectory_image   [trajectory image]: position in image_id, label, split
+checkpoints/run-<seed>/stage-<k>.safetensors
+trajectories/run-<seed>.json
+```
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fmcs_bench import files
+from fmcs_bench.config import BuildConfig, Options
+from fmcs_bench.records import Environment, Sha256
+from fmcs_bench.trajectory import Run
+
+SCHEMA_VERSION = 1
+MANIFEST = "dataset.json"
+MAPS = "maps.zarr"
+WORK = "work"
+NUM_TRAJECTORY_IMAGES = 64
+"""Test images whose maps are kept at every checkpoint of the test run (fewer where the split has fewer)."""
+
+Role = Literal["training", "validation", "test"]
+
+
+def run_group(seed: int) -> str:
+    """Name of a run's group in the Zarr store, of its folder and of its trajectory file."""
+    return f"run-{seed}"
+
+
+def checkpoint_name(seed: int, stage: int) -> str:
+    """Path of a stage's checkpoint inside the dataset."""
+    return f"checkpoints/{run_group(seed)}/stage-{stage}.safetensors"
+
+
+def trajectory_name(seed: int) -> str:
+    """Path of a run's trajectory file inside the dataset."""
+    return f"trajectories/{run_group(seed)}.json"
+
+
+class Stage(Options):
+    """The end of one stage: the checkpoint whose maps have this FMCS.
+
+    ``train_loss`` is the smoothed loss in nats; ``progress`` is how far the checkpoint is on the way from start (0) to
+    convergence (1), which would be exactly stage / K if there were a checkpoint at every point.
+    """
+
+    stage: int = Field(ge=1)
+    step: int = Field(ge=1)
+    epoch: float
+    train_loss: float
+    validation_accuracy: float
+    progress: float
+
+
+class RunFile(Options):
+    """Content of ``trajectories/run-<seed>.json``."""
+
+    role: Role
+    run: Run
+    cqi: tuple[float, ...] = Field(description="nats per epoch, for steps 2 and on")
+    convergence_step: int
+    stages: tuple[Stage, ...]
+
+
+class FileEntry(Options):
+    """Size and digest of one file."""
+
+    num_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class ImageInfo(Options):
+    """Where the images come from and which they are."""
+
+    sha256: Sha256 = Field(description="of ids, labels and pixels of the images used")
+    classes: tuple[str, ...]
+    licence: str
+    citation: str
+    num_images: dict[str, int] = Field(description="by split")
+
+
+class RunInfo(Options):
+    """Summary of one run."""
+
+    seed: int
+    role: Role
+    num_images: int
+    num_checkpoints: int
+    convergence_epoch: float
+    stages: tuple[Stage, ...]
+
+
+class Manifest(Options):
+    """Content of ``dataset.json``. ``dataset_digest`` covers everything but environment and time."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    config: BuildConfig
+    images: ImageInfo
+    map_shape: tuple[int, int, int] = Field(description="channels, height, width")
+    num_backbone_parameters: int
+    runs: tuple[RunInfo, ...]
+    raw_bytes: int = Field(description="float16 feature maps before compression")
+    stored_bytes: int = Field(description="all files")
+    files: dict[str, FileEntry]
+    dataset_digest: Sha256
+    environment: Environment
+    created: str
+    build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
+
+
+def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, FileEntry]) -> str:
+    """SHA-256 that names the data: configuration, images, and every file's content."""
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "config": config.to_json(),
+        "images": images.to_json(),
+        "files": {name: entry.sha256 for name, entry in entries.items()},
+    }
+    return files.digest(content)

@@ -1,0 +1,88 @@
+"""Boards as tables for a person at a terminal, and as plain text for a pipe."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.statistics import Estimate
+
+_NONE = "-"
+_WIDE = 10_000  # columns, more than any table has
+
+
+def evaluator_table(board: EvaluatorBoard) -> Table:
+    """The evaluator board, at most 100 columns wide for names of up to 12 letters."""
+    table = _table(f"Evaluators on {board.dataset_id}: MAE in stages of {board.num_stages}, [95 % interval over fits]")
+    table.caption = Text("* chosen on the validation run; ranks are by the test run; one test run only")
+    table.add_column("#", justify="right")
+    table.add_column("evaluator", overflow="fold")
+    for name in ("test run", "same run", "accuracy", "Spearman", "params", "seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in board.rows:
+        table.add_row(
+            str(row.rank),
+            Text(f"{row.evaluator} *" if row.chosen else row.evaluator, style="bold" if row.chosen else ""),
+            Text(str(row.mae["test_run"])),
+            Text(str(row.mae["same_run"])),
+            f"{100 * row.accuracy['test_run'].mean:.1f} %",
+            _NONE if row.spearman is None else f"{row.spearman.mean:.3f}",
+            f"{row.num_parameters:,}",
+            str(len(row.records)),
+        )
+    return table
+
+
+def training_table(board: TrainingBoard) -> Table:
+    """The training board, at most 100 columns wide for names of up to 22 letters."""
+    table = _table(f"Training methods on {board.dataset_id}: accuracy in %, [95 % interval]")
+    table.caption = Text(
+        "difference: test accuracy minus the baseline's at equal seeds, in points; p: sign-flip test, Holm-corrected; "
+        "detectable: smallest difference found with a probability of 0.8"
+    )
+    table.add_column("method", overflow="fold")
+    for name in ("RAF", "validation", "test", "difference", "p", "detectable", "seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in board.rows:
+        difference, point = row.difference, row.chosen
+        detectable = None if difference is None else difference.detectable
+        table.add_row(
+            Text(row.family),
+            f"{point.raf:g}",
+            f"{100 * point.validation_accuracy.mean:.1f}",
+            f"{100 * point.test_accuracy.mean:.1f}",
+            _NONE if difference is None else _points(difference.estimate),
+            _NONE if row.holm_p is None else f"{row.holm_p:.3f}",
+            _NONE if detectable is None else f"{100 * detectable:.2f}",
+            str(len(point.records)),
+        )
+    return table
+
+
+def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None:
+    """Print a board. A pipe or a file gets plain text in which no row is wrapped or cut off."""
+    table = evaluator_table(board) if isinstance(board, EvaluatorBoard) else training_table(board)
+    if not console.is_terminal:
+        table.box, table.padding = None, (0, 2, 0, 0)
+        console = Console(file=console.file, width=_WIDE, color_system=None)
+    console.print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _points(share: Estimate) -> Text:
+    interval = "" if share.low is None or share.high is None else f" [{100 * share.low:+.2f}, {100 * share.high:+.2f}]"
+    return Text(f"{100 * share.mean:+.2f}{interval}")  # in a Text, [ opens no markup

@@ -1,0 +1,135 @@
+"""One run: train a backbone from one seed and keep checkpoints along its loss curve.
+
+Flow: images -> training loop -> after each chosen step a checkpoint file and its validation accuracy -> ``Run``, the
+loss sequence with its checkpoints. Stages are chosen afterwards, by ``convergence``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors.torch import load, save
+
+from fmcs_bench import backbones, files
+from fmcs_bench.backbones import Backbone
+from fmcs_bench.config import BuildConfig, Method, Options
+from fmcs_bench.convergence import checkpoint_steps
+from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.objectives import Objective, freeze
+from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.training import Batches, accuracy, fit
+
+
+class Checkpoint(Options):
+    """One kept point of a run. ``step`` counts from 1; ``epoch`` is the share of epochs done by then."""
+
+    step: int = Field(ge=1)
+    epoch: float = Field(gt=0)
+    validation_accuracy: float = Field(ge=0, le=1)
+
+
+class Run(Options):
+    """The trajectory of one run: training loss of every step in nats, checkpoints with their validation accuracy."""
+
+    seed: int
+    steps_per_epoch: int
+    losses: tuple[float, ...]
+    checkpoints: tuple[Checkpoint, ...]
+
+
+def image_batches(images: ImageDataset, prepare: Preprocessor, *splits: str, device: torch.device) -> Batches:
+    """The images of some splits on the device, as uint8, with the preprocessing of the input."""
+    index = images.indices(*splits)
+    return Batches(
+        torch.from_numpy(images.images_NCHW[index]).to(device),
+        torch.from_numpy(images.labels_N[index]).to(device),
+        prepare.to(device),
+    )
+
+
+def train_run(
+    images: ImageDataset,
+    config: BuildConfig,
+    seed: int,
+    folder: Path,
+    *,
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> Run:
+    """Train one backbone on the train split and keep its checkpoints in ``folder``.
+
+    Args:
+        images: the image dataset, limited already.
+        config: backbone, recipe, epochs, number of checkpoints.
+        seed: of weights, order and noise.
+        folder: where ``step-<n>.safetensors`` and the state of an unfinished training go; a training that was killed
+            goes on from there.
+        device: where to train.
+        progress: shows epochs.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+    """
+    prepare = Preprocessor(images, config.image_size)
+    train = image_batches(images, prepare, "train", device=device)
+    validation = image_batches(images, prepare, "validation", device=device)
+    model = backbones.create(config.backbone, len(images.classes), seed=seed).to(device)
+    steps_per_epoch = train.num_steps(config.recipe.batch_size)
+    wanted = set(checkpoint_steps(config.epochs * steps_per_epoch, config.checkpoints))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    with progress.task(f"run {seed}: training {config.backbone}", config.epochs) as task:
+
+        def keep(step: int) -> dict[str, float] | None:
+            if step not in wanted:
+                return None
+            save_checkpoint(model, checkpoint_path(folder, step))
+            return {"step": step, "validation_accuracy": accuracy(model, validation)}
+
+        def report(epoch: int, loss: float) -> dict[str, float]:  # noqa: ARG001
+            task.advance()
+            return {}
+
+        history = fit(
+            model,
+            train,
+            Objective(Method()),
+            config.recipe,
+            epochs=config.epochs,
+            seed=seed,
+            state_path=folder / "state.pt",
+            after_step=keep,
+            after_epoch=report,
+        )
+    return Run(
+        seed=seed,
+        steps_per_epoch=steps_per_epoch,
+        losses=tuple(history.losses),
+        checkpoints=tuple(
+            Checkpoint(
+                step=note["step"],
+                epoch=note["step"] / steps_per_epoch,
+                validation_accuracy=note["validation_accuracy"],
+            )
+            for note in history.step_notes
+        ),
+    )
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """File of the checkpoint after ``step`` steps."""
+    return folder / f"step-{step}.safetensors"
+
+
+def save_checkpoint(model: Backbone, path: Path) -> None:
+    """Write the weights as safetensors, whole or not at all."""
+    files.write_atomically(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def load_checkpoint(config: BuildConfig, num_classes: int, path: Path) -> Backbone:
+    """The backbone with the weights of a checkpoint, frozen, in eval mode, on the CPU."""
+    model = backbones.create(config.backbone, num_classes, seed=0)
+    model.load_state_dict(load(path.read_bytes()))
+    return freeze(model)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import record_factory as factory
+from rich.console import Console
+from scipy import stats
+
+from fmcs_bench import boards, terminal
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
+from fmcs_bench.config import Method
+
+
+def evaluator_board(*records: factory.EvaluatorRecord) -> EvaluatorBoard:
+    (board,) = boards.evaluator_boards(records)
+    return board
+
+
+def training_board(*records: factory.TrainingRecord) -> TrainingBoard:
+    (board,) = boards.training_boards(records)
+    return board
+
+
+def row_of(board: TrainingBoard, family: str) -> TrainingRow:
+    return next(row for row in board.rows if row.family == family)
+
+
+def test_the_evaluator_is_chosen_on_the_validation_run_even_where_the_test_run_says_otherwise() -> None:
+    board = evaluator_board(
+        *(factory.evaluator_record("a", seed, mae=0.2, validation_run=0.6 + seed / 100) for seed in range(3)),
+        *(factory.evaluator_record("b", seed, mae=0.9, validation_run=0.5 + seed / 100) for seed in range(3)),
+    )
+    assert board.rows[0].evaluator == "a"
+    assert board.chosen is not None
+    assert board.chosen.evaluator == "b"
+    assert [row.chosen for row in board.rows] == [False, True]
+
+
+def test_an_evaluator_without_a_gradient_is_never_chosen() -> None:
+    record = factory.evaluator_record("forest", mae=0.1, differentiable=False)
+    assert evaluator_board(record).chosen is None
+    assert [row.evaluator for row in evaluator_board(record, factory.evaluator_record("conv")).rows if row.chosen] == [
+        "conv"
+    ]
+
+
+def test_evaluator_rows_are_ordered_by_test_mae_and_tie_where_welch_cannot_tell() -> None:
+    board = evaluator_board(
+        *(factory.evaluator_record("far", seed, mae=1.5 + seed / 100) for seed in range(4)),
+        *(factory.evaluator_record("near", seed, mae=0.50 + seed / 10) for seed in range(4)),
+        *(factory.evaluator_record("next", seed, mae=0.55 + seed / 10) for seed in range(4)),
+    )
+    assert [(row.evaluator, row.rank) for row in board.rows] == [("near", 1), ("next", 1), ("far", 3)]
+
+
+def test_an_evaluator_row_summarises_its_seeds() -> None:
+    records = [
+        factory.evaluator_record("a", seed, mae=0.4 + 0.1 * seed, spearman=0.9 - 0.1 * seed) for seed in (2, 0, 1)
+    ]
+    (row,) = evaluator_board(*records).rows
+    assert [record.seed for record in row.records] == [0, 1, 2]
+    maes = [0.4, 0.5, 0.6]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(maes), scale=stats.sem(maes))
+    assert row.mae["test_run"][:3] == pytest.approx((0.5, low, high))
+    assert row.spearman is not None
+    assert row.spearman.mean == pytest.approx(0.8)
+    assert row.fit_seconds == pytest.approx(np.mean([4.0, 6.0, 8.0]))
+
+
+def test_a_correlation_that_one_seed_lacks_is_not_shown() -> None:
+    (row,) = evaluator_board(factory.evaluator_record(seed=0), factory.evaluator_record(seed=1, spearman=None)).rows
+    assert row.spearman is None
+
+
+def test_each_dataset_has_its_own_board() -> None:
+    records = [factory.evaluator_record(dataset="b"), factory.evaluator_record(dataset="a")]
+    assert [board.dataset_id.split("@")[0] for board in boards.evaluator_boards(records)] == ["a", "b"]
+    assert boards.evaluator_boards([]) == []
+
+
+def test_raf_is_chosen_on_validation_even_where_the_test_images_say_otherwise() -> None:
+    board = training_board(
+        *(factory.training_record(0.9, seed, validation=0.80, test=0.99) for seed in range(2)),
+        *(factory.training_record(0.5, seed, validation=0.81, test=0.10) for seed in range(2)),
+    )
+    assert row_of(board, "ral-set").chosen.raf == 0.5
+    assert [point.raf for point in row_of(board, "ral-set").sweep] == [0.9, 0.5]
+
+
+def test_of_equal_rafs_the_largest_is_chosen() -> None:
+    # The same accuracies in another order: on paper equal, as sums of floating-point numbers not.
+    accuracies = {0.5: (0.1, 0.2, 0.3), 0.75: (0.3, 0.1, 0.2), 0.9: (0.3, 0.2, 0.1), 0.25: (0.2, 0.1, 0.2)}
+    assert np.mean(accuracies[0.5]) > np.mean(accuracies[0.9])
+    board = training_board(
+        *(
+            factory.training_record(raf, seed, validation=value)
+            for raf, values in accuracies.items()
+            for seed, value in enumerate(values)
+        )
+    )
+    assert row_of(board, "ral-set").chosen.raf == 0.9
+
+
+def test_methods_are_paired_by_seed_with_the_baseline() -> None:
+    base = {1: 0.50, 2: 0.60, 4: 0.90, 7: 0.10}
+    own = {4: 0.93, 2: 0.61, 1: 0.52, 0: 0.99}
+    board = training_board(
+        *(factory.training_record(1.0, seed, test=value) for seed, value in base.items()),
+        *(factory.training_record(0.9, seed, test=value) for seed, value in own.items()),
+    )
+    difference = row_of(board, "ral-set").difference
+    assert difference is not None
+    expected = stats.ttest_rel([0.52, 0.61, 0.93], [0.50, 0.60, 0.90]).confidence_interval()
+    assert difference.estimate[:3] == pytest.approx((0.02, expected.low, expected.high))
+    assert difference.estimate.num == 3
+    assert difference.p_value == 0.25
+
+
+@pytest.mark.parametrize("baseline_seeds", [(), (5, 6)])
+def test_without_a_baseline_at_the_same_seeds_there_is_no_difference(baseline_seeds: tuple[int, ...]) -> None:
+    board = training_board(
+        *(factory.training_record(1.0, seed) for seed in baseline_seeds),
+        *(factory.training_record(0.9, seed) for seed in (0, 1)),
+    )
+    row = row_of(board, "ral-set")
+    assert (row.difference, row.holm_p) == (None, None)
+
+
+def test_holm_covers_the_rows_of_the_board_and_not_the_baseline() -> None:
+    board = training_board(*factory.training_records())
+    tested = {row.family: row.difference.p_value for row in board.rows if row.difference is not None}
+    assert row_of(board, "baseline").holm_p is None
+    assert len(tested) == 4
+    smallest = min(tested, key=lambda family: tested[family])
+    assert row_of(board, smallest).holm_p == pytest.approx(4 * tested[smallest])
+
+
+def test_the_baseline_comes_first_then_the_largest_difference() -> None:
+    gains = {"none": -0.02, "align": 0.03, "diversify": 0.01}
+    board = training_board(
+        *(factory.training_record(1.0, seed, test=0.5) for seed in range(2)),
+        *(
+            factory.training_record(
+                seed=seed, test=0.5 + gain, method=Method(network="dueheadnet", fusion="add", constraint=constraint)
+            )
+            for constraint, gain in gains.items()
+            for seed in range(2)
+        ),
+    )
+    assert [row.family for row in board.rows] == [
+        "baseline",
+        "dueheadnet-add-align",
+        "dueheadnet-add-diversify",
+        "dueheadnet-add-none",
+    ]
+
+
+def test_many_seeds_are_not_too_many() -> None:
+    board = training_board(*factory.training_records(20))
+    assert row_of(board, "ral-set").holm_p is not None
+
+
+def printed(board: EvaluatorBoard | TrainingBoard, *, terminal_width: int | None) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=terminal_width or 40, force_terminal=terminal_width is not None, color_system=None
+    )
+    terminal.print_board(console, board)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [100, None])
+def test_the_evaluator_table_shows_every_row_with_its_interval_and_marks_the_chosen(width: int | None) -> None:
+    board = evaluator_board(*factory.evaluator_records())
+    text = printed(board, terminal_width=width)
+    for row in board.rows:
+        (line,) = [line for line in text.splitlines() if f" {row.evaluator} " in line]
+        assert str(row.mae["test_run"]) in line
+        assert str(row.mae["same_run"]) in line
+        assert (f"{row.evaluator} *" in line) == row.chosen
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("width", [100, None])
+def test_the_training_table_shows_every_row_with_its_difference(width: int | None) -> None:
+    board = training_board(*factory.training_records())
+    text = printed(board, terminal_width=width)
+    for row in board.rows:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{row.family} ")]
+        if row.difference is not None:
+            mean, low, high = (100 * value for value in row.difference.estimate[:3])
+            assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" in line
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_pipe_gets_whole_rows_in_plain_text() -> None:
+    name = "an-evaluator-with-a-name-that-is-far-too-long-for-any-terminal-there-is"
+    text = printed(evaluator_board(factory.evaluator_record(name)), terminal_width=None)
+    (line,) = [line for line in text.splitlines() if name in line]
+    assert line.split()[-1] == "1"
+    assert text.isascii()

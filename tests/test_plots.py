@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import record_factory as factory
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from fmcs_bench import boards, plots
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.errors import ConfigError, RecordError
+
+
+@pytest.fixture
+def evaluators() -> EvaluatorBoard:
+    return boards.evaluator_boards(factory.evaluator_records())[0]
+
+
+@pytest.fixture
+def training() -> TrainingBoard:
+    return boards.training_boards(factory.training_records())[0]
+
+
+def trajectory() -> Figure:
+    steps = np.arange(1, 201)
+    return plots.trajectory_figure(
+        losses=2.3 * np.exp(-steps / 30) + 0.1,
+        smoothed=2.3 * np.exp(-steps / 40) + 0.1,
+        cqi=np.where(np.arange(199) == 150, 0.0, np.exp(-np.arange(199) / 25)),
+        checkpoint_steps=np.array([1, 10, 50, 100, 200]),
+        checkpoint_accuracy=np.array([0.1, 0.4, 0.7, 0.8, 0.9]),
+        marker_steps=np.array([2, 4, 7, 50, 100]),
+        threshold=0.05,
+        convergence_step=95,
+        steps_per_epoch=20,
+    )
+
+
+def line_points(figure: Figure) -> set[tuple[float, float]]:
+    lines = [line for axes in figure.axes for line in axes.lines]
+    return {(round(float(x), 9), round(float(y), 9)) for line in lines for x, y in zip(*line.get_data(), strict=True)}
+
+
+def horizontal_spans(figure: Figure) -> set[tuple[float, float]]:
+    """Ends of the interval bars."""
+    bars = [item for item in figure.axes[0].collections if isinstance(item, LineCollection)]
+    return {(round(path[0, 0], 9), round(path[1, 0], 9)) for bar in bars for path in bar.get_segments()}
+
+
+def texts(figure: Figure) -> set[str]:
+    return {item.get_text() for item in figure.findobj(match=mpl.text.Text)}  # type: ignore[arg-type]
+
+
+def test_the_evaluator_figure_draws_the_boards_numbers(evaluators: EvaluatorBoard) -> None:
+    figure = plots.evaluator_figure(evaluators)
+    drawn = {x for x, _ in line_points(figure)}
+    spans = horizontal_spans(figure)
+    for row in evaluators.rows:
+        for column in ("test_run", "same_run"):
+            estimate = row.mae[column]
+            assert estimate.low is not None
+            assert estimate.high is not None
+            assert round(estimate.mean, 9) in drawn
+            assert (round(estimate.low, 9), round(estimate.high, 9)) in spans
+            assert {round(record.metrics[column].mae, 9) for record in row.records} <= drawn
+        assert str(row.mae["test_run"]) in texts(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [f"{row.evaluator}{'  (chosen)' if row.chosen else ''}" for row in evaluators.rows]
+    assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]  # the best is on top
+    assert figure.axes[0].get_xlabel() == "MAE (stages), smaller is better"
+
+
+def test_the_dashed_line_is_the_mae_of_always_answering_the_middle_stage(evaluators: EvaluatorBoard) -> None:
+    assert evaluators.num_stages == 7
+    middle = round((3 + 2 + 1 + 0 + 1 + 2 + 3) / 7, 9)
+    assert {(middle, 0.0), (middle, 1.0)} <= line_points(plots.evaluator_figure(evaluators))
+
+
+def test_the_score_figure_draws_the_mean_over_seeds(evaluators: EvaluatorBoard) -> None:
+    figure = plots.score_figure(evaluators)
+    points = line_points(figure)
+    for row in evaluators.rows:
+        mean = np.mean([record.trajectory.score for record in row.records], axis=0)
+        assert {(float(x), round(y, 9)) for x, y in zip(factory.STEPS, mean, strict=True)} <= points
+    accuracy = evaluators.rows[0].records[0].trajectory.validation_accuracy
+    assert {(float(x), round(100 * y, 9)) for x, y in zip(factory.STEPS, accuracy, strict=True)} <= points
+    assert len(figure.legends[0].get_texts()) == len(evaluators.rows)
+
+
+def test_scores_at_other_checkpoints_are_not_drawn_together() -> None:
+    records = [factory.evaluator_record(), factory.evaluator_record("set", step=(1, 2, 3))]
+    with pytest.raises(RecordError, match="2 different sets of checkpoints"):
+        plots.score_figure(boards.evaluator_boards(records)[0])
+
+
+def test_the_training_figure_draws_differences_in_percentage_points(training: TrainingBoard) -> None:
+    figure = plots.training_figure(training)
+    assert figure is not None
+    drawn, spans = {x for x, _ in line_points(figure)}, horizontal_spans(figure)
+    base = {record.seed: record.metrics.test_accuracy for record in training.rows[0].chosen.records}
+    for row in training.rows[1:]:
+        assert row.difference is not None
+        mean, low, high = (100 * value for value in row.difference.estimate[:3])
+        assert round(mean, 9) in drawn
+        assert (round(low, 9), round(high, 9)) in spans
+        own = {record.seed: record.metrics.test_accuracy for record in row.chosen.records}
+        assert {round(100 * (own[seed] - base[seed]), 9) for seed in base} <= drawn
+    assert len(figure.axes[0].get_yticklabels()) == len(training.rows) - 1
+
+
+def test_the_raf_figure_draws_the_whole_sweep_and_fills_the_chosen(training: TrainingBoard) -> None:
+    figure = plots.raf_figure(training)
+    assert figure is not None
+    heights = {y for _, y in line_points(figure)}
+    families = [row for row in training.rows if len(row.sweep) > 1]
+    for row in families:
+        assert {round(100 * point.test_accuracy.mean, 9) for point in row.sweep} <= heights
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    filled = {round(float(dot.get_ydata()[0]), 9) for dot in dots if dot.get_markerfacecolor() == dot.get_color()}
+    assert filled == {round(100 * row.chosen.test_accuracy.mean, 9) for row in families}
+    assert round(100 * training.rows[0].chosen.test_accuracy.mean, 9) in heights  # the baseline
+
+
+def test_there_is_no_training_figure_without_anything_to_compare() -> None:
+    alone = boards.training_boards([factory.training_record()])[0]
+    assert plots.training_figure(alone) is None
+    assert plots.raf_figure(alone) is None
+
+
+def test_the_trajectory_figure_puts_steps_where_their_epochs_are() -> None:
+    figure = trajectory()
+    upper, middle, lower = figure.axes
+    raw, smoothed, stages = upper.lines[1:]
+    assert raw.get_xdata()[[0, -1]].tolist() == [1 / 20, 10]
+    assert stages.get_xdata().tolist() == [0.1, 0.2, 0.35, 2.5, 5.0]
+    assert np.isin(stages.get_ydata(), smoothed.get_ydata()).all()
+    cqi = middle.lines[1]
+    assert cqi.get_xdata()[0] == 2 / 20
+    assert np.isnan(cqi.get_ydata()[150])  # 0 cannot stand on a log scale
+    assert (4.75, 0.05) in line_points(figure)
+    assert lower.lines[-1].get_ydata() == pytest.approx([10, 40, 70, 80, 90])
+    assert {"1", "2", "3", "4", "5"} <= texts(figure)
+
+
+def test_stage_numbers_do_not_lie_over_one_another() -> None:
+    figure = trajectory()
+    labels = [item for item in figure.axes[0].texts if isinstance(item, mpl.text.Annotation)]
+    places = [label.xyann[0] for label in labels]
+    assert [label.get_text() for label in labels] == ["1", "2", "3", "4", "5"]
+    assert np.diff(places).min() > 0.02
+    assert max(places) <= 1
+
+
+def test_one_seed_and_one_evaluator_are_enough() -> None:
+    board = boards.evaluator_boards([factory.evaluator_record()])[0]
+    assert horizontal_spans(plots.evaluator_figure(board)) == set()
+    training = boards.training_boards([factory.training_record(), factory.training_record(0.5)])[0]
+    for figure in (plots.evaluator_figure(board), plots.score_figure(board), plots.training_figure(training)):
+        assert figure is not None
+        assert plots.encode(figure, "svg")
+
+
+@pytest.mark.parametrize("name", ["$x_1$ ^\\frac", "名前", "x" * 200])
+def test_any_name_can_be_drawn(name: str) -> None:
+    record = factory.evaluator_record().model_copy(
+        update={"unit": factory.evaluator_record().unit.model_copy(update={"evaluator": name})}
+    )
+    board = boards.evaluator_boards([record])[0]
+    assert plots.encode(plots.evaluator_figure(board), "png")
+    assert plots.encode(plots.score_figure(board), "png")
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_saving_twice_gives_the_same_bytes(evaluators: EvaluatorBoard, tmp_path: Path, suffix: str) -> None:
+    for name in ("a", "b"):
+        plots.save(plots.evaluator_figure(evaluators), tmp_path / f"{name}{suffix}")
+    first = (tmp_path / f"a{suffix}").read_bytes()
+    assert first == (tmp_path / f"b{suffix}").read_bytes()
+    assert first.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+    assert b"Date" not in first
+
+
+def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"figure\.pdf"):
+        plots.save(trajectory(), tmp_path / "figure.pdf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_light_and_dark_share_no_colour_and_no_colour_is_forgotten(
+    evaluators: EvaluatorBoard, training: TrainingBoard
+) -> None:
+    figures = (
+        plots.evaluator_figure(evaluators),
+        plots.score_figure(evaluators),
+        plots.training_figure(training),
+        plots.raf_figure(training),
+        trajectory(),
+    )
+    for figure in figures:
+        assert figure is not None
+        light, dark = plots.encode(figure, "svg"), plots.encode(figure, "svg", dark=True)
+        ET.fromstring(dark)  # noqa: S314 - what this test wrote
+        colours = [set(re.findall(rb"(?:fill|stroke): (#[0-9a-f]{3,6})", data)) for data in (light, dark)]
+        assert len(colours[0]) == len(colours[1]) > 3
+        assert colours[0].isdisjoint(colours[1])
+
+
+def test_settings_of_the_user_neither_change_a_figure_nor_are_changed(evaluators: EvaluatorBoard) -> None:
+    expected = plots.encode(plots.evaluator_figure(evaluators), "svg")
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none", "lines.linewidth": 9}):
+        before = dict(mpl.rcParams)
+        assert plots.encode(plots.evaluator_figure(evaluators), "svg") == expected
+        assert dict(mpl.rcParams) == before
+
+
+def test_importing_plots_loads_neither_pyplot_nor_torch() -> None:
+    code = "import sys, fmcs_bench.plots; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, optimize, stats
+
+from fmcs_bench import statistics
+
+
+def numbers(seed: int, num: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.3, scale, num)
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 20])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_estimate_is_the_mean_with_students_t_interval(num: int, confidence: float) -> None:
+    values = numbers(num, num)
+    found = statistics.estimate(values, confidence=confidence)
+    low, high = stats.t.interval(confidence, num - 1, loc=values.mean(), scale=stats.sem(values))
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.std, found.num) == (pytest.approx(np.std(values, ddof=1)), num)
+
+
+def test_one_value_has_a_mean_and_no_interval() -> None:
+    assert statistics.estimate([0.5]) == (0.5, None, None, None, 1)
+    assert str(statistics.estimate([0.5])) == "0.500"
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0]]])
+def test_values_that_are_no_list_of_finite_numbers_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite numbers"):
+        statistics.estimate(values)
+
+
+@pytest.mark.parametrize("num", [2, 5, 9])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_paired_difference_has_the_interval_of_the_paired_t_test(num: int, confidence: float) -> None:
+    values, baseline = numbers(1, num), numbers(2, num)
+    found = statistics.paired_difference(values, baseline, confidence=confidence)
+    expected = stats.ttest_rel(values, baseline).confidence_interval(confidence)
+    assert (found.estimate.low, found.estimate.high) == pytest.approx((expected.low, expected.high))
+    assert found.p_value == statistics.sign_flip_p_value(values - baseline)
+
+
+def test_one_pair_has_neither_p_value_nor_detectable_effect() -> None:
+    found = statistics.paired_difference([1.0], [0.25])
+    assert found.estimate.mean == 0.75
+    assert (found.p_value, found.detectable) == (None, None)
+
+
+def test_pairs_must_be_of_equal_number() -> None:
+    with pytest.raises(ValueError, match="3 and 2"):
+        statistics.paired_difference([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [*(numbers(seed, num) for seed, num in enumerate([2, 3, 5, 8, 11])), [1, -1, 2, 0], [0.1, 0.2, -0.3], [2, 2, 2]],
+)
+def test_sign_flip_agrees_with_scipys_exact_permutation_test(difference: list[float]) -> None:
+    expected = stats.permutation_test(
+        (np.asarray(difference, float),), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
+    assert statistics.sign_flip_p_value(difference) == pytest.approx(expected.pvalue, abs=1e-12)
+
+
+def test_sign_flip_of_equal_methods_is_1_and_of_five_seeds_at_least_a_sixteenth() -> None:
+    assert statistics.sign_flip_p_value([0.0, 0.0, 0.0]) == statistics.sign_flip_p_value([3.0]) == 1
+    assert statistics.sign_flip_p_value([9, 8, 7, 9, 8]) == 1 / 16
+
+
+def test_sign_flip_does_not_depend_on_the_unit() -> None:
+    difference = numbers(7, 9)
+    assert statistics.sign_flip_p_value(difference * 1e-14) == statistics.sign_flip_p_value(difference)
+
+
+def test_sign_flip_enumerates_many_seeds_and_refuses_too_many() -> None:
+    assert statistics.sign_flip_p_value(np.ones(20)) == 2 / 2**20
+    many = numbers(0, 36)
+    assert statistics.sign_flip_p_value(many) == pytest.approx(stats.ttest_1samp(many, 0).pvalue, abs=0.01)
+    with pytest.raises(ValueError, match="41 pairs"):
+        statistics.sign_flip_p_value(np.ones(41))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2 (raised to the one before), 0.2 * 1.
+    assert statistics.holm([0.2, 0.03, 0.01, 0.02]) == pytest.approx([0.2, 0.06, 0.04, 0.06])
+    assert statistics.holm([0.6, 0.7]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
+@pytest.mark.parametrize("smaller_is_better", [True, False])
+def test_ranks_count_what_welchs_test_says_is_better(smaller_is_better: bool) -> None:
+    rng = np.random.default_rng(3)
+    values = {f"m{i}": rng.normal(i * 0.4, 0.2 + 0.3 * rng.random(), rng.integers(3, 7)) for i in range(8)}
+    ranks = statistics.tied_ranks(values, smaller_is_better=smaller_is_better)
+    side = "less" if smaller_is_better else "greater"
+    expected = {
+        name: 1 + sum(
+            stats.ttest_ind(other, own, equal_var=False, alternative=side).pvalue < 0.025
+            for key, other in values.items()
+            if key != name
+        )
+        for name, own in values.items()
+    }  # fmt: skip
+    assert ranks == expected
+    assert len(set(ranks.values())) > 2  # the example has ties and differences
+    assert len(set(ranks.values())) < 8
+
+
+def test_ranks_without_spread_follow_the_means() -> None:
+    assert statistics.tied_ranks({"a": [1.0], "b": [2.0], "c": [1.0]}, smaller_is_better=True) == {
+        "a": 1,
+        "b": 3,
+        "c": 1,
+    }
+    assert statistics.tied_ranks({"a": [1, 1], "b": [2, 2], "c": [1, 1]}, smaller_is_better=False)["b"] == 1
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 12])
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_detectable_effect_has_a_power_of_four_fifths(num: int, confidence: float) -> None:
+    values = numbers(num, num, scale=0.02)
+    detectable = statistics.paired_difference(values, np.zeros(num), confidence=confidence).detectable
+    critical = stats.t.ppf((1 + confidence) / 2, num - 1)
+
+    def power(effect: float) -> float:
+        """Mean over the possible spreads (a scaled chi) of the chance that |t| is above the critical value."""
+        shift = effect * math.sqrt(num) / values.std(ddof=1)
+
+        def at(spread: float) -> float:
+            found = stats.norm.sf(critical * spread - shift) + stats.norm.cdf(-critical * spread - shift)
+            return float(found * stats.chi.pdf(spread * math.sqrt(num - 1), num - 1) * math.sqrt(num - 1))
+
+        return float(integrate.quad(at, 0, 8, points=[0.1, 0.5, 1, 2], limit=200)[0])
+
+    assert detectable is not None
+    assert power(detectable) == pytest.approx(0.8, abs=1e-4)
+    assert optimize.root_scalar(lambda x: power(x) - 0.8, x0=detectable, x1=detectable * 0.9).root == pytest.approx(
+        detectable, rel=1e-4
+    )
+
+
+def test_without_spread_every_effect_is_detectable() -> None:
+    assert statistics.paired_difference([1.5, 2.5, 3.5], [1, 2, 3]).detectable == 0
