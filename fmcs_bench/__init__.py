@@ -5,7 +5,7 @@ Example:
     >>> dataset = fb.build(backbone="smallcnn", workspace="ws")  # doctest: +SKIP
     >>> print(fb.evaluate(dataset, workspace="ws"))  # doctest: +SKIP
     >>> print(fb.train(dataset, workspace="ws"))  # doctest: +SKIP
-    >>> fb.leaderboard(workspace="ws")  # doctest: +SKIP
+    >>> fb.build_leaderboard(workspace="ws")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build, evaluate, leaderboard, open, train  # noqa: A004  (fmcs_bench.open is meant)
+    from fmcs_bench.api import build, build_leaderboard, evaluate, open, train  # noqa: A004  (fmcs_bench.open is meant)
 
-__all__ = ["__version__", "build", "evaluate", "leaderboard", "open", "train"]
+__all__ = ["__version__", "build", "build_leaderboard", "evaluate", "open", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import leaderboard as leaderboard_package
+from fmcs_bench import leaderboard
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, BuildConfig
@@ -159,7 +159,7 @@ def train(
         )
 
 
-def leaderboard(*, workspace: PathLike | None = None) -> Path:
+def build_leaderboard(*, workspace: PathLike | None = None) -> Path:
     """Make the page of all records of the workspace; returns the path of its ``index.html``.
 
     Raises:
@@ -168,7 +168,7 @@ def leaderboard(*, workspace: PathLike | None = None) -> Path:
     """
     place = _workspace(workspace)
     with place.locked():
-        return leaderboard_package.build(place.records, place.leaderboard)
+        return leaderboard.build(place.records, place.leaderboard)
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fmcs_bench import statistics
-from fmcs_bench.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.records import AnyRecord, EvaluatorRecord, TrainingRecord
 from fmcs_bench.statistics import Estimate, PairedDifference
 
 Column = Literal["validation_run", "same_run", "test_run", "unseen"]
@@ -23,7 +23,7 @@ class EvaluatorRow:
         mae: in stages, for each column.
         accuracy: share of exact stages, for each column.
         spearman: rank correlation of mean score and validation accuracy along the test run; None where undefined.
-        chosen: it has the lowest mean MAE on the validation run of all differentiable evaluators.
+        chosen: it has the lowest mean MAE on the validation run of all differentiable evaluators with all seeds.
         records: one per seed, ordered by seed.
     """
 
@@ -40,9 +40,10 @@ class EvaluatorRow:
 
 @dataclass(frozen=True)
 class EvaluatorBoard:
-    """All evaluators on one FMCS dataset, best test-run MAE first."""
+    """All evaluators on one FMCS dataset that were fitted with equal settings, by rank."""
 
     dataset_id: str
+    settings: str
     num_stages: int
     rows: tuple[EvaluatorRow, ...]
 
@@ -95,9 +96,10 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class TrainingBoard:
-    """All methods on one image dataset; the baseline first, then by difference to it."""
+    """All methods that were trained with equal settings; the baseline first, then by difference to it."""
 
     dataset_id: str
+    settings: str
     rows: tuple[TrainingRow, ...]
 
     def __str__(self) -> str:
@@ -110,30 +112,31 @@ class TrainingBoard:
 
 
 def evaluator_boards(records: Iterable[EvaluatorRecord]) -> list[EvaluatorBoard]:
-    """One board for each FMCS dataset among the records, ordered by name."""
-    return [_evaluator_board(name, group) for name, group in _by_dataset(records).items()]
+    """One board for each FMCS dataset and settings among the records, ordered by name."""
+    return [_evaluator_board(*key, group) for key, group in _comparable(records).items()]
 
 
 def training_boards(records: Iterable[TrainingRecord]) -> list[TrainingBoard]:
-    """One board for each FMCS dataset whose evaluators and settings the trainings used, ordered by name."""
-    return [_training_board(name, group) for name, group in _by_dataset(records).items()]
+    """One board for each FMCS dataset and settings among the records, ordered by name."""
+    return [_training_board(*key, group) for key, group in _comparable(records).items()]
 
 
-def _evaluator_board(dataset_id: str, records: Sequence[EvaluatorRecord]) -> EvaluatorBoard:
+def _evaluator_board(dataset_id: str, settings: str, records: Sequence[EvaluatorRecord]) -> EvaluatorBoard:
     groups: dict[str, list[EvaluatorRecord]] = {}
     for record in sorted(records, key=lambda record: record.seed):
         groups.setdefault(record.method, []).append(record)
     test_mae = {name: [record.metrics["test_run"].mae for record in group] for name, group in groups.items()}
     ranks = statistics.tied_ranks(test_mae, smaller_is_better=True)
+    most_seeds = max(len(group) for group in groups.values())
     validation = {
         name: statistics.estimate([record.metrics["validation_run"].mae for record in group]).mean
         for name, group in groups.items()
-        if group[0].differentiable
+        if group[0].differentiable and len(group) == most_seeds  # one that is half done is not compared yet
     }
     chosen = min(validation, key=lambda name: (validation[name], name)) if validation else None
     rows = [_evaluator_row(name, tuple(group), ranks[name], name == chosen) for name, group in groups.items()]
-    rows.sort(key=lambda row: (row.mae["test_run"].mean, row.evaluator))
-    return EvaluatorBoard(dataset_id, records[0].num_stages, tuple(rows))
+    rows.sort(key=lambda row: (row.rank, row.mae["test_run"].mean, row.evaluator))
+    return EvaluatorBoard(dataset_id, settings, records[0].num_stages, tuple(rows))
 
 
 def _evaluator_row(name: str, group: tuple[EvaluatorRecord, ...], rank: int, chosen: bool) -> EvaluatorRow:
@@ -152,7 +155,7 @@ def _evaluator_row(name: str, group: tuple[EvaluatorRecord, ...], rank: int, cho
     )
 
 
-def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> TrainingBoard:
+def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRecord]) -> TrainingBoard:
     families: dict[str, dict[float, list[TrainingRecord]]] = {}
     for record in sorted(records, key=lambda record: record.seed):
         families.setdefault(record.unit.family, {}).setdefault(record.unit.method.raf, []).append(record)
@@ -160,7 +163,7 @@ def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> Train
         family: tuple(_sweep_point(raf, tuple(points[raf])) for raf in sorted(points, reverse=True))
         for family, points in families.items()
     }
-    chosen = {family: max(sweep, key=_validation_accuracy) for family, sweep in sweeps.items()}
+    chosen = {family: _chosen(sweep) for family, sweep in sweeps.items()}
     baseline = chosen.get("baseline")
     differences = {
         family: _difference(point, baseline) if baseline and family != "baseline" else None
@@ -181,17 +184,24 @@ def _training_board(dataset_id: str, records: Sequence[TrainingRecord]) -> Train
         for family, point in chosen.items()
     ]
     rows.sort(key=_training_order)
-    return TrainingBoard(dataset_id, tuple(rows))
+    return TrainingBoard(dataset_id, settings, tuple(rows))
 
 
 def _training_order(row: TrainingRow) -> tuple[bool, float, str]:
     return row.family != "baseline", -(row.difference.estimate.mean if row.difference else 0.0), row.family
 
 
-def _validation_accuracy(point: SweepPoint) -> float:
-    # max keeps the first of equals, and the largest RAF, nearest to the baseline, comes first; rounding makes means
-    # equal that differ only by the order in which their seeds were added up.
-    return round(point.validation_accuracy.mean, 12)
+def _chosen(sweep: tuple[SweepPoint, ...]) -> SweepPoint:
+    """The point with the highest mean validation accuracy, among those with the most seeds.
+
+    Of equals it is the first, with the largest RAF, nearest to the baseline; rounding makes means equal that differ
+    only by the order in which their seeds were added up.
+    """
+    most_seeds = max(len(point.records) for point in sweep)
+    return max(
+        (point for point in sweep if len(point.records) == most_seeds),
+        key=lambda point: round(point.validation_accuracy.mean, 12),
+    )
 
 
 def _sweep_point(raf: float, records: tuple[TrainingRecord, ...]) -> SweepPoint:
@@ -212,8 +222,9 @@ def _difference(point: SweepPoint, baseline: SweepPoint) -> PairedDifference | N
     return statistics.paired_difference([own[seed] for seed in seeds], [base[seed] for seed in seeds])
 
 
-def _by_dataset(records: Iterable[EvaluatorRecord] | Iterable[TrainingRecord]) -> dict[str, list]:  # type: ignore[type-arg]
-    groups: dict[str, list] = {}  # type: ignore[type-arg]
+def _comparable(records: Iterable[AnyRecord]) -> dict[tuple[str, str], list[AnyRecord]]:
+    """Records by dataset and settings: what may stand on one board."""
+    groups: dict[tuple[str, str], list[AnyRecord]] = {}
     for record in records:
-        groups.setdefault(record.dataset_id, []).append(record)
+        groups.setdefault((record.dataset_id, record.settings), []).append(record)
     return dict(sorted(groups.items()))

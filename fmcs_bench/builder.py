@@ -84,6 +84,9 @@ class _Build:
     def finish(self) -> None:
         """Do what is left and write the manifest."""
         self._claim()
+        # A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial.
+        for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
+            leftover.unlink()
         writer = DatasetWriter(self.path, self.map_shape)
         writer.write_images(self.images)
         roles = self.config.run_roles

@@ -28,7 +28,7 @@ class _Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click types it as a class variable and reads the instance's
 
 
 class _Commands(click.Group):
@@ -116,6 +116,7 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--markers", type=click.Choice(["loss", "epoch"]), help="How stages are spaced.  [default: loss]")
 @click.option("--cqi-threshold", type=float, help="Converged once CQI stays below, nats per epoch.  [default: 0.02]")
 @click.option("--batch-size", type=int, help="Of training.  [default: 64]")
+@click.option("--lr", type=float, help="Learning rate of training.  [default: 0.001]")
 @click.option("--seed", type=int, help="Of the first run.  [default: 0]")
 @click.option("--name", help="Last part of the dataset's name.  [default: base]")
 @_data_dir_option
@@ -129,6 +130,7 @@ def build(
     as_json: bool,
     cqi_threshold: float | None,
     batch_size: int | None,
+    lr: float | None,
     **options: Any,
 ) -> None:
     """Build one FMCS dataset, or go on with an unfinished one."""
@@ -138,8 +140,9 @@ def build(
 
     if cqi_threshold is not None:
         options["convergence"] = ConvergenceRule.make(threshold=cqi_threshold)
-    if batch_size is not None:
-        options["recipe"] = Recipe.make(batch_size=batch_size)
+    recipe = {key: value for key, value in (("batch_size", batch_size), ("lr", lr)) if value is not None}
+    if recipe:
+        options["recipe"] = Recipe.make(**recipe)
     with shown() as progress:
         dataset = api.build(workspace=workspace, data_dir=data_dir, device=device, progress=progress, **options)
     _print_json(dataset.manifest.to_json()) if as_json else click.echo(str(dataset))
@@ -243,7 +246,7 @@ def leaderboard_build(workspace: str) -> None:
     """Make the page of all records of the workspace; its path is printed."""
     from fmcs_bench import api
 
-    click.echo(str(api.leaderboard(workspace=workspace).resolve()))
+    click.echo(str(api.build_leaderboard(workspace=workspace).resolve()))
 
 
 @main.command()
@@ -259,10 +262,12 @@ def info(dataset: str | None, workspace: str, as_json: bool) -> None:
     if as_json:
         _print_json(opened.manifest.to_json())
         return
-    from fmcs_bench.terminal import print_stages
+    from rich.console import Console
+
+    from fmcs_bench.terminal import print_table, stage_table
 
     click.echo(f"{opened}\n")
-    print_stages(opened.manifest)
+    print_table(Console(highlight=False), stage_table(opened.manifest))
 
 
 @main.command("list")

@@ -11,6 +11,8 @@ from fmcs_bench import files
 from fmcs_bench.errors import ConfigError, nearest
 
 DEFAULT_RAFS = (0.95, 0.9, 0.75)
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+"""Names that become part of a path: no separators, no leading dot."""
 
 
 class Options(BaseModel):
@@ -148,12 +150,22 @@ class BuildConfig(Options):
 class EvaluatorConfig(Options):
     """How one evaluator is fitted."""
 
-    evaluator: str
+    evaluator: str = Field(pattern=NAME_PATTERN)
     seed: int = Field(ge=0)
     epochs: int = Field(12, ge=1, description="upper bound; early stopping by MAE on the validation run")
     patience: int = Field(3, ge=1, description="epochs without a better validation MAE before fitting stops")
     limit: int | None = Field(None, ge=1, description="at most this many images in each split")
     recipe: Recipe = Recipe(name="evaluator", batch_size=256)
+
+    @property
+    def settings(self) -> str:
+        """Names everything but evaluator and seed; only fits with equal settings are compared.
+
+        Example:
+            >>> EvaluatorConfig(evaluator="a", seed=0).settings == EvaluatorConfig(evaluator="b", seed=1).settings
+            True
+        """
+        return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude={'evaluator', 'seed'}))[:8]}"
 
 
 class Method(Options):
@@ -190,6 +202,8 @@ class Method(Options):
             ('ral', 'dueheadnet-add-align')
         """
         parts = [] if self.network == "single" else ["dueheadnet", self.fusion or "", self.constraint]
+        if self.constraint != "none" and self.constraint_weight != 1:
+            parts.append(f"w{self.constraint_weight:g}")
         if self.raf != 1:
             parts.append("ral")
         return "-".join(parts) or "baseline"

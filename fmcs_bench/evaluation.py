@@ -101,7 +101,7 @@ def load_judge(workspace: Workspace, record: EvaluatorRecord, *, device: torch.d
         ConfigError: it is not differentiable.
         DatasetError: its files are missing or not those of the record.
     """
-    folder = workspace.fitted(record.dataset_id, record.method, record.seed)
+    folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
     fitted = load_fitted(folder, device=device)
     if fitted.info.sha256 != record.evaluator_digest:
         raise ConfigError(f"{folder} holds another fit than the record says; type `fmcs-bench evaluate` again")
@@ -158,8 +158,10 @@ class _Track:
         )
 
     def find(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
-        record = self.store.finished(EvaluatorRecord, self.dataset.id, unit.evaluator, unit.seed, self.key(unit))
-        fitted = self.workspace.fitted(self.dataset.id, unit.evaluator, unit.seed)
+        record = self.store.finished(
+            EvaluatorRecord, self.dataset.id, unit.settings, unit.evaluator, unit.seed, self.key(unit)
+        )
+        fitted = self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed)
         return record if (fitted / "evaluator.json").exists() else None
 
     def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
@@ -170,7 +172,7 @@ class _Track:
         curve = evaluator.fit(train, columns["validation_run"])
         seconds = time.monotonic() - begin
         digest = save_fitted(
-            evaluator, self.dataset.id, self.workspace.fitted(self.dataset.id, unit.evaluator, unit.seed)
+            evaluator, self.dataset.id, self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed)
         )
         predictions: dict[str, np.ndarray] = {}
         for column, maps in columns.items():

@@ -22,7 +22,7 @@ import torch
 from fmcs_bench import backbones, dueheadnet, files, images, records
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, evaluator_boards, training_boards
-from fmcs_bench.config import DEFAULT_RAFS, Method
+from fmcs_bench.config import DEFAULT_RAFS, EvaluatorConfig, Method
 from fmcs_bench.engine import run_units
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.evaluation import load_judge
@@ -141,12 +141,19 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
         MissingDataError: nothing was evaluated on this dataset, or not this evaluator.
         ConfigError: the evaluator is not differentiable.
     """
-    every = RecordStore(workspace.records).all(EvaluatorRecord)
-    board = next((b for b in evaluator_boards(every) if b.dataset_id == dataset.id), None)
-    if board is None:
+    every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
+    boards = {board.settings: board for board in evaluator_boards(every)}
+    if not boards:
         raise MissingDataError(
             f"no evaluator was fitted on {dataset.id} yet; type `fmcs-bench evaluate {dataset.manifest.name}` first"
         )
+    usual = EvaluatorConfig(evaluator="any", seed=0).settings
+    if usual not in boards and len(boards) > 1:
+        raise ConfigError(
+            f"evaluators were fitted on {dataset.id} with several settings ({', '.join(boards)}), none of them the "
+            "usual ones; type `fmcs-bench evaluate` without --limit first"
+        )
+    board = boards.get(usual) or next(iter(boards.values()))
     row = board.chosen if evaluator is None else next((row for row in board.rows if row.evaluator == evaluator), None)
     if row is None:
         raise MissingDataError(
@@ -219,7 +226,9 @@ class _Track:
         )
 
     def find(self, unit: TrainingUnit) -> TrainingRecord | None:
-        return self.store.finished(TrainingRecord, self.dataset.id, unit.label, unit.seed, self.key(unit))
+        return self.store.finished(
+            TrainingRecord, self.dataset.id, unit.settings, unit.label, unit.seed, self.key(unit)
+        )
 
     def work(self, unit: TrainingUnit) -> TrainingRecord:
         manifest, key = self.dataset.manifest, self.key(unit)

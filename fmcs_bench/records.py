@@ -1,8 +1,9 @@
 """Results as validated JSON files; the leaderboard is made of them and of nothing else.
 
-A record lies at ``<track>/<dataset>@<digest>/<method>/seed-<n>.json``, and beside it a small predictions file from
-which its metrics can be computed again. ``key`` digests everything that decides the result (unit of work, data,
-evaluator, code, versions, device), so that a finished unit is recognised and a stale one is not.
+A record lies at ``<track>/<dataset>@<digest>/<settings>/<method>/seed-<n>.json``, and beside it a small predictions
+file from which its metrics can be computed again. Settings name all that must be equal for methods to be compared.
+``key`` digests everything that decides the result (unit of work, data, evaluator, code, versions, device), so that a
+finished unit is recognised and a stale one is not.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench import files
-from fmcs_bench.config import EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Method, Options, Recipe
 from fmcs_bench.errors import ConfigError, RecordError
 
 SCHEMA_VERSION = 1
@@ -37,14 +38,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # Modules that only show results; a change in them leaves every result as it is.
 _PRESENTATION = (
     "api.py",
+    "boards.py",
     "cli.py",
     "display.py",
+    "leaderboard/",
     "plots.py",
     "progress.py",
     "quickstart.py",
+    "statistics.py",
     "terminal.py",
-    "leaderboard/",
-    "testing.py",
+    "workspace.py",
 )
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
 
@@ -113,7 +116,7 @@ class Record(Options):
 
     schema_version: Literal[1] = 1
     key: Sha256
-    dataset: str
+    dataset: str = Field(pattern=NAME_PATTERN)
     dataset_digest: Sha256
     environment: Environment
     curve: tuple[Epoch, ...]
@@ -130,6 +133,11 @@ class Record(Options):
     @abstractmethod
     def seed(self) -> int:
         """Seed of this repetition."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> str:
+        """Names what is equal for all records that are compared: length, recipe, limits."""
 
     @property
     def dataset_id(self) -> str:
@@ -169,6 +177,11 @@ class EvaluatorRecord(Record):
         """Seed of the fit."""
         return self.unit.seed
 
+    @property
+    def settings(self) -> str:
+        """See ``EvaluatorConfig``."""
+        return self.unit.settings
+
 
 class TrainingUnit(Options):
     """A unit of work of the training track: everything that decides its result, besides the data and the code."""
@@ -180,8 +193,16 @@ class TrainingUnit(Options):
     image_size: int
     limit: int | None
     seed: int = Field(ge=0)
-    evaluator: str | None = Field(description="the frozen judge; None where the method has none")
+    evaluator: str | None = Field(pattern=NAME_PATTERN, description="the frozen judge; None where RAF is 1")
     evaluator_digest: Sha256 | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.method.raf < 1) != (self.evaluator is not None) or (self.evaluator is None) != (
+            self.evaluator_digest is None
+        ):
+            raise ValueError("a method with RAF below 1 has an evaluator with its digest, and no other has")
+        return self
 
     @property
     def family(self) -> str:
@@ -192,6 +213,12 @@ class TrainingUnit(Options):
     def label(self) -> str:
         """The family, with its RAF where it has one."""
         return self.family if self.method.raf == 1 else f"{self.family}@{self.method.raf:g}"
+
+    @property
+    def settings(self) -> str:
+        """Names everything but method, judge and seed; only trainings with equal settings are compared."""
+        varied = {"method", "seed", "evaluator", "evaluator_digest"}
+        return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
 
 
 class TrainingMetrics(Options):
@@ -220,6 +247,11 @@ class TrainingRecord(Record):
         """Seed of the training."""
         return self.unit.seed
 
+    @property
+    def settings(self) -> str:
+        """See ``TrainingUnit``."""
+        return self.unit.settings
+
 
 AnyRecord = TypeVar("AnyRecord", EvaluatorRecord, TrainingRecord)
 Predictions = Mapping[str, np.ndarray]
@@ -232,18 +264,26 @@ class RecordStore:
         root: the folder, ``<workspace>/records`` or the suite's ``leaderboard/records``.
     """
 
-    KINDS: ClassVar[tuple[type[EvaluatorRecord], type[TrainingRecord]]] = (EvaluatorRecord, TrainingRecord)
-
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, track: str, dataset_id: str, method: str, seed: int) -> Path:
-        """File of the record with this address."""
-        return self.root / track / dataset_id / method / f"seed-{seed}.json"
+    def path(self, record: EvaluatorRecord | TrainingRecord) -> Path:
+        """File of a record."""
+        kind = type(record)
+        return self._path(kind, record.dataset_id, record.settings, record.method, record.seed)
 
-    def finished(self, kind: type[AnyRecord], dataset_id: str, method: str, seed: int, key: str) -> AnyRecord | None:
-        """The record at this address if it has this key and its predictions are intact; otherwise None."""
-        path = self.path(kind.model_fields["track"].default, dataset_id, method, seed)
+    def _path(self, kind: type[Record], dataset_id: str, settings: str, method: str, seed: int) -> Path:
+        return self.root / _track(kind) / dataset_id / settings / method / f"seed-{seed}.json"
+
+    def finished(
+        self, kind: type[AnyRecord], dataset_id: str, settings: str, method: str, seed: int, key: str
+    ) -> AnyRecord | None:
+        """The record at this address if it has this key; None if there is none or it is of another key.
+
+        Raises:
+            RecordError: the record there, or its predictions file, is damaged.
+        """
+        path = self._path(kind, dataset_id, settings, method, seed)
         if not path.exists():
             return None
         record = self.read(kind, path)
@@ -256,7 +296,7 @@ class RecordStore:
         """
         if hashlib.sha256(predictions).hexdigest() != record.predictions_sha256:
             raise RecordError(f"these are not the predictions that the record of {record.method} names")
-        path = self.path(record.track, record.dataset_id, record.method, record.seed)
+        path = self.path(record)
         if path.exists():
             self._set_aside(path)
         files.write_atomically(predictions_path(path), predictions)
@@ -279,20 +319,20 @@ class RecordStore:
         """
         try:
             value = json.loads(path.read_bytes())
-            if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
-                raise RecordError(
-                    f"{path} has schema version {value.get('schema_version')!r}; this version reads {SCHEMA_VERSION}"
-                )
+        except ValueError as error:
+            raise RecordError(f"{path} is no JSON: {error}") from None
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RecordError(f"{path} has the schema version {version!r}; this version reads {SCHEMA_VERSION}")
+        try:
             record = kind.from_json(value)
-        except (ValueError, ConfigError) as error:
+        except ConfigError as error:
             raise RecordError(f"{path} is no valid {kind.__name__}: {error}") from None
         beside = predictions_path(path)
         if not beside.is_file() or files.sha256_of_file(beside) != record.predictions_sha256:
             raise RecordError(f"{beside} is missing or not the predictions file that its record names")
-        if path != self.path(record.track, record.dataset_id, record.method, record.seed):
-            raise RecordError(
-                f"{path} holds the record of another unit: {record.dataset_id} {record.method} {record.seed}"
-            )
+        if path != self.path(record):
+            raise RecordError(f"{path} holds the record of another unit, which belongs at {self.path(record)}")
         return record
 
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
@@ -301,13 +341,15 @@ class RecordStore:
         Raises:
             RecordError: one of them is not valid.
         """
-        folder = self.root / str(kind.model_fields["track"].default)
-        return [self.read(kind, path) for path in sorted(folder.glob("*/*/seed-*.json"))]
+        return [self.read(kind, path) for path in sorted((self.root / _track(kind)).glob("*/*/*/seed-*.json"))]
 
     def address(self, record: EvaluatorRecord | TrainingRecord) -> PurePosixPath:
         """Path of a record relative to the root."""
-        path = self.path(record.track, record.dataset_id, record.method, record.seed)
-        return PurePosixPath(path.relative_to(self.root).as_posix())
+        return PurePosixPath(self.path(record).relative_to(self.root).as_posix())
+
+
+def _track(kind: type[Record]) -> str:
+    return str(kind.model_fields["track"].default)
 
 
 def predictions_path(record_path: Path) -> Path:

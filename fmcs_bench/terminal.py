@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.statistics import Estimate
+from fmcs_bench.store.schema import Manifest
 
 _NONE = "-"
 _WIDE = 10_000  # columns, more than any table has
@@ -62,9 +63,33 @@ def training_table(board: TrainingBoard) -> Table:
     return table
 
 
+def stage_table(manifest: Manifest) -> Table:
+    """Stages of every run: where they end, smoothed training loss and validation accuracy there."""
+    table = _table("Stages (FMCS): where each ends on its run")
+    for name in ("run", "role", "FMCS", "step", "epoch", "train loss", "validation accuracy"):
+        table.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
+    for run in manifest.runs:
+        for stage in run.stages:
+            first = stage.stage == 1
+            table.add_row(
+                str(run.seed) if first else "",
+                run.role if first else "",
+                str(stage.stage),
+                f"{stage.step:,}",
+                f"{stage.epoch:.2f}",
+                f"{stage.train_loss:.3f}",
+                f"{100 * stage.validation_accuracy:.1f} %",
+            )
+    return table
+
+
 def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None:
-    """Print a board. A pipe or a file gets plain text in which no row is wrapped or cut off."""
-    table = evaluator_table(board) if isinstance(board, EvaluatorBoard) else training_table(board)
+    """Print a board."""
+    print_table(console, evaluator_table(board) if isinstance(board, EvaluatorBoard) else training_table(board))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table. A pipe or a file gets plain text in which no row is wrapped or cut off."""
     if not console.is_terminal:
         table.box, table.padding = None, (0, 2, 0, 0)
         console = Console(file=console.file, width=_WIDE, color_system=None)

@@ -40,12 +40,12 @@ class Workspace:
 
     @property
     def records(self) -> Path:
-        """Root of all records: ``<track>/<dataset>@<digest>/<method>/seed-<n>.json``."""
+        """Root of all records: see ``fmcs_bench.records``."""
         return self.root / "records"
 
-    def fitted(self, dataset: str, evaluator: str, seed: int) -> Path:
-        """Folder of one fitted evaluator. ``dataset`` is ``<name>@<digest>``."""
-        return self.root / "evaluators" / dataset / evaluator / f"seed-{seed}"
+    def fitted(self, dataset_id: str, settings: str, evaluator: str, seed: int) -> Path:
+        """Folder of one fitted evaluator, addressed as its record is."""
+        return self.root / "evaluators" / dataset_id / settings / evaluator / f"seed-{seed}"
 
     def state(self, unit: str) -> Path:
         """Where the unfinished training of a unit of work keeps its state; removed when the unit is done."""

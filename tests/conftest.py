@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fmcs_bench as fb
+from fmcs_bench.config import ConvergenceRule, Recipe
 from fmcs_bench.store import FmcsDataset
 
 
@@ -35,7 +36,17 @@ def build_tiny(workspace: Path, **options) -> FmcsDataset:
     )
 
 
-TINY = {"backbone": "smallcnn", "image_size": 16, "stages": 3, "epochs": 4, "limit": 60, "checkpoints": 12, "name": "tiny"}
+TINY = {
+    "backbone": "smallcnn",
+    "image_size": 16,
+    "stages": 3,
+    "epochs": 6,
+    "limit": 60,
+    "checkpoints": 12,
+    "name": "tiny",
+    "recipe": Recipe(batch_size=16, lr=3e-3),
+    "convergence": ConvergenceRule(threshold=0.3),
+}
 
 
 def subprocess_environment() -> dict[str, str]:

@@ -32,8 +32,12 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("fmcs_bench.")}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fmcs_bench":
-            names = {f"fmcs_bench.{alias.name}" for alias in node.names} if node.module == "fmcs_bench" else {node.module}
-            found |= {name for name in names if (ROOT / row_of(name)).is_dir() or (ROOT / f"{row_of(name)}.py").exists()}
+            names = (
+                {f"fmcs_bench.{alias.name}" for alias in node.names} if node.module == "fmcs_bench" else {node.module}
+            )
+            found |= {
+                name for name in names if (ROOT / row_of(name)).is_dir() or (ROOT / f"{row_of(name)}.py").exists()
+            }
     return {row_of(name) for name in found}
 
 
@@ -58,7 +62,9 @@ def test_rows_above_the_images_do_without_torch():
     assert run_python(f"{imports}; import sys; print('torch' in sys.modules)").strip() == "False"
 
 
-@pytest.mark.parametrize("arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"]]
+)
 def test_help_loads_nothing_heavy(arguments):
     code = (
         "import sys; from fmcs_bench.cli import main\n"

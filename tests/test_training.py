@@ -1,13 +1,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import subprocess_environment
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench import backbones, dueheadnet, training
+from fmcs_bench import backbones, dueheadnet
 from fmcs_bench.config import Recipe
 from fmcs_bench.errors import ConfigError, DivergedError
 from fmcs_bench.training import Batches, choose_device, fit, predict
@@ -70,7 +71,7 @@ def test_the_loop_equals_a_bare_pytorch_loop():
         value.backward()
         optimizer.step()
         schedule.step()
-        losses.append(float(value))
+        losses.append(float(value.detach()))
     assert history.losses == pytest.approx(losses, rel=1e-6)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, bare.state_dict()[name])
@@ -108,16 +109,15 @@ def after_step(step):
     if step == kill_after:
         os.kill(os.getpid(), 9)
 model = dueheadnet.create("smallcnn", 10, fusion="concat", image_size=16, seed=0)  # has dropout
-history = training.fit(model, data(), cross_entropy, Recipe(batch_size=16), epochs=4, seed=2,
-                       state_path=Path(sys.argv[1]), after_step=after_step, after_epoch=lambda e, loss: {{"loss": loss}})
+history = training.fit(
+    model, data(), cross_entropy, Recipe(batch_size=16), epochs=4, seed=2,
+    state_path=Path(sys.argv[1]), after_step=after_step, after_epoch=lambda e, loss: {{"loss": loss}})
 digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in model.state_dict().values())).hexdigest()
 print(json.dumps([digest, history.losses, history.epoch_notes]))
 """
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
-    from pathlib import Path
-
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
 
@@ -161,7 +161,6 @@ def test_golden_losses_guard_the_training_path():
     model = backbones.create("smallcnn", 10, seed=0)
     history = fit(model, data(), cross_entropy, Recipe(batch_size=16), epochs=2, seed=0)
     assert history.losses == pytest.approx(GOLDEN, rel=2e-3)
-    assert training.SECONDS_BETWEEN_STATES > 1
 
 
-GOLDEN = [0.0] * 8
+GOLDEN = [2.31444, 2.41421, 2.30204, 2.27171, 2.16858, 1.99933, 2.06601, 2.08334]

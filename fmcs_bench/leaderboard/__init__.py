@@ -37,12 +37,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says about one FMCS dataset; a board is None where it has no records of that track."""
+    """What the page says about one FMCS dataset: its boards, one for each settings, each with its pictures."""
 
     dataset_id: str
-    evaluators: EvaluatorBoard | None
-    training: TrainingBoard | None
-    pictures: dict[str, Picture]
+    evaluators: tuple[tuple[EvaluatorBoard, dict[str, Picture]], ...]
+    training: tuple[tuple[TrainingBoard, dict[str, Picture]], ...]
     records: tuple[EvaluatorRecord | TrainingRecord, ...]
 
 
@@ -71,9 +70,10 @@ def build(records_root: Path, out: Path) -> Path:
     found = sections(evaluator_records, training_records)
     contents: dict[str, bytes | Path] = {}
     for section in found:
-        for picture in section.pictures.values():
-            contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
-            contents[f"{picture.name}-dark.svg"] = plots.encode(picture.figure, "svg", dark=True)
+        for _, pictures in (*section.evaluators, *section.training):
+            for picture in pictures.values():
+                contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
+                contents[f"{picture.name}-dark.svg"] = plots.encode(picture.figure, "svg", dark=True)
     in_place = (out / "records").resolve() == records_root.resolve()
     addresses = [tables.address(record) for record in evaluator_records]
     addresses += [tables.address(record) for record in training_records]
@@ -89,20 +89,16 @@ def build(records_root: Path, out: Path) -> Path:
 
 def sections(evaluators: Sequence[EvaluatorRecord], trainings: Sequence[TrainingRecord]) -> list[Section]:
     """One section for each FMCS dataset, ordered by name."""
-    evaluator_boards = {board.dataset_id: board for board in boards.evaluator_boards(evaluators)}
-    training_boards = {board.dataset_id: board for board in boards.training_boards(trainings)}
+    every: list[EvaluatorRecord | TrainingRecord] = [*evaluators, *trainings]
+    evaluator_boards, training_boards = boards.evaluator_boards(evaluators), boards.training_boards(trainings)
     return [
         Section(
             name,
-            evaluator_boards.get(name),
-            training_boards.get(name),
-            _pictures(evaluator_boards.get(name), training_boards.get(name)),
-            (
-                *(record for record in evaluators if record.dataset_id == name),
-                *(record for record in trainings if record.dataset_id == name),
-            ),
+            tuple((board, _evaluator_pictures(board)) for board in evaluator_boards if board.dataset_id == name),
+            tuple((board, _training_pictures(board)) for board in training_boards if board.dataset_id == name),
+            tuple(record for record in every if record.dataset_id == name),
         )
-        for name in sorted(evaluator_boards.keys() | training_boards.keys())
+        for name in sorted({record.dataset_id for record in every})
     ]
 
 
@@ -124,34 +120,37 @@ def render(template: str, found: Sequence[Section]) -> str:
     return environment.get_template(template).render(sections=found, tables=tables, markdown=markdown)
 
 
-def _pictures(evaluators: EvaluatorBoard | None, training: TrainingBoard | None) -> dict[str, Picture]:
-    pictures = {}
-    if evaluators is not None:
-        best = evaluators.rows[0]
-        pictures["evaluators"] = _picture(
-            evaluators.dataset_id,
+def _evaluator_pictures(board: EvaluatorBoard) -> dict[str, Picture]:
+    best = board.rows[0]
+    return {
+        "evaluators": _picture(
+            board,
             "evaluators",
-            plots.evaluator_figure(evaluators),
-            f"Error of {len(evaluators.rows)} evaluators on the test run and on the runs they were fitted on. Lowest "
+            plots.evaluator_figure(board),
+            f"Error of {len(board.rows)} evaluators on the test run and on the runs they were fitted on. Lowest "
             f"on the test run: {best.evaluator}, {best.mae['test_run']} stages.",
-        )
-        pictures["scores"] = _picture(
-            evaluators.dataset_id,
+        ),
+        "scores": _picture(
+            board,
             "scores",
-            plots.score_figure(evaluators),
+            plots.score_figure(board),
             "Mean predicted score of every evaluator along the checkpoints of the test run, above the validation "
             "accuracy of the backbone.",
-        )
-    if training is not None:
-        forest, sweep = plots.training_figure(training), plots.raf_figure(training)
-        if forest is not None:
-            alt = "Difference of test accuracy to the baseline for every method, with interval and one dot per seed."
-            pictures["training"] = _picture(training.dataset_id, "training", forest, alt)
-        if sweep is not None:
-            alt = "Test accuracy at every RAF with interval, beside the baseline."
-            pictures["raf"] = _picture(training.dataset_id, "raf", sweep, alt)
+        ),
+    }
+
+
+def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:
+    pictures = {}
+    forest, sweep = plots.training_figure(board), plots.raf_figure(board)
+    if forest is not None:
+        alt = "Difference of test accuracy to the baseline for every method, with interval and one dot per seed."
+        pictures["training"] = _picture(board, "training", forest, alt)
+    if sweep is not None:
+        alt = "Test accuracy at every RAF with interval, beside the baseline."
+        pictures["raf"] = _picture(board, "raf", sweep, alt)
     return pictures
 
 
-def _picture(dataset_id: str, name: str, figure: Figure, alt: str) -> Picture:
-    return Picture(f"figures/{dataset_id}/{name}", figure, alt)
+def _picture(board: EvaluatorBoard | TrainingBoard, name: str, figure: Figure, alt: str) -> Picture:
+    return Picture(f"figures/{board.dataset_id}/{board.settings}/{name}", figure, alt)

@@ -137,8 +137,8 @@ _ENVIRONMENT_COLUMNS = tuple(
 def evaluator_table(board: EvaluatorBoard) -> Table:
     """The evaluator board."""
     return Table(
-        anchor=anchor("evaluators", board.dataset_id),
-        caption=f"Evaluators on {board.dataset_id}: mean over fits with 95 % interval, on one test run",
+        anchor=anchor("evaluators", board.dataset_id, board.settings),
+        caption=f"Evaluators on {_id(board)}: mean over fits with 95 % interval, on one test run",
         columns=EVALUATOR_COLUMNS,
         rows=tuple(_evaluator_row(board, row) for row in board.rows),
     )
@@ -147,8 +147,8 @@ def evaluator_table(board: EvaluatorBoard) -> Table:
 def training_table(board: TrainingBoard) -> Table:
     """The training board, each method at the RAF chosen on validation images."""
     return Table(
-        anchor=anchor("training", board.dataset_id),
-        caption=f"Training methods on {board.dataset_id}: mean over seeds with 95 % interval",
+        anchor=anchor("training", board.dataset_id, board.settings),
+        caption=f"Training methods on {_id(board)}: mean over seeds with 95 % interval",
         columns=TRAINING_COLUMNS,
         rows=tuple(_training_row(board, row) for row in board.rows),
     )
@@ -157,8 +157,8 @@ def training_table(board: TrainingBoard) -> Table:
 def sweep_table(board: TrainingBoard) -> Table:
     """Every RAF of every method."""
     return Table(
-        anchor=anchor("sweep", board.dataset_id),
-        caption=f"All RAF values on {board.dataset_id}, chosen or not",
+        anchor=anchor("sweep", board.dataset_id, board.settings),
+        caption=f"All RAF values on {_id(board)}, chosen or not",
         columns=_SWEEP_COLUMNS,
         rows=tuple(_sweep_row(board, row, point) for row in board.rows for point in row.sweep),
     )
@@ -190,6 +190,10 @@ def anchor(*parts: str) -> str:
     return "-".join("".join(c if c.isascii() and (c.isalnum() or c in "@._-") else "_" for c in part) for part in parts)
 
 
+def _id(board: EvaluatorBoard | TrainingBoard) -> str:
+    return f"{board.dataset_id}, settings {board.settings}"
+
+
 def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
     cells = (
         Cell(str(row.rank), value=row.rank),
@@ -203,7 +207,7 @@ def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
         _count(len(row.records)),
         _links(row.records),
     )
-    return Row(anchor("evaluator", board.dataset_id, row.evaluator), cells)
+    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells)
 
 
 def _training_row(board: TrainingBoard, row: TrainingRow) -> Row:
@@ -223,7 +227,7 @@ def _training_row(board: TrainingBoard, row: TrainingRow) -> Row:
         _count(len(point.records)),
         _links(point.records),
     )
-    return Row(anchor("training", board.dataset_id, row.family), cells)
+    return Row(anchor("training", board.dataset_id, board.settings, row.family), cells)
 
 
 def _sweep_row(board: TrainingBoard, row: TrainingRow, point: SweepPoint) -> Row:
@@ -235,7 +239,7 @@ def _sweep_row(board: TrainingBoard, row: TrainingRow, point: SweepPoint) -> Row
         _count(len(point.records)),
         _links(point.records),
     )
-    return Row(anchor("sweep", board.dataset_id, row.family, f"{point.raf:g}"), cells)
+    return Row(anchor("sweep", board.dataset_id, board.settings, row.family, f"{point.raf:g}"), cells)
 
 
 def _number(estimate: Estimate) -> Cell:

@@ -1,0 +1,144 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY, build_tiny, subprocess_environment
+
+from fmcs_bench import files
+from fmcs_bench.config import ConvergenceRule
+from fmcs_bench.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
+from fmcs_bench.workspace import Workspace
+
+BUILD = [
+    sys.executable, "-m", "fmcs_bench", "build", "--backbone", "smallcnn", "--image-size", "16", "--stages", "3",
+    "--epochs", "6", "--limit", "60", "--checkpoints", "12", "--name", "tiny", "--batch-size", "16", "--lr", "3e-3",
+    "--cqi-threshold", "0.3", "--device", "cpu",
+]  # fmt: skip
+
+
+def start_build(workspace):
+    return subprocess.Popen(
+        [*BUILD, "--workspace", str(workspace), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=subprocess_environment(),
+    )  # fmt: skip
+
+
+def test_an_equal_build_has_the_same_digest_and_a_finished_one_is_not_repeated(tiny_dataset, tmp_path):
+    again = build_tiny(tmp_path)
+    assert again.id == tiny_dataset.id
+    created = again.manifest.created
+    files = {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.is_file()}
+    assert build_tiny(tmp_path).manifest.created == created
+    assert files == {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.is_file()}
+
+
+def test_another_seed_gives_other_maps(tiny_dataset, tmp_path):
+    other = build_tiny(tmp_path, seed=50)
+    assert other.id != tiny_dataset.id
+    assert list(other.manifest.config.run_roles) == [50, 51, 52, 53]
+
+
+def test_a_build_killed_at_any_moment_goes_on_to_the_same_digest(tiny_dataset, tmp_path):
+    """Killed as soon as each of several files appears, so that every phase of the build is hit."""
+    moments = [
+        "work/run-0/step-1.safetensors",
+        "work/run-0/run.json",
+        "maps.zarr/run-1/feature_maps/zarr.json",
+        "checkpoints/run-2/stage-1.safetensors",
+        "maps.zarr/run-3/trajectory_maps/c/3/0/0/0/0",
+        "trajectories/run-3.json",
+    ]
+    path = Workspace(tmp_path).dataset(tiny_dataset.manifest.name)
+    (path / "checkpoints/run-0").mkdir(parents=True)
+    (path / "checkpoints/run-0/.stage-1.safetensors.x.part").write_text("left by a process killed while writing")
+    (path / "work").mkdir()
+    (path / "work/config.json").write_bytes(files.to_json(tiny_dataset.manifest.config.to_json()))
+    kills = 0
+    for moment in moments:
+        build = start_build(tmp_path)
+        while build.poll() is None and not (path / moment).exists():
+            time.sleep(0.001)
+        if build.poll() is None:
+            os.kill(build.pid, signal.SIGKILL)
+            kills += 1
+        build.communicate()
+    assert kills >= 4  # the last ones may be too short-lived to be caught
+    build = start_build(tmp_path)
+    output, errors = build.communicate()
+    assert build.returncode == 0, errors
+    # One thread here and there: sums are the same to the bit.
+    assert json.loads(output)["dataset_digest"] == tiny_dataset.manifest.dataset_digest
+    assert not list(path.rglob("*.part*"))
+
+
+def test_another_configuration_of_the_same_name_is_refused(tiny_dataset, tiny_workspace):
+    with pytest.raises(ConfigError, match=r"epochs: 6 there, 5 wanted.*--name"):
+        build_tiny(tiny_workspace, epochs=5)
+
+
+def test_an_unfinished_build_is_not_taken_over_by_another_configuration(tmp_path):
+    build = start_build(tmp_path)
+    path = tmp_path / "datasets/digits-smallcnn-16px-tiny/work/config.json"
+    while build.poll() is None and not path.exists():
+        time.sleep(0.001)
+    build.kill()
+    build.communicate()
+    with pytest.raises(ConfigError, match="stages: 3 there, 2 wanted"):
+        build_tiny(tmp_path, stages=2)
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    folder = tmp_path / "datasets/digits-smallcnn-16px-tiny"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="holds other files"):
+        build_tiny(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_more_stages_than_checkpoints_is_refused_and_says_what_to_do(tmp_path):
+    with pytest.raises(ConvergenceError, match=r"K = 40 stages need 40 distinct checkpoints.*--checkpoints"):
+        build_tiny(tmp_path, stages=40)
+
+
+def test_a_run_that_does_not_converge_is_refused(tmp_path):
+    with pytest.raises(ConvergenceError, match="has not converged"):
+        build_tiny(tmp_path, convergence=ConvergenceRule(threshold=1e-9))
+
+
+def test_unknown_names_are_told_before_any_work(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean smallcnn"):
+        build_tiny(tmp_path, backbone="smalcnn")
+    with pytest.raises(UnknownNameError, match="did you mean digits"):
+        build_tiny(tmp_path, image_dataset="digit")
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_a_locked_workspace_is_refused(tmp_path):
+    with Workspace(tmp_path).locked():
+        done = subprocess.run(
+            [*BUILD, "--workspace", str(tmp_path)], capture_output=True, text=True, env=subprocess_environment(), check=False
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "in use by another fmcs-bench process" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_workspace_is_refused(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(WorkspaceError, match="cannot be written"):
+        build_tiny(tmp_path / "file")
+
+
+def test_the_epoch_markers_are_evenly_spaced_in_time(tmp_path):
+    dataset = build_tiny(tmp_path, markers="epoch", checkpoints=40)
+    for run in dataset.manifest.runs:
+        end = run.stages[-1].step
+        for stage in run.stages:
+            assert stage.step >= end * stage.stage / 3
+            assert stage.step - end * stage.stage / 3 <= 2
+    assert TINY["stages"] == 3

@@ -1,0 +1,272 @@
+import math
+from pathlib import PurePosixPath
+
+import pytest
+import record_factory as factory
+from pydantic import ValidationError
+
+from fmcs_bench.config import BuildConfig, ConvergenceRule, EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.errors import ConfigError, FmcsBenchError
+
+SPECIMENS = [
+    Recipe(),
+    Recipe(name="x", optimizer="sgd", lr=1 / 3, momentum=0.0, weight_decay=1e-4, schedule="constant", batch_size=7),
+    ConvergenceRule(smoothing_epochs=0.1, window_epochs=2.5, threshold=1e-9),
+    BuildConfig.create(backbone="smallcnn"),
+    BuildConfig.create(backbone="timm/resnet10t", image_dataset="mnist", limit=3, recipe=Recipe(lr=0.5), name="v2.1_x"),
+    EvaluatorConfig(evaluator="conv", seed=3, limit=10),
+    Method(),
+    Method(raf=0.1 + 0.2),
+    Method(network="dueheadnet", fusion="concat", constraint="align", constraint_weight=0.3, raf=0.0),
+    factory.environment(),
+    factory.metrics(0.5),
+    factory.evaluator_record(spearman=None),
+    factory.training_record(0.9),
+]
+
+
+@pytest.mark.parametrize("options", SPECIMENS, ids=lambda options: type(options).__name__)
+def test_options_come_back_from_json_equal_and_with_an_equal_digest(options):
+    again = type(options).from_json(options.to_json())
+    assert again == options
+    assert again.digest == options.digest
+    assert again.to_json() == options.to_json()
+
+
+def test_digests_are_all_different():
+    assert len({options.digest for options in SPECIMENS}) == len(SPECIMENS)
+
+
+@pytest.mark.parametrize("options", SPECIMENS, ids=lambda options: type(options).__name__)
+def test_options_are_frozen(options):
+    name = next(iter(type(options).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(options, name, getattr(options, name))
+
+
+def test_every_field_enters_the_digest():
+    changes = {
+        "image_dataset": "mnist", "backbone": "resnet50", "image_size": 64, "stages": 5, "runs": 3, "epochs": 2,
+        "checkpoints": 10, "limit": 9, "markers": "epoch", "recipe": Recipe(lr=0.1),
+        "convergence": ConvergenceRule(threshold=0.5), "seed": 4, "name": "other",
+    }  # fmt: skip
+    base = BuildConfig.create(backbone="smallcnn")
+    unchangeable = {"codec", "held_out_runs"}  # one value each, so far
+    assert changes.keys() | unchangeable == BuildConfig.model_fields.keys()
+    digests = {base.model_copy(update={name: value}).digest for name, value in changes.items()}
+    assert len(digests | {base.digest}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe.make(learning_rte=1), r"unknown option 'learning_rte' of Recipe; known are: batch_size,.* lr"),
+        (lambda: Recipe.make(batchsize=8), r"unknown option 'batchsize' of Recipe; did you mean batch_size\?"),
+        (lambda: BuildConfig.create(backbone="smallcnn", stage=4), r"'stage' of BuildConfig; did you mean stages\?"),
+        (
+            lambda: BuildConfig.from_json(
+                BuildConfig.create(backbone="smallcnn").to_json() | {"recipe": {"schedul": "cosine"}}
+            ),
+            r"unknown option 'recipe\.schedul' of Recipe; did you mean schedule\?",
+        ),
+        (
+            lambda: factory.EvaluatorRecord.from_json(
+                factory.evaluator_record().to_json() | {"curve": [{"epoch": 1, "train_los": 0.5, "validation": 0.5}]}
+            ),
+            r"unknown option 'curve\.0\.train_los' of Epoch; did you mean train_loss",
+        ),
+        (
+            lambda: factory.EvaluatorRecord.from_json(
+                factory.evaluator_record().to_json()
+                | {"metrics": {"unseen": factory.metrics(0.5).to_json() | {"mea": 1.0}}}
+            ),
+            r"unknown option 'metrics\.unseen\.mea' of Metrics; did you mean mae\?",
+        ),
+    ],
+)
+def test_an_unknown_option_comes_with_the_nearest_of_where_it_stands(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe.make(lr=0), r"^lr = 0: Input should be greater than 0$"),
+        (lambda: Recipe.make(lr=math.nan), r"^lr = nan: Input should be a finite number$"),
+        (lambda: Recipe.make(momentum=1), r"^momentum = 1: Input should be less than 1$"),
+        (lambda: Recipe.make(weight_decay=-0.1), r"^weight_decay = -0\.1: Input should be greater than or equal to 0$"),
+        (lambda: Recipe.make(batch_size=1), r"^batch_size = 1: Input should be greater than or equal to 2$"),
+        (lambda: Recipe.make(batch_size=8.5), r"^batch_size = 8\.5: Input should be a valid integer"),
+        (lambda: Recipe.make(optimizer="lion"), r"^optimizer = 'lion': Input should be 'adam', 'adamw' or 'sgd'$"),
+        (lambda: ConvergenceRule.make(threshold=-1), r"^threshold = -1: .*greater than 0$"),
+        (lambda: EvaluatorConfig.make(evaluator="set", seed=-1), r"^seed = -1: .*greater than or equal to 0$"),
+        (lambda: EvaluatorConfig.make(evaluator="../x", seed=0), r"^evaluator = '\.\./x': String should match"),
+        (lambda: EvaluatorConfig.make(seed=0), r"^EvaluatorConfig lacks 'evaluator'$"),
+        (lambda: BuildConfig.create(backbone="smallcnn", stages=1), r"^stages = 1: .*greater than or equal to 2$"),
+        (lambda: BuildConfig.create(backbone="smallcnn", stages="7"), r"^stages = '7': Input should be a valid integer"),
+        (lambda: BuildConfig.create(backbone="smallcnn", image_size=2000), r"^image_size = 2000: .*to 1024$"),
+        (lambda: BuildConfig.create(backbone="smallcnn", held_out_runs=1), r"^held_out_runs = 1: Input should be 2$"),
+        (lambda: BuildConfig.create(), r"^BuildConfig lacks 'backbone'$"),
+    ],
+)
+def test_a_value_out_of_range_names_option_value_and_what_is_allowed(make, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert isinstance(caught.value, FmcsBenchError)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.exit_code == 2
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Recipe.make(lr=-1, batch_size=0, nam="x")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 3])
+def test_json_that_is_no_object_is_refused(value):
+    with pytest.raises(ConfigError, match=r"^Recipe must be a JSON object, not \w+$"):
+        Recipe.from_json(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
+def test_values_that_json_cannot_hold_are_refused(value):
+    with pytest.raises(ConfigError, match="Recipe"):
+        Recipe.from_json({"name" if isinstance(value, str) else "lr": value})
+
+
+@pytest.mark.parametrize("raf", [-0.01, 1.01, -1, 2, math.nan, math.inf, -math.inf, "0.5", None])
+def test_raf_outside_its_interval_is_refused(raf):
+    with pytest.raises(ConfigError, match=rf"(?i)raf = {str(raf) if raf != '0.5' else chr(39) + '0.5' + chr(39)}"):
+        Method.make(raf=raf)
+
+
+@pytest.mark.parametrize("raf", [0, 0.0, 0.5, 1, 1.0])
+def test_raf_in_its_interval_is_taken(raf):
+    assert Method.make(raf=raf).raf == raf
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "dueheadnet"}, "fusion .* belongs to the network dueheadnet"),
+        ({"fusion": "add"}, "fusion .* to it alone"),
+        ({"constraint": "align"}, r"constraint = 'align' needs two heads"),
+        ({"network": "dueheadnet", "fusion": "mul"}, r"fusion = 'mul': Input should be 'add' or 'concat'"),
+        (
+            {"network": "dueheadnet", "fusion": "add", "constraint": "align", "constraint_weight": -1},
+            r"constraint_weight = -1: .*greater than or equal to 0",
+        ),
+    ],
+)
+def test_methods_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Method.make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "family"),
+    [
+        ({}, "baseline"),
+        ({"raf": 0.9}, "ral"),
+        ({"raf": 0.0}, "ral"),
+        ({"network": "dueheadnet", "fusion": "add"}, "dueheadnet-add-none"),
+        ({"network": "dueheadnet", "fusion": "concat"}, "dueheadnet-concat-none"),
+        ({"network": "dueheadnet", "fusion": "add", "constraint": "align"}, "dueheadnet-add-align"),
+        ({"network": "dueheadnet", "fusion": "concat", "constraint": "diversify"}, "dueheadnet-concat-diversify"),
+        (
+            {"network": "dueheadnet", "fusion": "add", "constraint": "align", "constraint_weight": 0.25},
+            "dueheadnet-add-align-w0.25",
+        ),
+        ({"network": "dueheadnet", "fusion": "add", "raf": 0.75}, "dueheadnet-add-none-ral"),
+        (
+            {
+                "network": "dueheadnet",
+                "fusion": "concat",
+                "constraint": "align",
+                "constraint_weight": 2.0,
+                "raf": 0.5,
+            },
+            "dueheadnet-concat-align-w2-ral",
+        ),
+    ],
+)
+def test_a_family_names_the_method_without_its_raf(options, family):
+    assert Method(**options).family == family
+
+
+def test_digits_are_small_and_other_images_are_large():
+    for options in ({}, {"image_dataset": "digits"}, {"image_dataset": None}):
+        config = BuildConfig.create(backbone="smallcnn", **options)
+        assert (config.image_size, config.stages, config.epochs) == (32, 7, 20)
+    config = BuildConfig.create(backbone="smallcnn", image_dataset="mnist")
+    assert (config.image_size, config.stages, config.epochs) == (224, 9, 30)
+    config = BuildConfig.create(backbone="smallcnn", image_dataset="mnist", image_size=28, stages=None, epochs=4)
+    assert (config.image_size, config.stages, config.epochs) == (28, 9, 4)
+
+
+def test_roles_of_runs_training_first_then_validation_then_test():
+    assert BuildConfig.create(backbone="smallcnn").run_roles == {
+        0: "training", 1: "training", 2: "validation", 3: "test",
+    }  # fmt: skip
+    assert BuildConfig.create(backbone="smallcnn", runs=1, seed=40).run_roles == {
+        40: "training", 41: "validation", 42: "test",
+    }  # fmt: skip
+
+
+def test_the_name_of_a_dataset_says_what_it_is():
+    assert BuildConfig.create(backbone="smallcnn").dataset_name == "digits-smallcnn-32px-base"
+    config = BuildConfig.create(backbone="timm/resnet10t", image_dataset="mnist", image_size=64, name="v2")
+    assert config.dataset_name == "mnist-timm_resnet10t-64px-v2"
+
+
+HOSTILE = ["../../x", "..", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "a b", "", ".x", "~", "x" * 200, "é"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("option", ["image_dataset", "backbone", "name"])
+def test_no_name_leads_out_of_its_folder(option, value):
+    try:
+        config = BuildConfig.create(**({"backbone": "smallcnn"} | {option: value}))
+    except ConfigError as error:
+        assert option in str(error) or "name" in str(error)
+        return
+    # What is taken is one plain folder name, which a record takes too.
+    assert option == "backbone"
+    assert PurePosixPath(config.dataset_name).parts == (config.dataset_name,)
+    assert factory.evaluator_record(dataset=config.dataset_name).dataset == config.dataset_name
+
+
+def test_a_timm_name_with_path_parts_becomes_one_folder_name():
+    assert BuildConfig.create(backbone="timm/../../x").dataset_name == "digits-timm_.._.._x-32px-base"
+
+
+def other_value(kind, name):
+    changed = {"epochs": 99, "patience": 9, "limit": 77, "recipe": Recipe(lr=0.123), "backbone": "resnet50",
+               "image_size": 99}  # fmt: skip
+    assert name in changed, f"{kind.__name__} has the new option {name}: say here whether it belongs to the settings"
+    return changed[name]
+
+
+@pytest.mark.parametrize(
+    ("unit", "varied"),
+    [
+        (EvaluatorConfig(evaluator="a", seed=0), {"evaluator": "b", "seed": 1}),
+        (
+            factory.training_record(0.9).unit,
+            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64},
+        ),
+    ],
+    ids=["evaluator", "training"],
+)
+def test_settings_name_everything_but_what_is_compared(unit, varied):
+    def with_value(name: str, value: object) -> Options:
+        return type(unit).from_json(unit.model_copy(update={name: value}).to_json())
+
+    for name, value in varied.items():
+        assert with_value(name, value).settings == unit.settings, name
+    rest = [name for name in type(unit).model_fields if name not in varied]
+    found = {with_value(name, other_value(type(unit), name)).settings for name in rest}
+    assert len(found | {unit.settings}) == len(rest) + 1
+    assert all(PurePosixPath(text).parts == (text,) for text in found)
