@@ -209,7 +209,7 @@ def unfinished(workspace: Workspace) -> list[str]:
 
 
 def _workspace(workspace: PathLike | None) -> Workspace:
-    return Workspace(Path(workspace if workspace is not None else default_workspace()))
+    return Workspace(os.fspath(workspace) if workspace is not None else default_workspace())
 
 
 def _data_dir(data_dir: PathLike | None) -> Path | None:

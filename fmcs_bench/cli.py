@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fmcs_bench import __version__
-from fmcs_bench.errors import ConfigError, FmcsBenchError
+from fmcs_bench.errors import FmcsBenchError
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
@@ -303,13 +303,9 @@ def list_(what: str, workspace: str) -> None:
 
 
 def _place(workspace: str) -> Workspace:
-    from pathlib import Path
-
     from fmcs_bench.workspace import Workspace
 
-    if not workspace:
-        raise ConfigError("--workspace (or FMCS_BENCH_WORKSPACE) is empty; name a folder")
-    return Workspace(Path(workspace))
+    return Workspace(workspace)
 
 
 def _print_json(value: Any) -> None:

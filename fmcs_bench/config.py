@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -40,7 +42,8 @@ class Options(BaseModel):
     def _explain(cls, item: Any) -> str:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            return f"unknown option {where!r} of {cls.__name__}; {nearest(where, cls.model_fields)}"
+            kind = _kind_at(cls, item["loc"][:-1])
+            return f"unknown option {where!r} of {kind.__name__}; {nearest(str(item['loc'][-1]), kind.model_fields)}"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             return f"{cls.__name__} lacks {where!r}"
@@ -60,7 +63,11 @@ class Options(BaseModel):
         if not isinstance(value, dict):
             raise ConfigError(f"{cls.__name__} must be a JSON object, not {type(value).__name__}")
         try:
-            return cls.model_validate_json(files.to_json(value))
+            text = files.to_json(value)
+        except ValueError as error:  # NaN, or text that is no Unicode
+            raise ConfigError(f"{cls.__name__}: {error}") from None
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
 
@@ -68,6 +75,21 @@ class Options(BaseModel):
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the canonical JSON form."""
         return files.digest(self.to_json())
+
+
+def _kind_at(kind: type[Options], path: Sequence[str | int]) -> type[Options]:
+    """The class of the options that stand at ``path`` inside options of class ``kind``."""
+    for part in path:
+        field = kind.model_fields.get(str(part))  # None for a position in a list and for a key of a dictionary
+        kind = _options_in(field.annotation) or kind if field else kind
+    return kind
+
+
+def _options_in(annotation: Any) -> type[Options] | None:
+    """The class of options in ``Recipe``, ``tuple[Epoch, ...]`` or ``dict[str, Metrics]``."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return annotation
+    return next(filter(None, map(_options_in, get_args(annotation))), None)
 
 
 class Recipe(Options):
@@ -114,6 +136,15 @@ class BuildConfig(Options):
     convergence: ConvergenceRule = ConvergenceRule()
     seed: int = Field(0, ge=0, description="seed of the first run; run i has seed + i")
     name: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.]{0,63}$")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(NAME_PATTERN, self.dataset_name):
+            raise ValueError(
+                f"the image dataset {self.image_dataset!r} and the backbone {self.backbone!r} give the name "
+                f"{self.dataset_name!r}; it names a folder, so up to 128 letters, digits, '_', '.' and '-' are allowed"
+            )
+        return self
 
     @classmethod
     def create(cls, **options: Any) -> Self:

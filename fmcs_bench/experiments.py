@@ -114,6 +114,8 @@ def train_methods(
         DivergedError: a loss became NaN or infinite.
     """
     chosen = methods(method_names, rafs)
+    if not chosen:
+        raise ConfigError("there is nothing to train: RAF = 1 is the baseline; name --method baseline or a RAF below 1")
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
     seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)

@@ -307,8 +307,8 @@ class RecordStore:
         name = files.sha256_of_file(path)[:12]
         target = self.root / "superseded" / path.relative_to(self.root).with_suffix("") / name
         target.mkdir(parents=True, exist_ok=True)
-        if predictions_path(path).exists():
-            predictions_path(path).replace(target / "predictions.safetensors")
+        if predictions_path(path).exists():  # copied: until its record has moved, this one is whole at its address
+            files.write_atomically(target / "predictions.safetensors", predictions_path(path).read_bytes())
         path.replace(target / "record.json")
 
     def read(self, kind: type[AnyRecord], path: Path) -> AnyRecord:

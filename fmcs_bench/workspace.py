@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fmcs_bench.errors import WorkspaceError
+from fmcs_bench.errors import ConfigError, WorkspaceError
 
 
 class Workspace:
@@ -18,12 +18,17 @@ class Workspace:
     Args:
         root: the folder; made when something is first written.
 
+    Raises:
+        ConfigError: the name is empty.
+
     Example:
         >>> Workspace("somewhere").dataset("digits-smallcnn-32px-base").as_posix()
         'somewhere/datasets/digits-smallcnn-32px-base'
     """
 
     def __init__(self, root: str | Path) -> None:
+        if not str(root):
+            raise ConfigError("the workspace (--workspace or FMCS_BENCH_WORKSPACE) is empty; name a folder")
         self.root = Path(root)
 
     def __repr__(self) -> str:

@@ -75,7 +75,8 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_digest(tiny_dataset, t
     assert not list(path.rglob("*.part*"))
 
 
-def test_another_configuration_of_the_same_name_is_refused(tiny_dataset, tiny_workspace):
+@pytest.mark.usefixtures("tiny_dataset")
+def test_another_configuration_of_the_same_name_is_refused(tiny_workspace):
     with pytest.raises(ConfigError, match=r"epochs: 6 there, 5 wanted.*--name"):
         build_tiny(tiny_workspace, epochs=5)
 
@@ -120,12 +121,11 @@ def test_unknown_names_are_told_before_any_work(tmp_path):
 
 def test_a_locked_workspace_is_refused(tmp_path):
     with Workspace(tmp_path).locked():
-        done = subprocess.run(
-            [*BUILD, "--workspace", str(tmp_path)], capture_output=True, text=True, env=subprocess_environment(), check=False
-        )  # fmt: skip
-    assert done.returncode == 2
-    assert "in use by another fmcs-bench process" in done.stderr
-    assert "Traceback" not in done.stderr
+        build = start_build(tmp_path)
+        _, errors = build.communicate()
+    assert build.returncode == 2
+    assert "in use by another fmcs-bench process" in errors
+    assert "Traceback" not in errors
 
 
 def test_an_unwritable_workspace_is_refused(tmp_path):

@@ -104,7 +104,7 @@ def test_an_unknown_option_comes_with_the_nearest_of_where_it_stands(make, messa
         (lambda: EvaluatorConfig.make(evaluator="../x", seed=0), r"^evaluator = '\.\./x': String should match"),
         (lambda: EvaluatorConfig.make(seed=0), r"^EvaluatorConfig lacks 'evaluator'$"),
         (lambda: BuildConfig.create(backbone="smallcnn", stages=1), r"^stages = 1: .*greater than or equal to 2$"),
-        (lambda: BuildConfig.create(backbone="smallcnn", stages="7"), r"^stages = '7': Input should be a valid integer"),
+        (lambda: BuildConfig.create(backbone="smallcnn", stages="7"), r"^stages = '7': .*a valid integer"),
         (lambda: BuildConfig.create(backbone="smallcnn", image_size=2000), r"^image_size = 2000: .*to 1024$"),
         (lambda: BuildConfig.create(backbone="smallcnn", held_out_runs=1), r"^held_out_runs = 1: Input should be 2$"),
         (lambda: BuildConfig.create(), r"^BuildConfig lacks 'backbone'$"),
@@ -221,25 +221,28 @@ def test_the_name_of_a_dataset_says_what_it_is():
     assert config.dataset_name == "mnist-timm_resnet10t-64px-v2"
 
 
-HOSTILE = ["../../x", "..", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "a b", "", ".x", "~", "x" * 200, "é"]
+HOSTILE = ["a\\b", "a\0b", "a\nb", "a b", "~", "x" * 200, "é"]
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "../../x", "..", ".", "/etc/x", "a/b", "", ".x"])
+@pytest.mark.parametrize("option", ["image_dataset", "name"])
+def test_no_name_leads_out_of_its_folder(option, value):
+    with pytest.raises(ConfigError, match="name"):
+        BuildConfig.create(**({"backbone": "smallcnn"} | {option: value}))
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("option", ["image_dataset", "backbone", "name"])
-def test_no_name_leads_out_of_its_folder(option, value):
-    try:
-        config = BuildConfig.create(**({"backbone": "smallcnn"} | {option: value}))
-    except ConfigError as error:
-        assert option in str(error) or "name" in str(error)
-        return
-    # What is taken is one plain folder name, which a record takes too.
-    assert option == "backbone"
+def test_a_backbone_that_no_folder_can_be_named_after_is_refused(value):
+    with pytest.raises(ConfigError, match="names a folder"):
+        BuildConfig.create(backbone=value)
+
+
+@pytest.mark.parametrize("value", ["timm/../../x", "../../x", "/etc/x", "a/b", ".."])
+def test_a_backbone_with_path_parts_becomes_one_plain_folder_name(value):
+    config = BuildConfig.create(backbone=value)
     assert PurePosixPath(config.dataset_name).parts == (config.dataset_name,)
+    assert config.dataset_name == f"digits-{value.replace('/', '_')}-32px-base"
     assert factory.evaluator_record(dataset=config.dataset_name).dataset == config.dataset_name
-
-
-def test_a_timm_name_with_path_parts_becomes_one_folder_name():
-    assert BuildConfig.create(backbone="timm/../../x").dataset_name == "digits-timm_.._.._x-32px-base"
 
 
 def other_value(kind, name):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_a_write_that_is_killed_anywhere_can_be_repeated_and_loses_no_record(tmp
 
 
 def test_predictions_of_another_record_are_not_stored(store, record):
-    with pytest.raises(RecordError, match="not the predictions that the record of .* names"):
+    with pytest.raises(RecordError, match=r"not the predictions that the record of .* names"):
         store.write(record, factory.PREDICTIONS + b" ")
     assert not store.root.exists()
 
@@ -152,7 +153,7 @@ def change(path, **values):
         (lambda path: change(path, schema_version=2), r"has the schema version 2; this version reads 1"),
         (lambda path: change(path, schema_version="1"), r"has the schema version '1'; this version reads 1"),
         (lambda path: change(path, track="other"), r"is no valid \w+Record: track = 'other'"),
-        (lambda path: change(path, creatd="x"), r"is no valid \w+Record: unknown option 'creatd'.*did you mean created"),
+        (lambda path: change(path, creatd="x"), r"is no valid .* option 'creatd'.*did you mean created"),
         (lambda path: change(path, key="abc"), r"is no valid \w+Record: key = 'abc'"),
         (
             lambda path: path.write_text(path.read_text().replace('"seconds": ', '"seconds": NaN, "x": ')),
@@ -267,7 +268,7 @@ def test_the_environment_is_the_one_we_are_in():
     found = Environment.current("cuda:1", 3)
     assert found.python == platform.python_version()
     assert found.libraries["numpy"] == np.__version__
-    assert found.libraries["torch"].split("+")[0] == __import__("torch").__version__.split("+")[0]
+    assert found.libraries["torch"].split("+")[0] == version("torch").split("+")[0]
     assert found.fmcs_bench == fmcs_bench.__version__
     assert (found.device, found.threads) == ("cuda:1", 3)
     assert found.processor

@@ -1,0 +1,170 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import TINY, subprocess_environment
+
+import fmcs_bench
+from fmcs_bench.cli import main
+from fmcs_bench.records import EvaluatorRecord
+from fmcs_bench.workspace import Workspace
+
+# Typed with a workspace of their own; {tiny} is one with a finished dataset, {file} a file, {folder} an empty folder.
+WRONG = {
+    "unknown backbone": ("build --backbone resnet5O", "unknown backbone 'resnet5O'; did you mean", "resnet50"),
+    "unknown timm network": ("build --backbone timm/resnet5O", "timm has no network 'resnet5O'; did you mean"),
+    "unknown image dataset": (
+        "build --backbone smallcnn --dataset mnits",
+        "unknown image dataset 'mnits'; did you mean mnist",
+    ),
+    "one stage": ("build --backbone smallcnn --stages 1", "stages = 1", "greater than or equal to 2"),
+    "no epochs": ("build --backbone smallcnn --epochs 0", "epochs = 0"),
+    "name with a path": ("build --backbone smallcnn --name ../x", "name = '../x'"),
+    "negative threshold": ("build --backbone smallcnn --cqi-threshold -1", "threshold = -1.0"),
+    "device": ("build --backbone smallcnn --device gpu7", "device 'gpu7' cannot be used here"),
+    "mnist without a folder": ("build --backbone smallcnn --dataset mnist", "no folder was named", "--data-dir"),
+    "mnist elsewhere": (
+        "build --backbone smallcnn --dataset mnist --data-dir {folder}",
+        "looked in {folder}/MNIST/raw",
+    ),
+    "split without images": ("build --backbone smallcnn --limit 0", "limit = 0"),
+    "unwritable workspace": ("build --backbone smallcnn --workspace {file}", "{file} cannot be written"),
+    "evaluate nothing": ("evaluate", "fmcs-bench build --backbone smallcnn"),
+    "evaluate a wrong name": (
+        "evaluate digits-smalcnn-16px-tiny --workspace {tiny}",
+        "did you mean digits-smallcnn-16px",
+    ),
+    "unknown evaluator": ("evaluate --evaluator sett --workspace {tiny}", "unknown evaluator 'sett'; did you mean set"),
+    "no seeds": ("evaluate --seeds 0 --workspace {tiny}", "0 seeds; at least 1 is needed"),
+    "train on nothing": ("train", "fmcs-bench build"),
+    "train without a judge": ("train --workspace {tiny}", "type `fmcs-bench evaluate digits-smallcnn-16px-tiny` first"),
+    "raf above one": ("train --raf 1.2 --workspace {tiny}", "RAF = 1.2 is outside [0, 1]"),
+    "raf twice": ("train --raf 0.9 --raf 0.9 --workspace {tiny}", "one is given twice"),
+    "unknown method": ("train --method rall --workspace {tiny}", "unknown method 'rall'; did you mean ral"),
+    "info on nothing": ("info", "fmcs-bench build"),
+    "leaderboard of nothing": ("leaderboard build", "fmcs-bench evaluate"),
+    "unknown command": ("biuld", "No such command 'biuld'"),
+    "wrong list": ("list backbone", "'backbone' is not one of"),
+    "no workspace": ("evaluate --workspace=", "is empty"),
+}
+
+
+@pytest.fixture
+def type_command(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.delenv("FMCS_BENCH_DATA", raising=False)
+    monkeypatch.setenv("FMCS_BENCH_WORKSPACE", str(tmp_path / "ws"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    tiny = shutil.copytree(tiny_dataset.path, tmp_path / "tiny/datasets" / tiny_dataset.path.name).parents[1]
+
+    def places(text):
+        for name, path in (("tiny", tiny), ("file", tmp_path / "file"), ("folder", tmp_path / "folder")):
+            text = text.replace(f"{{{name}}}", str(path))
+        return text
+
+    def type_(command):
+        return CliRunner().invoke(main, places(command).split())
+
+    type_.places = places
+    return type_
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_is_told_in_a_line_or_two(type_command, case):
+    command, *messages = WRONG[case]
+    result = type_command(command)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    for message in messages:
+        assert type_command.places(message) in result.stderr
+    told = [line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))]
+    assert 1 <= len([line for line in told if line]) <= 2
+    assert "Traceback" not in result.stderr
+
+
+def test_failed_work_exits_with_one(type_command):
+    result = type_command("build --backbone smallcnn --image-size 16 --limit 60 --epochs 2 --stages 3 --device cpu")
+    assert result.exit_code == 1
+    assert "has not converged" in result.stderr
+
+
+def test_the_road_by_commands(type_command):
+    workspace = "--workspace {tiny}"
+    evaluated = type_command(f"evaluate {workspace} --evaluator norm --evaluator set --seeds 2 --device cpu")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "norm" in evaluated.stdout
+    assert "chosen on the validation run" in evaluated.stdout
+    trained = type_command(f"train {workspace} --method baseline --method ral --raf 0.9 --seeds 2 --device cpu --json")
+    assert trained.exit_code == 0, trained.output
+    assert len(json.loads(trained.stdout)) == 4
+    page = type_command(f"leaderboard build {workspace}")
+    assert page.exit_code == 0, page.output
+    assert "ral-" in Path(page.stdout.strip()).read_text(encoding="utf-8")
+    again = type_command(f"evaluate {workspace} --evaluator norm --seeds 2 --device cpu --json")
+    assert "2 of 2 were finished before" in again.stderr
+    assert [EvaluatorRecord.from_json(value).seed for value in json.loads(again.stdout)] == [0, 1]
+
+
+def test_info(type_command, tiny_dataset):
+    shown = type_command("info --workspace {tiny}")
+    assert shown.exit_code == 0
+    assert tiny_dataset.id in shown.stdout
+    assert "K = 3 stages" in shown.stdout
+    for run in tiny_dataset.manifest.runs:
+        for stage in run.stages:
+            assert f"{stage.train_loss:.3f}" in shown.stdout
+    value = json.loads(type_command("info digits-smallcnn-16px-tiny --workspace {tiny} --json").stdout)
+    assert value == tiny_dataset.manifest.to_json()
+    assert type_command(f"info {tiny_dataset.path}").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("backbones", ["smallcnn", "resnet50", "shufflenet_v2", "seresnet152", "timm/NAME"]),
+        ("datasets", ["digits", "mnist", "digits-smallcnn-16px-tiny"]),
+        ("evaluators", ["norm", "conv", "set", "channel-invariant"]),
+        ("methods", ["baseline", "ral", "dueheadnet-concat-diversify-ral"]),
+    ],
+)
+def test_list(type_command, what, expected):
+    result = type_command(f"list {what} --workspace {{tiny}}")
+    assert result.exit_code == 0
+    for name in expected:
+        assert name in result.stdout
+
+
+def test_an_unfinished_dataset_is_listed_as_such(type_command):
+    (Workspace(type_command.places("{tiny}")).datasets / "half").mkdir()
+    assert "half (unfinished" in type_command("list datasets --workspace {tiny}").stdout
+
+
+def test_a_pipe_gets_whole_lines_without_colour(type_command):
+    type_command("evaluate --workspace {tiny} --evaluator norm --seeds 1 --device cpu")
+    command = [sys.executable, "-m", "fmcs_bench", "evaluate", "--evaluator", "norm", "--seeds", "1", "--device", "cpu"]
+    environment = subprocess_environment() | {"COLUMNS": "40", "FMCS_BENCH_WORKSPACE": type_command.places("{tiny}")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "norm" in line]
+    assert len(row.split()) >= 6
+    assert "…" not in done.stdout
+
+
+def test_the_installed_program_starts():
+    program = shutil.which("fmcs-bench", path=str(Path(sys.executable).parent))
+    assert program, "the console script is not installed beside this Python"
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"fmcs-bench, version {fmcs_bench.__version__}"
+    assert TINY["name"] == "tiny"
+
+
+def test_python_functions_print_usefully(tiny_dataset):
+    assert "K = 3 stages" in repr(tiny_dataset)
+    assert set(fmcs_bench.__all__) == {"__version__", "build", "build_leaderboard", "evaluate", "open", "train"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fmcs_bench.nothing  # noqa: B018

@@ -1,0 +1,229 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fmcs_bench import evaluation, records
+from fmcs_bench.boards import COLUMNS
+from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, ProtocolError, UnknownNameError
+from fmcs_bench.evaluation import all_datasets, evaluate_dataset, load_judge, recompute
+from fmcs_bench.evaluators import REGISTRY
+from fmcs_bench.evaluators.norm import NormEvaluator
+from fmcs_bench.experiments import judge_record
+from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.store import open_dataset
+from fmcs_bench.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset.path, tmp_path / "datasets" / tiny_dataset.path.name)
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def dataset(workspace):
+    return all_datasets(workspace)[0]
+
+
+def run(dataset, workspace, *names, seeds=2):
+    return evaluate_dataset(dataset, workspace, evaluator_names=names, num_seeds=seeds, device="cpu")
+
+
+def test_metrics_follow_from_the_predictions_file(dataset, workspace):
+    board = run(dataset, workspace, "norm", "set")
+    store = RecordStore(workspace.records)
+    found = store.all(EvaluatorRecord)
+    assert {(r.method, r.seed) for r in found} == {("norm", 0), ("norm", 1), ("set", 0), ("set", 1)}
+    for record in found:
+        predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+        assert recompute(predictions) == record.metrics
+        assert np.allclose(predictions["trajectory/score"].mean(axis=1), record.trajectory.score)
+    row = next(row for row in board.rows if row.evaluator == "set")
+    assert row.mae["test_run"].mean == np.mean([r.metrics["test_run"].mae for r in found if r.method == "set"])
+
+
+def test_columns_hold_the_images_and_runs_that_the_protocol_names(dataset, workspace):
+    run(dataset, workspace, "norm", seeds=1)
+    store = RecordStore(workspace.records)
+    (record,) = store.all(EvaluatorRecord)
+    predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+    roles = {run.seed: run.role for run in dataset.manifest.runs}
+    split_of = dict(zip(dataset.array("image_id")[:], dataset.array("split")[:], strict=True))
+    expected = {
+        "validation_run": ({"validation"}, 1),
+        "same_run": ({"training"}, 2),
+        "test_run": ({"test"}, 2),
+        "unseen": ({"test"}, 3),
+    }
+    assert set(expected) == set(COLUMNS)
+    for column, (expected_roles, split) in expected.items():
+        assert {roles[int(seed)] for seed in predictions[f"{column}/run"]} == expected_roles
+        assert {split_of[image] for image in predictions[f"{column}/image"]} == {split}
+
+
+class Spy(NormEvaluator):
+    """Keeps what it was fitted on and counts how often it is asked."""
+
+    name = "spy"
+    seen: dict = {}  # noqa: RUF012  (a record of one test)
+
+    def fit(self, train, validation):
+        Spy.seen = {"train": train, "validation": validation, "asked": 0}
+        return super().fit(train, validation)
+
+    def predict_proba(self, maps):
+        Spy.seen["asked"] += 1
+        return super().predict_proba(maps)
+
+
+def add(monkeypatch, kind):
+    monkeypatch.setitem(REGISTRY._own, kind.name, kind)
+
+
+def test_fitting_sees_train_images_of_training_runs_and_validation_images_of_the_validation_run(
+    dataset, workspace, monkeypatch
+):
+    add(monkeypatch, Spy)
+    run(dataset, workspace, "spy", seeds=1)
+    split_of = dict(zip(dataset.array("image_id")[:], dataset.array("split")[:], strict=True))
+    train, validation = Spy.seen["train"], Spy.seen["validation"]
+    assert set(train.runs_M) == set(dataset.seeds("training"))
+    assert {split_of[i] for i in train.image_ids_M} == {0}
+    assert set(validation.runs_M) == set(dataset.seeds("validation"))
+    assert {split_of[i] for i in validation.image_ids_M} == {1}
+    assert Spy.seen["asked"] == len(COLUMNS) + 1  # each column once, and the trajectory
+
+
+class WrongShape(NormEvaluator):
+    name = "wrong-shape"
+
+    def predict_proba(self, maps):
+        return super().predict_proba(maps)[:, :-1]
+
+
+class Nan(NormEvaluator):
+    name = "nan"
+
+    def predict_proba(self, maps):
+        probs = super().predict_proba(maps)
+        probs[0] = np.nan
+        return probs
+
+
+class Unnormalised(NormEvaluator):
+    name = "unnormalised"
+
+    def predict_proba(self, maps):
+        return super().predict_proba(maps) * 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(WrongShape, "shape"), (Nan, "NaN"), (Unnormalised, "sum to 1")],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_broken_contract_names_evaluator_and_split(dataset, workspace, monkeypatch, kind, message):
+    add(monkeypatch, kind)
+    with pytest.raises(ProtocolError, match=rf"evaluator {kind.name} on validation run: .*{message}"):
+        run(dataset, workspace, kind.name, seeds=1)
+    assert not list(workspace.records.rglob("*.json"))
+
+
+def test_finished_fits_are_found_and_only_missing_ones_are_made(dataset, workspace):
+    run(dataset, workspace, "norm")
+    store = RecordStore(workspace.records)
+    first, second = (store.path(record) for record in store.all(EvaluatorRecord))
+    kept = first.read_bytes(), first.stat().st_mtime_ns
+    second.unlink()
+    run(dataset, workspace, "norm")
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == kept
+    assert second.exists()
+
+
+def test_other_code_or_another_limit_is_another_result(dataset, workspace, monkeypatch):
+    before = run(dataset, workspace, "norm", seeds=1).rows[0].records[0]
+    monkeypatch.setattr(records, "code_digest", lambda: "f" * 64)
+    after = run(dataset, workspace, "norm", seeds=1).rows[0].records[0]
+    assert after.key != before.key
+    assert len(list((workspace.records / "superseded").rglob("record.json"))) == 1
+    limited = evaluate_dataset(dataset, workspace, evaluator_names=["norm"], num_seeds=1, limit=10, device="cpu")
+    assert limited.settings != before.settings
+    assert limited.rows[0].records[0].metrics["test_run"].num_maps == 10 * 3
+    assert len(RecordStore(workspace.records).all(EvaluatorRecord)) == 2
+
+
+def test_one_seed_gives_the_same_fit_again(dataset, workspace, tmp_path_factory):
+    other = Workspace(tmp_path_factory.mktemp("other"))
+    (a,) = run(dataset, workspace, "set", seeds=1).rows[0].records
+    (b,) = run(dataset, other, "set", seeds=1).rows[0].records
+    assert (a.evaluator_digest, a.predictions_sha256, a.metrics) == (
+        b.evaluator_digest,
+        b.predictions_sha256,
+        b.metrics,
+    )
+
+
+def test_the_judge_is_the_record_s_fit_and_frozen(dataset, workspace):
+    run(dataset, workspace, "norm", "conv")
+    record = judge_record(dataset, workspace, "conv")
+    assert record.metrics["validation_run"].mae == min(
+        r.metrics["validation_run"].mae
+        for r in RecordStore(workspace.records).all(EvaluatorRecord)
+        if r.method == "conv"
+    )
+    judge = load_judge(workspace, record, device=torch.device("cpu"))
+    assert not any(parameter.requires_grad for parameter in judge.network.parameters())
+    maps = dataset.select(dataset.seeds("test")[0], "test").maps_MDHW
+    store = RecordStore(workspace.records)
+    predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+    probs = judge.predict_proba(maps).reshape(predictions["test_run/probs"].shape)
+    order = np.argsort(dataset.select(dataset.seeds("test")[0], "test").image_ids_M[: probs.shape[1]])
+    np.testing.assert_allclose(probs[:, order], predictions["test_run/probs"], atol=1e-6)
+
+
+def test_the_choice_never_looks_at_the_test_run(dataset, workspace):
+    run(dataset, workspace, "norm", "conv")
+    store = RecordStore(workspace.records)
+    chosen = judge_record(dataset, workspace).method
+    for record in store.all(EvaluatorRecord):  # make the other one perfect on the test run
+        path = store.path(record)
+        value = json.loads(path.read_bytes())
+        value["metrics"]["test_run"]["mae"] = 9.0 if record.method == chosen else 0.0
+        path.write_text(json.dumps(value))
+    assert judge_record(dataset, workspace).method == chosen
+
+
+def test_changed_weights_are_not_used(dataset, workspace):
+    run(dataset, workspace, "norm", seeds=1)
+    record = judge_record(dataset, workspace)
+    folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
+    weights = bytearray((folder / "evaluator.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "evaluator.safetensors").write_bytes(weights)
+    with pytest.raises(DatasetError, match=r"is not the file that evaluator\.json names"):
+        load_judge(workspace, record, device=torch.device("cpu"))
+
+
+def test_bad_requests(dataset, workspace, tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean norm"):
+        run(dataset, workspace, "norn")
+    with pytest.raises(ConfigError, match="at least 1"):
+        run(dataset, workspace, "norm", seeds=0)
+    with pytest.raises(MissingDataError, match="fmcs-bench build"):
+        all_datasets(Workspace(tmp_path / "empty"))
+    with pytest.raises(MissingDataError, match="fmcs-bench evaluate"):
+        judge_record(open_dataset(dataset.path), workspace)
+
+
+def test_predictions_are_small(dataset, workspace):
+    run(dataset, workspace, "norm", seeds=1)
+    (path,) = workspace.records.rglob("*.safetensors")
+    num_maps = sum(len(dataset.select(seed, "test")) for seed in (0, 1, 3))
+    num_maps += len(dataset.select(3, "unseen")) + len(dataset.select(2, "validation"))
+    assert path.stat().st_size < num_maps * 3 * 4 + 20_000
+    assert evaluation.NUM_SEEDS == 5
+    assert EvaluatorConfig(evaluator="norm", seed=0).limit is None

@@ -1,0 +1,219 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fmcs_bench import metrics
+from fmcs_bench.errors import ProtocolError
+from fmcs_bench.metrics import check_probabilities, expected_score, rank_correlation, stage_metrics
+
+NUM_STAGES, NUM_IMAGES = 5, 40
+
+
+def random_answers(seed=0, *, num_stages=NUM_STAGES, num_images=NUM_IMAGES, skill=1.5):
+    """Answers that are better than chance, with ties; stage by stage."""
+    rng = np.random.default_rng(seed)
+    stages_M = np.repeat(np.arange(num_stages), num_images)
+    groups_M = np.tile(rng.permutation(1000)[:num_images], num_stages)
+    logits_MK = rng.integers(-2, 3, (len(stages_M), num_stages)).astype(float)
+    logits_MK[np.arange(len(stages_M)), stages_M] += skill
+    probs_MK = np.exp(logits_MK) / np.exp(logits_MK).sum(axis=1, keepdims=True)
+    return probs_MK, stages_M, groups_M
+
+
+def kappa_by_formula(true, predicted, num_stages):
+    confusion = [[0] * num_stages for _ in range(num_stages)]
+    for t, p in zip(true, predicted, strict=True):
+        confusion[t][p] += 1
+    total = len(true)
+    row = [sum(confusion[i]) for i in range(num_stages)]
+    column = [sum(confusion[i][j] for i in range(num_stages)) for j in range(num_stages)]
+    pairs = list(itertools.product(range(num_stages), repeat=2))
+    observed = sum((i - j) ** 2 * confusion[i][j] for i, j in pairs)
+    by_chance = sum((i - j) ** 2 * row[i] * column[j] / total for i, j in pairs)
+    return 1 - observed / by_chance
+
+
+def tau_b_by_pairs(a, b):
+    concordant = discordant = tied_a = tied_b = 0
+    for i, j in itertools.combinations(range(len(a)), 2):
+        sign = np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])
+        concordant += sign > 0
+        discordant += sign < 0
+        tied_a += a[i] == a[j]
+        tied_b += b[i] == b[j]
+    pairs = len(a) * (len(a) - 1) / 2
+    root = math.sqrt((pairs - tied_a) * (pairs - tied_b))
+    return (concordant - discordant) / root if root else 0.0
+
+
+def calibration_by_loop(probs, stages, num_bins=15):
+    total = 0.0
+    for i in range(num_bins):
+        low, high = i / num_bins, (i + 1) / num_bins
+        inside = [
+            (max(row), row.tolist().index(max(row)) == stage)
+            for row, stage in zip(probs, stages, strict=True)
+            if low < max(row) <= high
+        ]
+        if inside:
+            confidence = sum(c for c, _ in inside) / len(inside)
+            right = sum(r for _, r in inside) / len(inside)
+            total += len(inside) / len(stages) * abs(confidence - right)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("num_stages", [2, 5, 9])
+def test_all_metrics_equal_their_definitions(seed, num_stages):
+    probs, stages, groups = random_answers(seed, num_stages=num_stages)
+    found = stage_metrics(probs, stages, groups)
+    predicted = [row.index(max(row)) for row in probs.tolist()]
+    off = [abs(p - s) for p, s in zip(predicted, stages.tolist(), strict=True)]
+    num = len(off)
+    assert found.num_maps == num
+    assert found.accuracy == pytest.approx(sum(o == 0 for o in off) / num)
+    assert found.within_one == pytest.approx(sum(o <= 1 for o in off) / num)
+    assert found.mae == pytest.approx(sum(off) / num)
+    assert found.kappa == pytest.approx(kappa_by_formula(stages.tolist(), predicted, num_stages))
+    assert found.log_loss == pytest.approx(-sum(math.log(probs[m, stages[m]]) for m in range(num)) / num)
+    assert found.ece == pytest.approx(calibration_by_loop(probs, stages))
+
+    scores = [sum(k * p for k, p in enumerate(row, start=1)) for row in probs.tolist()]
+    taus, falls = [], []
+    for group in np.unique(groups):
+        own = {stages[m]: round(scores[m], 9) for m in np.flatnonzero(groups == group)}
+        in_order = [own[k] for k in range(num_stages)]
+        taus.append(tau_b_by_pairs(range(num_stages), in_order))
+        falls += [later < earlier for earlier, later in itertools.pairwise(in_order)]
+    assert found.tau_b == pytest.approx(np.mean(taus), abs=1e-6)
+    assert found.violations == pytest.approx(np.mean(falls), abs=1e-6)
+
+
+def test_violations_and_tau_of_an_example_by_hand():
+    # Two images at four stages; scores 1 + p, so only their order matters.
+    scores = {7: [0.1, 0.4, 0.3, 0.9], 3: [0.8, 0.6, 0.5, 0.5]}
+    probs = np.array([[1 - s, s] for row in scores.values() for s in row])
+    stages, groups = np.tile(np.arange(4), 2), np.repeat(list(scores), 4)
+    tau_b, violations = metrics._order_within_images(expected_score(probs), stages, groups)
+    assert violations == pytest.approx(3 / 6)  # 0.4 -> 0.3; 0.8 -> 0.6 -> 0.5; an equal score is no fall
+    first = (5 - 1) / 6
+    second = (0 - 5) / math.sqrt(6 * 5)  # one pair of scores is tied
+    assert tau_b == pytest.approx((first + second) / 2)
+
+
+def test_a_judge_that_is_always_right():
+    stages, groups = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    found = stage_metrics(np.eye(3)[stages], stages, groups)
+    assert (found.accuracy, found.within_one, found.mae, found.kappa, found.tau_b) == pytest.approx((1, 1, 0, 1, 1))
+    assert (found.violations, found.ece) == (0, 0)
+    assert found.log_loss == pytest.approx(0, abs=1e-12)
+
+
+def test_a_judge_that_always_says_the_same():
+    stages, groups = np.repeat(np.arange(4), 5), np.tile(np.arange(5), 4)
+    found = stage_metrics(np.tile([0.1, 0.2, 0.6, 0.1], (20, 1)), stages, groups)
+    assert (found.accuracy, found.within_one, found.mae) == pytest.approx((0.25, 0.75, 1.0))
+    assert (found.kappa, found.tau_b, found.violations) == (0, 0, 0)
+    assert found.ece == pytest.approx(0.6 - 0.25)
+
+
+def test_a_judge_that_is_sure_and_wrong_has_a_finite_log_loss():
+    stages, groups = np.repeat(np.arange(2), 3), np.tile(np.arange(3), 2)
+    found = stage_metrics(np.eye(2)[1 - stages], stages, groups)
+    assert 30 < found.log_loss < 1000
+    assert (found.ece, found.violations, found.tau_b) == pytest.approx((1, 1, -1))
+
+
+def test_the_order_of_the_maps_changes_nothing():
+    probs, stages, groups = random_answers()
+    expected = stage_metrics(probs, stages, groups).to_json()
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(stages))
+        assert stage_metrics(probs[order], stages[order], groups[order]).to_json() == pytest.approx(expected)
+
+
+def test_groups_matter_only_as_names_of_images():
+    probs, stages, groups = random_answers()
+    expected = stage_metrics(probs, stages, groups)
+    assert stage_metrics(probs, stages, 5_000 - 3 * groups).to_json() == pytest.approx(expected.to_json())
+    mixed = stage_metrics(probs, stages, np.random.default_rng(0).permutation(groups[:NUM_IMAGES]).repeat(NUM_STAGES))
+    assert mixed.violations != expected.violations
+
+
+def test_float32_answers_with_rounding_give_the_same_metrics():
+    probs, stages, groups = random_answers()
+    rough = (probs * 1.0004).astype(np.float32)
+    check_probabilities(rough, *probs.shape, evaluator="x", split="y")
+    found, expected = stage_metrics(rough, stages, groups), stage_metrics(probs, stages, groups)
+    assert found.to_json() == pytest.approx(expected.to_json(), abs=1e-3)
+
+
+def test_expected_score_runs_from_1_to_k():
+    assert expected_score(np.eye(4)).tolist() == [1, 2, 3, 4]
+    assert expected_score(np.full((1, 4), 0.25)).tolist() == [2.5]
+
+
+def test_confidence_on_the_edge_of_a_bin_belongs_below():
+    probs = np.array([[0.2, 0.8], [0.19, 0.81]])
+    stages = np.array([1, 0])
+    assert metrics.calibration_error(probs, stages, num_bins=5) == pytest.approx((0.2 + 0.81) / 2)
+    assert metrics.calibration_error(probs, stages, num_bins=1) == pytest.approx(abs(1.61 / 2 - 0.5))
+
+
+def test_rank_correlation_equals_pearson_of_mean_ranks():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 8, 50).astype(float), rng.integers(0, 8, 50).astype(float)
+    expected = np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
+    assert rank_correlation(a, b) == pytest.approx(expected)
+    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert rank_correlation(a, np.exp(a)) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+
+
+def test_rank_correlation_with_a_constant_is_undefined():
+    assert rank_correlation(np.arange(5), np.ones(5)) is None
+    assert rank_correlation(np.zeros(5), np.arange(5)) is None
+
+
+GOOD = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], dtype=np.float32)
+
+
+def changed(row, column, value):
+    probs = GOOD.copy()
+    probs[row, column] = value
+    return probs
+
+
+@pytest.mark.parametrize("probs", [GOOD, GOOD.astype(np.float64), GOOD + np.float32(4e-4), GOOD.astype(np.float16)])
+def test_answers_that_keep_the_contract_are_passed_on(probs):
+    assert check_probabilities(probs, 3, 2, evaluator="e", split="s") is probs
+
+
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        (GOOD[:2], r"an array of shape \(3, 2\) is needed, not \(2, 2\)"),
+        (GOOD.T, r"is needed, not \(2, 3\)"),
+        (GOOD[:, :1], r"is needed, not \(3, 1\)"),
+        (GOOD[None], r"is needed, not \(1, 3, 2\)"),
+        (GOOD.tolist(), r"is needed, not list"),
+        (None, r"is needed, not NoneType"),
+        (GOOD.astype(object), r"floating-point numbers are needed, not object"),
+        (GOOD.astype(str), r"floating-point numbers are needed, not <U"),
+        (GOOD.astype(complex), r"floating-point numbers are needed, not complex128"),
+        (changed(1, 0, np.nan), r"must lie in \[0, 1\] and not be NaN"),
+        (changed(1, 0, np.inf), r"must lie in \[0, 1\]"),
+        (changed(1, 1, -1e-6), r"must lie in \[0, 1\]"),
+        (np.array([[0.5, 0.5], [1.1, 0.0], [0.5, 0.5]]), r"must lie in \[0, 1\]"),
+        (changed(0, 0, 0.26), r"every row must sum to 1; one is off by 0\.01"),
+        (np.zeros((3, 2)), r"every row must sum to 1; one is off by 1$"),
+        (np.log(GOOD + 0.1), r"must lie in \[0, 1\]"),
+    ],
+)
+def test_answers_that_break_the_contract_are_refused_by_name(probs, message):
+    with pytest.raises(ProtocolError, match=r"^evaluator mine on test run: ") as caught:
+        check_probabilities(probs, 3, 2, evaluator="mine", split="test run")
+    caught.match(message)
