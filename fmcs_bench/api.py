@@ -11,11 +11,10 @@ from typing import Any
 from fmcs_bench import leaderboard
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import DEFAULT_RAFS, BuildConfig
+from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
 from fmcs_bench.errors import ConfigError, MissingDataError
-from fmcs_bench.evaluation import NUM_SEEDS as NUM_EVALUATOR_SEEDS
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
-from fmcs_bench.experiments import DEFAULT_METHODS, NUM_SEEDS, train_methods
+from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, open_dataset, schema
 from fmcs_bench.workspace import Workspace
@@ -71,7 +70,7 @@ def evaluate(
     datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
     *,
     evaluators: Sequence[str] = (),
-    seeds: int = NUM_EVALUATOR_SEEDS,
+    seeds: int = NUM_SEEDS,
     limit: int | None = None,
     workspace: PathLike | None = None,
     device: str = "auto",

@@ -178,9 +178,14 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
         raise ConfigError(f"this backbone cannot take images of {image_size} px: {error}") from None
     finally:
         backbone.train(was_training)
-    if len(shape) != 4:
+    if len(shape) != 4 or _has_channels_last(backbone, shape):
         raise ConfigError(f"this backbone's last features have the shape {shape}; spatial maps [B, D, H, W] are needed")
     return shape[1], shape[2], shape[3]
+
+
+def _has_channels_last(backbone: Backbone, shape: tuple[int, ...]) -> bool:
+    """Whether these are maps [B, H, W, D], as some of timm's networks give them."""
+    return isinstance(backbone, TimmBackbone) and bool(shape[3] == backbone.net.num_features != shape[1])
 
 
 def num_parameters(module: nn.Module) -> int:

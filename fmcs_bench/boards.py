@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fmcs_bench import statistics
-from fmcs_bench.records import AnyRecord, EvaluatorRecord, TrainingRecord
+from fmcs_bench.config import NUM_SEEDS
+from fmcs_bench.records import AnyRecord, EvaluatorRecord, Record, TrainingRecord
 from fmcs_bench.statistics import Estimate, PairedDifference
 
 Column = Literal["validation_run", "same_run", "test_run", "unseen"]
@@ -38,7 +39,7 @@ class EvaluatorRow:
     records: tuple[EvaluatorRecord, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluatorBoard:
     """All evaluators on one FMCS dataset that were fitted with equal settings, by rank."""
 
@@ -52,7 +53,7 @@ class EvaluatorBoard:
         """The evaluator that goes into training: chosen on the validation run, never on the test run."""
         return next((row for row in self.rows if row.chosen), None)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"Evaluators on {self.dataset_id} (MAE in stages of {self.num_stages}; test run is the headline)"]
         for row in self.rows:
             mark = "*" if row.chosen else " "
@@ -94,7 +95,7 @@ class TrainingRow:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingBoard:
     """All methods that were trained with equal settings; the baseline first, then by difference to it."""
 
@@ -102,7 +103,7 @@ class TrainingBoard:
     settings: str
     rows: tuple[TrainingRow, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"Training methods on {self.dataset_id} (test accuracy; paired difference to the baseline)"]
         for row in self.rows:
             name = row.family if row.chosen.raf == 1 else f"{row.family}@{row.chosen.raf:g}"
@@ -127,11 +128,12 @@ def _evaluator_board(dataset_id: str, settings: str, records: Sequence[Evaluator
         groups.setdefault(record.method, []).append(record)
     test_mae = {name: [record.metrics["test_run"].mae for record in group] for name, group in groups.items()}
     ranks = statistics.tied_ranks(test_mae, smaller_is_better=True)
-    most_seeds = max(len(group) for group in groups.values())
+    judges = {name: group for name, group in groups.items() if group[0].differentiable}
+    enough = _enough_seeds(judges.values())
     validation = {
         name: statistics.estimate([record.metrics["validation_run"].mae for record in group]).mean
-        for name, group in groups.items()
-        if group[0].differentiable and len(group) == most_seeds  # one that is half done is not compared yet
+        for name, group in judges.items()
+        if len(group) >= enough
     }
     chosen = min(validation, key=lambda name: (validation[name], name)) if validation else None
     rows = [_evaluator_row(name, tuple(group), ranks[name], name == chosen) for name, group in groups.items()]
@@ -191,15 +193,23 @@ def _training_order(row: TrainingRow) -> tuple[bool, float, str]:
     return row.family != "baseline", -(row.difference.estimate.mean if row.difference else 0.0), row.family
 
 
+def _enough_seeds(groups: Iterable[Sequence[Record]]) -> int:
+    """Seeds that a candidate needs to be chosen: one that is half done is not compared yet.
+
+    More than the usual number are no advantage, so that a sixth seed of one candidate does not shut out the others.
+    """
+    return min(NUM_SEEDS, max((len(group) for group in groups), default=0))
+
+
 def _chosen(sweep: tuple[SweepPoint, ...]) -> SweepPoint:
-    """The point with the highest mean validation accuracy, among those with the most seeds.
+    """The point with the highest mean validation accuracy, among those with enough seeds.
 
     Of equals it is the first, with the largest RAF, nearest to the baseline; rounding makes means equal that differ
     only by the order in which their seeds were added up.
     """
-    most_seeds = max(len(point.records) for point in sweep)
+    enough = _enough_seeds(point.records for point in sweep)
     return max(
-        (point for point in sweep if len(point.records) == most_seeds),
+        (point for point in sweep if len(point.records) >= enough),
         key=lambda point: round(point.validation_accuracy.mean, 12),
     )
 

@@ -13,6 +13,8 @@ from fmcs_bench import files
 from fmcs_bench.errors import ConfigError, nearest
 
 DEFAULT_RAFS = (0.95, 0.9, 0.75)
+NUM_SEEDS = 5
+"""Repetitions of a fit or a training, unless another number is asked for."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become part of a path: no separators, no leading dot."""
 
@@ -234,7 +236,7 @@ class Method(Options):
         """
         parts = [] if self.network == "single" else ["dueheadnet", self.fusion or "", self.constraint]
         if self.constraint != "none" and self.constraint_weight != 1:
-            parts.append(f"w{self.constraint_weight:g}")
+            parts.append(f"w{self.constraint_weight:.12g}")
         if self.raf != 1:
             parts.append("ral")
         return "-".join(parts) or "baseline"

@@ -27,7 +27,7 @@ def shown() -> Iterator[Progress]:
         yield _Lines()
         return
     with RichProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -96,7 +96,7 @@ class _Line:
     def advance(self, steps: int = 1) -> None:
         self._done += steps
         now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES:
+        if self._done and now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             left = (now - self._begin) / self._done * (self._total - self._done)
             self._print(f"{self._done}/{self._total}, about {left:.0f} s left")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +20,15 @@ import torch
 
 from fmcs_bench import evaluators, files, metrics, records
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
-from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig
 from fmcs_bench.engine import run_units
-from fmcs_bench.errors import ConfigError, MissingDataError
-from fmcs_bench.evaluators.base import NetworkEvaluator, load_fitted, save_fitted
+from fmcs_bench.errors import ConfigError, MissingDataError, ProtocolError
+from fmcs_bench.evaluators.base import WEIGHTS, NetworkEvaluator, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import Environment, EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSet, open_dataset, schema
 from fmcs_bench.training import choose_device
 from fmcs_bench.workspace import Workspace
-
-NUM_SEEDS = 5
 
 
 def evaluate_dataset(
@@ -161,8 +160,11 @@ class _Track:
         record = self.store.finished(
             EvaluatorRecord, self.dataset.id, unit.settings, unit.evaluator, unit.seed, self.key(unit)
         )
-        fitted = self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed)
-        return record if (fitted / "evaluator.json").exists() else None
+        if record is None:
+            return None
+        weights = self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed) / WEIGHTS
+        intact = weights.is_file() and files.sha256_of_file(weights) == record.evaluator_digest
+        return record if intact else None
 
     def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
         manifest = self.dataset.manifest
@@ -208,10 +210,7 @@ class _Track:
     def _answer(self, evaluator: evaluators.Evaluator, column: str, maps: MapSet) -> dict[str, np.ndarray]:
         """Ask the evaluator about one column, once, and order its answers [stage, image, stage probability]."""
         num_stages = self.dataset.num_stages
-        answer = evaluator.predict_proba(maps.maps_MDHW)
-        probs_MK = metrics.check_probabilities(
-            answer, len(maps), num_stages, evaluator=evaluator.name, split=column.replace("_", " ")
-        )
+        probs_MK = self._ask(evaluator, maps.maps_MDHW, column.replace("_", " "))
         order_M = np.lexsort((maps.image_ids_M, maps.runs_M, maps.stages_M))
         num_images = len(maps) // num_stages
         first_N = order_M[:num_images]
@@ -221,16 +220,22 @@ class _Track:
             f"{column}/run": maps.runs_M[first_N].astype(np.int64),
         }
 
+    def _ask(self, evaluator: evaluators.Evaluator, maps_MDHW: np.ndarray, split: str) -> np.ndarray:
+        """The evaluator's probabilities [M, K], if it keeps the contract: a changed input would spoil the next one's."""
+        before = zlib.crc32(np.ascontiguousarray(maps_MDHW).data)
+        answer = evaluator.predict_proba(maps_MDHW)
+        if zlib.crc32(np.ascontiguousarray(maps_MDHW).data) != before:
+            raise ProtocolError(f"evaluator {evaluator.name} on {split}: it changed the maps that it was asked about")
+        num_stages = self.dataset.num_stages
+        return metrics.check_probabilities(answer, len(maps_MDHW), num_stages, evaluator=evaluator.name, split=split)
+
     def _trajectory(self, evaluator: evaluators.Evaluator) -> tuple[Trajectory, np.ndarray]:
         """Mean score at every checkpoint of the test run, and the score of each image [P, N]."""
         seed = self.dataset.seeds("test")[0]
         checkpoints = self.dataset.run_file(seed).run.checkpoints
         maps_PNDHW = np.asarray(self.dataset.array(f"{schema.run_group(seed)}/trajectory_maps")[:])
         num_checkpoints, num_images = maps_PNDHW.shape[:2]
-        answer = evaluator.predict_proba(maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:]))
-        probs_MK = metrics.check_probabilities(
-            answer, num_checkpoints * num_images, self.dataset.num_stages, evaluator=evaluator.name, split="trajectory"
-        )
+        probs_MK = self._ask(evaluator, maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:]), "trajectory")
         scores_PN = metrics.expected_score(probs_MK).reshape(num_checkpoints, num_images)
         score_P = scores_PN.mean(axis=1)
         accuracy_P = np.array([checkpoint.validation_accuracy for checkpoint in checkpoints])

@@ -22,7 +22,7 @@ import torch
 from fmcs_bench import backbones, dueheadnet, files, images, records
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, evaluator_boards, training_boards
-from fmcs_bench.config import DEFAULT_RAFS, EvaluatorConfig, Method
+from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, EvaluatorConfig, Method
 from fmcs_bench.engine import run_units
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.evaluation import load_judge
@@ -36,7 +36,6 @@ from fmcs_bench.training import accuracy, choose_device, fit, predict
 from fmcs_bench.trajectory import image_batches
 from fmcs_bench.workspace import Workspace
 
-NUM_SEEDS = 5
 FIRST_SEED = 100
 """Trainings start from seeds that no run of an FMCS dataset has."""
 

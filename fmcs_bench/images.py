@@ -9,6 +9,7 @@ Tensor names: N images, B batch, C channels of images, H height, W width.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,9 +77,14 @@ class ImageDataset:
         """At most ``limit`` images in each split, drawn by the hash of their ids (the same for every backbone).
 
         The images keep their order, and a larger limit holds all images of a smaller one.
+
+        Raises:
+            ConfigError: the limit is below 1.
         """
         if limit is None:
             return self
+        if limit < 1:
+            raise ConfigError(f"limit = {limit}: at least one image in each split is needed")
         rank_N = np.array([_hash(self.name, int(i), "limit") for i in self.ids_N])
         kept = [
             index[np.argsort(rank_N[index], kind="stable")[:limit]]
@@ -204,23 +210,33 @@ def _digits(data_dir: Path | None) -> ImageDataset:  # noqa: ARG001  (embedded i
 
 @REGISTRY.register("mnist")
 def _mnist(data_dir: Path | None) -> ImageDataset:
-    folder = _folder("mnist", data_dir, "MNIST/raw", ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"))
-    from torchvision.datasets import MNIST
-
-    try:
-        parts = [MNIST(folder, train=train, download=False) for train in (True, False)]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise MissingDataError(f"the MNIST files in {folder / 'MNIST/raw'} cannot be read: {error}") from None
-    images_NCHW = np.concatenate([part.data.numpy() for part in parts])[:, None]
-    labels_N = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
+    names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    folder = _folder("mnist", data_dir, "MNIST/raw", tuple(names))
+    train, train_labels, test, test_labels = (_read_idx(folder / "MNIST/raw" / name) for name in names)
+    for images, labels in ((train, train_labels), (test, test_labels)):
+        if len(images) != len(labels):
+            raise MissingDataError(f"{folder / 'MNIST/raw'} has {len(images)} images and {len(labels)} labels")
+    images_NCHW = np.concatenate([train, test])[:, None]
+    labels_N = np.concatenate([train_labels, test_labels]).astype(np.int64)
     ids_N = np.arange(len(images_NCHW), dtype=np.int64)
-    is_test_N = ids_N >= len(parts[0].data)
+    is_test_N = ids_N >= len(train)
     return ImageDataset(
         "mnist", images_NCHW, labels_N, ids_N, assign_splits("mnist", ids_N, is_test_N),
         tuple(str(i) for i in range(10)), "CC BY-SA 3.0",
         "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition. "
         "Proceedings of the IEEE 86, 1998",
     )  # fmt: skip
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file: 0, 0, 8 (the type), number of dimensions; big-endian sizes; values."""
+    num_dims = int(path.name.split("-idx")[1][0])
+    data = path.read_bytes()
+    header = 4 + 4 * num_dims
+    shape = np.frombuffer(data[4:header].ljust(4 * num_dims, b"\0"), dtype=">u4").tolist()
+    if data[:4] != bytes([0, 0, 8, num_dims]) or len(data) != header + math.prod(shape):
+        raise MissingDataError(f"{path} is damaged or incomplete ({len(data):,} bytes); remove it and get it again")
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
 def _folder(name: str, data_dir: Path | None, inside: str, required: tuple[str, ...]) -> Path:

@@ -15,6 +15,8 @@ from fmcs_bench.records import Metrics
 
 NUM_BINS = 15
 PROBABILITY_TOLERANCE = 1e-3
+SCORE_DECIMALS = 6
+"""Scores that are equal to so many decimals are equal: what differs behind them is rounding."""
 
 
 def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> Metrics:
@@ -96,6 +98,8 @@ def check_probabilities(probs: object, num_maps: int, num_stages: int, *, evalua
     who = f"evaluator {evaluator} on {split}"
     if not isinstance(probs, np.ndarray) or probs.shape != (num_maps, num_stages):
         raise ProtocolError(f"{who}: an array of shape ({num_maps}, {num_stages}) is needed, not {_shape(probs)}")
+    if not np.issubdtype(probs.dtype, np.floating):
+        raise ProtocolError(f"{who}: floating-point numbers are needed, not {probs.dtype}")
     if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + PROBABILITY_TOLERANCE:
         raise ProtocolError(f"{who}: probabilities must lie in [0, 1] and not be NaN")
     worst = float(np.abs(probs.sum(axis=1) - 1).max())
@@ -115,6 +119,7 @@ def _normalised(probs_MK: np.ndarray) -> np.ndarray:
 
 def _order_within_images(score_M: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> tuple[float, float]:
     """Mean tau-b of score and stage within an image, and share of neighbouring stages whose score falls."""
+    score_M = score_M.round(SCORE_DECIMALS)
     order_M = np.lexsort((stages_M, groups_M))
     starts = np.flatnonzero(np.diff(groups_M[order_M], prepend=groups_M[order_M[0]] - 1))
     taus, falls, pairs = [], 0, 0

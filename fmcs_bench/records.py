@@ -212,7 +212,7 @@ class TrainingUnit(Options):
     @property
     def label(self) -> str:
         """The family, with its RAF where it has one."""
-        return self.family if self.method.raf == 1 else f"{self.family}@{self.method.raf:g}"
+        return self.family if self.method.raf == 1 else f"{self.family}@{self.method.raf:.12g}"
 
     @property
     def settings(self) -> str:

@@ -11,6 +11,7 @@ from scipy import stats
 from fmcs_bench import boards, terminal
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
 from fmcs_bench.config import Method
+from fmcs_bench.records import AnyRecord
 
 
 def evaluator_board(*records: factory.EvaluatorRecord) -> EvaluatorBoard:
@@ -78,6 +79,43 @@ def test_each_dataset_has_its_own_board() -> None:
     records = [factory.evaluator_record(dataset="b"), factory.evaluator_record(dataset="a")]
     assert [board.dataset_id.split("@")[0] for board in boards.evaluator_boards(records)] == ["a", "b"]
     assert boards.evaluator_boards([]) == []
+
+
+def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
+    return record.model_copy(update={"unit": record.unit.model_copy(update={"epochs": epochs})})
+
+
+def test_records_of_other_settings_are_never_on_one_board() -> None:
+    evaluators, trainings = factory.evaluator_records(2), factory.training_records(2)
+    for make, records in ((boards.evaluator_boards, evaluators), (boards.training_boards, trainings)):
+        longer = [with_epochs(record, 77) for record in records]
+        first, second = make([*longer, *records])
+        assert first.dataset_id == second.dataset_id
+        assert {first.settings, second.settings} == {records[0].settings, longer[0].settings}
+        assert make(records) == [board for board in (first, second) if board.settings == records[0].settings]
+        assert make(longer) == [board for board in (first, second) if board.settings == longer[0].settings]
+
+
+def test_an_evaluator_that_is_half_done_is_not_chosen() -> None:
+    half = [factory.evaluator_record("half", seed, mae=0.1) for seed in range(2)]
+    whole = [factory.evaluator_record("whole", seed, mae=0.9) for seed in range(3)]
+    board = evaluator_board(*half, *whole)
+    assert board.rows[0].evaluator == "half"  # shown all the same
+    assert board.chosen is not None
+    assert board.chosen.evaluator == "whole"
+    done = evaluator_board(*half, *whole, factory.evaluator_record("half", 2, mae=0.1))
+    assert done.chosen is not None
+    assert done.chosen.evaluator == "half"
+
+
+def test_a_raf_that_is_half_done_is_not_chosen() -> None:
+    half = [factory.training_record(0.5, seed, validation=0.99) for seed in range(2)]
+    whole = [factory.training_record(0.9, seed, validation=0.80) for seed in range(3)]
+    row = row_of(training_board(*half, *whole), "ral-set")
+    assert row.chosen.raf == 0.9
+    assert [(point.raf, len(point.records)) for point in row.sweep] == [(0.9, 3), (0.5, 2)]
+    done = training_board(*half, *whole, factory.training_record(0.5, 2, validation=0.99))
+    assert row_of(done, "ral-set").chosen.raf == 0.5
 
 
 def test_raf_is_chosen_on_validation_even_where_the_test_images_say_otherwise() -> None:
@@ -201,3 +239,12 @@ def test_a_pipe_gets_whole_rows_in_plain_text() -> None:
     (line,) = [line for line in text.splitlines() if name in line]
     assert line.split()[-1] == "1"
     assert text.isascii()
+
+
+def test_a_sixth_seed_of_one_evaluator_shuts_out_no_other() -> None:
+    records = [factory.evaluator_record("set", seed, mae=0.4) for seed in range(5)]
+    records += [factory.evaluator_record("norm", seed, mae=0.9) for seed in range(6)]
+    records += [factory.evaluator_record("forest", seed, mae=0.1, differentiable=False) for seed in range(7)]
+    (board,) = boards.evaluator_boards(records)
+    assert board.chosen is not None
+    assert board.chosen.evaluator == "set"

@@ -121,9 +121,18 @@ class Unnormalised(NormEvaluator):
         return super().predict_proba(maps) * 0.5
 
 
+class ChangesInput(NormEvaluator):
+    name = "changes-input"
+
+    def predict_proba(self, maps):
+        probs = super().predict_proba(maps)
+        maps[0] = 0
+        return probs
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(WrongShape, "shape"), (Nan, "NaN"), (Unnormalised, "sum to 1")],
+    [(ChangesInput, "changed the maps"), (WrongShape, "shape"), (Nan, "NaN"), (Unnormalised, "sum to 1")],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_broken_contract_names_evaluator_and_split(dataset, workspace, monkeypatch, kind, message):
@@ -206,6 +215,17 @@ def test_changed_weights_are_not_used(dataset, workspace):
     (folder / "evaluator.safetensors").write_bytes(weights)
     with pytest.raises(DatasetError, match=r"is not the file that evaluator\.json names"):
         load_judge(workspace, record, device=torch.device("cpu"))
+
+
+def test_evaluate_makes_a_fit_again_whose_weights_were_changed(dataset, workspace):
+    (record,) = run(dataset, workspace, "norm", seeds=1).rows[0].records
+    weights = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed) / "evaluator.safetensors"
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    (again,) = run(dataset, workspace, "norm", seeds=1).rows[0].records
+    assert weights.read_bytes() == intact
+    assert again.evaluator_digest == record.evaluator_digest
+    load_judge(workspace, again, device=torch.device("cpu"))
 
 
 def test_bad_requests(dataset, workspace, tmp_path):

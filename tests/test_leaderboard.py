@@ -16,6 +16,8 @@ from scipy import optimize, stats
 
 from fmcs_bench import leaderboard
 from fmcs_bench.errors import ConfigError, MissingDataError, RecordError
+from fmcs_bench.leaderboard import markdown
+from fmcs_bench.records import AnyRecord
 
 VOID = {"img", "link", "meta", "source", "br"}
 OTHER = "cifar10-resnet50-224px-base"
@@ -295,9 +297,39 @@ def test_the_page_can_be_used_without_seeing_it(page: Page) -> None:
 
 def test_rows_have_permanent_anchors_and_the_chosen_one_is_marked(page: Page) -> None:
     board = page.table("Evaluators on")
-    dataset_id = factory.evaluator_record().dataset_id
-    assert {f"evaluator-{dataset_id}-{name}" for name in factory.EVALUATORS} <= set(page.ids)
+    record = factory.evaluator_record()
+    anchors = {f"evaluator-{record.dataset_id}-{record.settings}-{name}" for name in factory.EVALUATORS}
+    assert anchors <= set(page.ids)
     assert [row[1].text for row in board.rows if "chosen" in row[1].text] == ["set chosen"]
+
+
+def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
+    return record.model_copy(update={"unit": record.unit.model_copy(update={"epochs": epochs})})
+
+
+def test_records_of_other_settings_stand_on_boards_of_their_own(tmp_path: Path) -> None:
+    short = [*factory.evaluator_records(2), *factory.training_records(2)]
+    long = [with_epochs(record, 77) for record in short]
+    page = Page(build(tmp_path, [*short, *long]))
+    text = page.path.with_name("README.md").read_text(encoding="utf-8")
+    assert len(page.tables) == 2 * 3 + 1
+    assert len(page.ids) == len(set(page.ids))
+    for address in [*page.hrefs, *page.sources]:
+        assert address[1:] in page.ids if address.startswith("#") else (page.path.parent / unquote(address)).is_file()
+    assert len(set(page.sources)) == len(page.sources) == 2 * 4 * 2  # two boards, four figures, two colour schemes
+    for example in (short[0], short[-1], long[0], long[-1]):
+        start = "Evaluators on" if isinstance(example, factory.EvaluatorRecord) else "Training methods on"
+        table = page.table(f"{start} {example.dataset_id}, settings {example.settings}:")
+        for row in table.named_rows():
+            units = {record["unit"]["epochs"] for record in linked_records(page, row)}
+            assert units == {example.unit.epochs}
+        assert markdown.escape(table.caption) in text
+    # In Markdown a block that follows a table without an empty line would be one more row of it.
+    paragraphs = [paragraph.splitlines() for paragraph in re.split(r"\n{2,}", text)]
+    blocks = [lines for lines in paragraphs if lines[0].startswith("|")]
+    assert [len(lines) - 2 for lines in blocks] == [len(table.rows) - 1 for table in page.tables[:-1]]
+    assert all(line.startswith("|") for lines in blocks for line in lines)
+    assert sum(lines[0] == "<picture>" for lines in paragraphs) == 4
 
 
 def test_a_dataset_without_records_of_one_track_names_the_command(tmp_path: Path) -> None:
@@ -330,17 +362,17 @@ def test_a_broken_record_stops_the_build_and_leaves_the_old_page(tmp_path: Path)
 def test_names_are_text_and_never_markup() -> None:
     hostile = "<img src=x onerror=alert(1)>\"'|`[a](b)"
     (section,) = leaderboard.sections(factory.evaluator_records(2), factory.training_records(2))
-    assert section.evaluators is not None
-    assert section.training is not None
-    evaluators = [dataclasses.replace(row, evaluator=hostile) for row in section.evaluators.rows]
-    families = [dataclasses.replace(row, family=hostile) for row in section.training.rows]
-    pictures = {name: dataclasses.replace(picture, alt=hostile) for name, picture in section.pictures.items()}
+
+    def with_hostile_names(board, pictures, name):
+        rows = tuple(dataclasses.replace(row, **{name: hostile}) for row in board.rows)
+        board = dataclasses.replace(board, dataset_id=hostile, settings=hostile, rows=rows)
+        return board, {key: dataclasses.replace(picture, alt=hostile) for key, picture in pictures.items()}
+
     section = dataclasses.replace(
         section,
         dataset_id=f"{hostile}@0123",
-        evaluators=dataclasses.replace(section.evaluators, dataset_id=hostile, rows=tuple(evaluators)),
-        training=dataclasses.replace(section.training, dataset_id=hostile, rows=tuple(families)),
-        pictures=pictures,
+        evaluators=tuple(with_hostile_names(*pair, "evaluator") for pair in section.evaluators),
+        training=tuple(with_hostile_names(*pair, "family") for pair in section.training),
     )
     page = leaderboard.render("page.html.j2", [section])
     assert "<img src=x" not in page

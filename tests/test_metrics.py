@@ -139,8 +139,18 @@ def test_groups_matter_only_as_names_of_images():
     probs, stages, groups = random_answers()
     expected = stage_metrics(probs, stages, groups)
     assert stage_metrics(probs, stages, 5_000 - 3 * groups).to_json() == pytest.approx(expected.to_json())
-    mixed = stage_metrics(probs, stages, np.random.default_rng(0).permutation(groups[:NUM_IMAGES]).repeat(NUM_STAGES))
+    rng = np.random.default_rng(0)
+    other_images = np.concatenate([rng.permutation(groups[:NUM_IMAGES]) for _ in range(NUM_STAGES)])
+    mixed = stage_metrics(probs, stages, other_images)
+    assert (mixed.accuracy, mixed.mae, mixed.ece) == (expected.accuracy, expected.mae, expected.ece)
     assert mixed.violations != expected.violations
+
+
+def test_rounding_makes_no_order_of_equal_answers():
+    stages, groups = np.repeat(np.arange(4), 50), np.tile(np.arange(50), 4)
+    probs = np.full((200, 4), 0.25) + np.random.default_rng(0).normal(0, 1e-8, (200, 4))
+    found = stage_metrics(probs, stages, groups)
+    assert (found.tau_b, found.violations) == (0, 0)
 
 
 def test_float32_answers_with_rounding_give_the_same_metrics():

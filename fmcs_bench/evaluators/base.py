@@ -32,6 +32,8 @@ from fmcs_bench.store import MapSet
 from fmcs_bench.training import Batches, fit, predict
 
 MapShape = tuple[int, int, int]
+WEIGHTS = "evaluator.safetensors"
+DESCRIPTION = "evaluator.json"
 
 
 class Evaluator(ABC):
@@ -149,7 +151,7 @@ class NetworkEvaluator(Evaluator):
 
     def predict_proba(self, maps_MDHW: np.ndarray) -> np.ndarray:
         """See ``Evaluator``."""
-        maps = torch.from_numpy(np.ascontiguousarray(maps_MDHW)).to(self.device)
+        maps = torch.from_numpy(np.require(maps_MDHW, requirements=["C", "W"])).to(self.device)
         batches = Batches(maps, torch.zeros(len(maps), dtype=torch.int64, device=self.device), _as_float)
         probs_MK: np.ndarray = predict(self.network, batches).softmax(dim=1).cpu().numpy()
         return probs_MK
@@ -238,7 +240,7 @@ def create(
 def save_fitted(evaluator: Evaluator, dataset_id: str, folder: Path) -> str:
     """Write a fitted evaluator to a folder; returns the SHA-256 of its learned values."""
     data = evaluator.to_bytes()
-    path = folder / "evaluator.safetensors"
+    path = folder / WEIGHTS
     files.write_atomically(path, data)
     info = FittedInfo(
         config=evaluator.config,
@@ -247,7 +249,7 @@ def save_fitted(evaluator: Evaluator, dataset_id: str, folder: Path) -> str:
         dataset_id=dataset_id,
         sha256=files.sha256_of_file(path),
     )
-    files.write_atomically(folder / "evaluator.json", files.to_json(info.to_json()))
+    files.write_atomically(folder / DESCRIPTION, files.to_json(info.to_json()))
     return info.sha256
 
 
@@ -258,12 +260,12 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
         DatasetError: files are missing, damaged, or not those that the description names.
     """
     try:
-        info = FittedInfo.from_json(json.loads((folder / "evaluator.json").read_bytes()))
-        data = (folder / "evaluator.safetensors").read_bytes()
-    except (OSError, json.JSONDecodeError, ConfigError) as error:
+        info = FittedInfo.from_json(json.loads((folder / DESCRIPTION).read_bytes()))
+        data = (folder / WEIGHTS).read_bytes()
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"there is no fitted evaluator in {folder}: {error}") from None
-    if files.sha256_of_file(folder / "evaluator.safetensors") != info.sha256:
-        raise DatasetError(f"{folder}/evaluator.safetensors is not the file that evaluator.json names")
+    if files.sha256_of_file(folder / WEIGHTS) != info.sha256:
+        raise DatasetError(f"{folder / WEIGHTS} is not the file that evaluator.json names")
     evaluator = create(info.config, info.map_shape, info.num_stages, device=device)
     evaluator.from_bytes(data)
     return Fitted(evaluator, info)
