@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import leaderboard
+import numpy as np
+
+from fmcs_bench import convergence, leaderboard, plots
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
@@ -168,6 +170,34 @@ def build_leaderboard(*, workspace: PathLike | None = None) -> Path:
     place = _workspace(workspace)
     with place.locked():
         return leaderboard.build(place.records, place.leaderboard)
+
+
+def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
+    """Draw loss, CQI, stages and validation accuracy of every run; returns the files, ``run-<seed>.svg``.
+
+    Args:
+        dataset: opened for reading.
+        folder: where the files go.
+    """
+    written = []
+    rule = dataset.manifest.config.convergence
+    for run in dataset.manifest.runs:
+        run_file = dataset.run_file(run.seed)
+        found = convergence.analyse(run_file.run.losses, run_file.run.steps_per_epoch, rule)
+        figure = plots.trajectory_figure(
+            losses=np.asarray(run_file.run.losses),
+            smoothed=found.smoothed_T,
+            cqi=np.asarray(run_file.cqi),
+            checkpoint_steps=np.array([checkpoint.step for checkpoint in run_file.run.checkpoints]),
+            checkpoint_accuracy=np.array([checkpoint.validation_accuracy for checkpoint in run_file.run.checkpoints]),
+            marker_steps=np.array([stage.step for stage in run_file.stages]),
+            threshold=rule.threshold,
+            convergence_step=run_file.convergence_step,
+            steps_per_epoch=run_file.run.steps_per_epoch,
+        )
+        written.append(Path(folder) / f"{schema.run_group(run.seed)}.svg")
+        plots.save(figure, written[-1])
+    return written
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:

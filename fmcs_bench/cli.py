@@ -251,14 +251,16 @@ def leaderboard_build(workspace: str) -> None:
 
 @main.command()
 @click.argument("dataset", required=False)
+@click.option("--plot", metavar="DIR", help="Also draw loss, CQI and stages of every run into this folder.")
 @_workspace_option
 @_json_option
-def info(dataset: str | None, workspace: str, as_json: bool) -> None:
+def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
     """Show one FMCS dataset: shapes, sizes, runs, stages."""
     from fmcs_bench import api
 
     place = _place(workspace)
     opened = api.only_dataset(place) if dataset is None else api.find_dataset(place, dataset)
+    pictures = api.plot_runs(opened, plot) if plot else []
     if as_json:
         _print_json(opened.manifest.to_json())
         return
@@ -268,6 +270,8 @@ def info(dataset: str | None, workspace: str, as_json: bool) -> None:
 
     click.echo(f"{opened}\n")
     print_table(Console(highlight=False), stage_table(opened.manifest))
+    for path in pictures:
+        click.echo(str(path))
 
 
 @main.command("list")

@@ -221,7 +221,7 @@ class _Track:
         }
 
     def _ask(self, evaluator: evaluators.Evaluator, maps_MDHW: np.ndarray, split: str) -> np.ndarray:
-        """The evaluator's probabilities [M, K], if it keeps the contract: a changed input would spoil the next one's."""
+        """The evaluator's probabilities [M, K], if it keeps the contract; a changed input would spoil the next's."""
         before = zlib.crc32(np.ascontiguousarray(maps_MDHW).data)
         answer = evaluator.predict_proba(maps_MDHW)
         if zlib.crc32(np.ascontiguousarray(maps_MDHW).data) != before:

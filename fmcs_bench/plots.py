@@ -419,4 +419,4 @@ def _signed(estimate: Estimate) -> str:
 def _short(name: str) -> str:
     """A name as the figures' font can draw it, and not longer than they have room for."""
     plain = name.encode("ascii", "replace").decode()
-    return plain if len(plain) <= 28 else f"{plain[:27]}~"
+    return plain if len(plain) <= 48 else f"{plain[:47]}~"

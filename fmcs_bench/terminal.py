@@ -17,8 +17,10 @@ _WIDE = 10_000  # columns, more than any table has
 
 def evaluator_table(board: EvaluatorBoard) -> Table:
     """The evaluator board, at most 100 columns wide for names of up to 12 letters."""
-    table = _table(f"Evaluators on {board.dataset_id}: MAE in stages of {board.num_stages}, [95 % interval over fits]")
-    table.caption = Text("* chosen on the validation run; ranks are by the test run; one test run only")
+    table = _table(f"Evaluators on {board.dataset_id}: MAE in stages of {board.num_stages}")
+    table.caption = Text(
+        "[95 % interval over fits]; one test run, which gives the ranks; * chosen on the validation run"
+    )
     table.add_column("#", justify="right")
     table.add_column("evaluator", overflow="fold")
     for name in ("test run", "same run", "accuracy", "Spearman", "params", "seeds"):

@@ -122,6 +122,14 @@ def test_info(type_command, tiny_dataset):
     assert type_command(f"info {tiny_dataset.path}").exit_code == 0
 
 
+def test_info_draws_every_run(type_command, tmp_path):
+    shown = type_command(f"info --workspace {{tiny}} --plot {tmp_path / 'plots'}")
+    assert shown.exit_code == 0, shown.output
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["run-0.svg", "run-1.svg", "run-2.svg", "run-3.svg"]
+    assert all(name in shown.stdout for name in names)
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
