@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from fmcs_bench import files, records
+from fmcs_bench import environment, files
 
 LIMIT_SECONDS = 300
 LIMIT_BYTES = 3e9
@@ -46,13 +46,13 @@ def main() -> None:
         disk = sum(path.stat().st_size for path in Path(workspace).rglob("*") if path.is_file())
     result = {
         "benchmark": "quickstart",
-        "date": records.now(),
+        "date": environment.now(),
         "seconds": round(first, 1),
         "seconds_when_finished_before": round(again, 1),
         "peak_bytes": peak,
         "workspace_bytes": disk,
         "within_limits": first <= LIMIT_SECONDS and peak <= LIMIT_BYTES,
-        "environment": records.Environment.current("cpu", torch.get_num_threads()).to_json(),
+        "environment": environment.Environment.current("cpu", torch.get_num_threads()).to_json(),
     }
     line = json.dumps(result, sort_keys=True)
     print(line)

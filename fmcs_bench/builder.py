@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, convergence, files, images, records
+from fmcs_bench import backbones, convergence, environment, files, images
 from fmcs_bench.config import BuildConfig
+from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.extraction import extract
 from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
@@ -25,6 +27,9 @@ from fmcs_bench.store.writer import list_files
 from fmcs_bench.training import choose_device
 from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
 from fmcs_bench.workspace import Workspace
+
+CHOICE_OF_STAGES = ("stages", "markers", "convergence")
+"""Options that do not change how a run is trained."""
 
 
 def build_dataset(
@@ -54,6 +59,7 @@ def build_dataset(
     if (path / schema.MANIFEST).exists():
         dataset = open_dataset(path)
         _require_equal(dataset.manifest.config, config, path)
+        shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
     source = images.load(config.image_dataset, data_dir, limit=config.limit)
@@ -61,9 +67,11 @@ def build_dataset(
     return open_dataset(path)
 
 
-def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path) -> None:
+def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path, *, leaving: Collection[str] = ()) -> None:
     old, new = existing.to_json(), wanted.to_json()
-    different = [f"{key}: {old[key]!r} there, {new[key]!r} wanted" for key in old if old[key] != new[key]]
+    different = [
+        f"{key}: {old[key]!r} there, {new[key]!r} wanted" for key in old if old[key] != new[key] and key not in leaving
+    ]
     if different:
         raise ConfigError(
             f"{path} holds a dataset of this name with other options ({'; '.join(different)}); choose another --name"
@@ -99,10 +107,16 @@ class _Build:
         shutil.rmtree(self.path / schema.WORK)
 
     def _claim(self) -> None:
-        """Tie an unfinished folder to its configuration, so that another build does not go on in it."""
+        """Tie an unfinished folder to its configuration, so that another build does not go on in it.
+
+        Until the stages of a first run are chosen, how they are chosen may change: a run that did not converge under
+        one threshold need not be trained again for another.
+        """
         file = self.path / schema.WORK / "config.json"
         if file.exists():
-            _require_equal(BuildConfig.from_json(json.loads(file.read_bytes())), self.config, self.path)
+            chosen = any(self.path.glob(f"{schema.TRAJECTORIES}/*.json"))
+            started = BuildConfig.from_json(json.loads(file.read_bytes()))
+            _require_equal(started, self.config, self.path, leaving=() if chosen else CHOICE_OF_STAGES)
         elif self.path.exists() and any(self.path.iterdir()):
             raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
         files.write_atomically(file, files.to_json(self.config.to_json()))
@@ -210,8 +224,8 @@ class _Build:
             stored_bytes=sum(entry.num_bytes for entry in entries.values()),
             files=entries,
             dataset_digest=schema.dataset_digest(self.config, info, entries),
-            environment=records.Environment.current(str(self.device), torch.get_num_threads()),
-            created=records.now(),
+            environment=Environment.current(str(self.device), torch.get_num_threads()),
+            created=environment.now(),
             build_seconds=self.seconds,
         )
         files.write_atomically(self.path / schema.MANIFEST, files.to_json(manifest.to_json()))

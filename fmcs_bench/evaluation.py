@@ -18,14 +18,15 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from fmcs_bench import evaluators, files, metrics, records
+from fmcs_bench import environment, evaluators, files, metrics, records
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
 from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig
 from fmcs_bench.engine import run_units
+from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, MissingDataError, ProtocolError
 from fmcs_bench.evaluators.base import WEIGHTS, NetworkEvaluator, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.records import Environment, EvaluatorRecord, RecordStore, Trajectory
+from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSet, open_dataset, schema
 from fmcs_bench.training import choose_device
 from fmcs_bench.workspace import Workspace
@@ -146,15 +147,7 @@ class _Track:
         )
 
     def key(self, unit: EvaluatorConfig) -> str:
-        return files.digest(
-            {
-                "unit": unit.to_json(),
-                "dataset": self.dataset.manifest.dataset_digest,
-                "code": self.environment.code_digest,
-                "libraries": self.environment.libraries,
-                "device": self.environment.device,
-            }
-        )
+        return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
 
     def find(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
         record = self.store.finished(
@@ -191,10 +184,10 @@ class _Track:
             cost=records.Cost(
                 seconds=seconds,
                 num_parameters=evaluator.num_parameters,
-                process_peak_bytes=records.process_peak_bytes(),
+                process_peak_bytes=environment.process_peak_bytes(),
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
-            created=records.now(),
+            created=environment.now(),
             unit=unit,
             evaluator_digest=digest,
             num_stages=manifest.config.stages,

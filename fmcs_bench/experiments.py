@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, dueheadnet, files, images, records
+from fmcs_bench import backbones, dueheadnet, environment, images, records
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, evaluator_boards, training_boards
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, EvaluatorConfig, Method
 from fmcs_bench.engine import run_units
+from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.evaluation import load_judge
 from fmcs_bench.evaluators import NetworkEvaluator
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.objectives import Objective
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.records import Environment, EvaluatorRecord, RecordStore, TrainingRecord, TrainingUnit
+from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, TrainingUnit
 from fmcs_bench.store import FmcsDataset
 from fmcs_bench.training import accuracy, choose_device, fit, predict
 from fmcs_bench.trajectory import image_batches
@@ -216,15 +217,7 @@ class _Track:
         )
 
     def key(self, unit: TrainingUnit) -> str:
-        return files.digest(
-            {
-                "unit": unit.to_json(),
-                "dataset": self.dataset.manifest.dataset_digest,
-                "code": self.environment.code_digest,
-                "libraries": self.environment.libraries,
-                "device": self.environment.device,
-            }
-        )
+        return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
 
     def find(self, unit: TrainingUnit) -> TrainingRecord | None:
         return self.store.finished(
@@ -273,10 +266,10 @@ class _Track:
             cost=records.Cost(
                 seconds=seconds,
                 num_parameters=backbones.num_parameters(model),
-                process_peak_bytes=records.process_peak_bytes(),
+                process_peak_bytes=environment.process_peak_bytes(),
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
-            created=records.now(),
+            created=environment.now(),
             unit=unit,
             metrics=recompute(predictions),
         )

@@ -1,129 +1,48 @@
-"""Every figure, from boards and trajectories. Matplotlib's object-oriented API: no pyplot, no display.
-
-All figures use the colours of this file and no other, so that ``encode`` can make a dark version of each. The series
-colours are those of Okabe and Ito, made to tell apart with every common kind of colour vision.
-"""
+"""Every figure, from boards and trajectories. Matplotlib's object-oriented API: no pyplot, no display."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from fmcs_bench import files
 from fmcs_bench.boards import Column, EvaluatorBoard, TrainingBoard, TrainingRow
-from fmcs_bench.errors import ConfigError, RecordError
+from fmcs_bench.errors import RecordError
+from fmcs_bench.plot_style import (
+    BAND,
+    BLUE,
+    DASHES,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PINK,
+    SERIES,
+    encode,
+    house_style,
+    save,
+)
 from fmcs_bench.records import TrainingRecord
 from fmcs_bench.statistics import Estimate
 
-_PAPER, _BAND, _GRID, _MUTED, _INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
-_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _AMBER = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#56b4e9", "#e69f00"
-_SERIES = (_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _AMBER)
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-_DARK = {
-    _PAPER: "#11161c",
-    _BAND: "#181f27",
-    _GRID: "#2b3440",
-    _MUTED: "#97a3b1",
-    _INK: "#e4e9ef",
-    _BLUE: "#5cb3ee",
-    _ORANGE: "#f58a3c",
-    _GREEN: "#2fc79a",
-    _PINK: "#e08fc0",
-    _SKY: "#9ad3f5",
-    _AMBER: "#f2c14e",
-}
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _MUTED,
-    "axes.facecolor": _PAPER,
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.8,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.12,
-    "figure.facecolor": _PAPER,
-    "font.size": 9.5,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.edgecolor": "none",
-    "legend.facecolor": _PAPER,
-    "legend.labelcolor": _INK,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fmcs-bench",
-    "text.color": _INK,
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "xtick.major.size": 3,
-    "xtick.minor.size": 0,
-    "ytick.color": _MUTED,
-    "ytick.labelcolor": _INK,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-}
+__all__ = [
+    "encode",
+    "evaluator_figure",
+    "raf_figure",
+    "save",
+    "score_figure",
+    "training_figure",
+    "trajectory_figure",
+]
 
 
-@contextmanager
-def _house_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours; a matplotlibrc of the user changes nothing, and its settings come back."""
-    with style.context(["default", _STYLE]):
-        yield
-
-
-@_house_style()
-def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False) -> bytes:
-    """A figure as a file's bytes; the same figure gives the same bytes.
-
-    Args:
-        figure: made by a function of this module.
-        kind: PNG has 200 dots per inch.
-        dark: with light lines on a dark ground; SVG only.
-    """
-    buffer = io.BytesIO()
-    if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fmcs-bench"})
-    else:
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": "fmcs-bench"})
-    data = buffer.getvalue()
-    for light, other in _DARK.items() if dark else ():
-        data = data.replace(light.encode(), other.encode())
-    return data
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all.
-
-    Raises:
-        ConfigError: the path ends neither in ``.svg`` nor in ``.png``.
-    """
-    if path.suffix == ".svg":
-        files.write_atomically(path, encode(figure, "svg"))
-    elif path.suffix == ".png":
-        files.write_atomically(path, encode(figure, "png"))
-    else:
-        raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg or .png")
-
-
-@_house_style()
+@house_style()
 def evaluator_figure(board: EvaluatorBoard) -> Figure:
     """MAE of every evaluator on the test run and on the training runs, with 95 % intervals and a dot per seed.
 
@@ -131,15 +50,15 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
     """
     figure, axes = _rows_figure(len(board.rows))
     columns: tuple[tuple[Column, float, str, str], ...] = (
-        ("test_run", -0.21, _BLUE, "o"),
-        ("same_run", 0.13, _ORANGE, "D"),
+        ("test_run", -0.21, BLUE, "o"),
+        ("same_run", 0.13, ORANGE, "D"),
     )
     for i, row in enumerate(board.rows):
         for column, shift, color, marker in columns:
             _seed_dots(axes, [record.metrics[column].mae for record in row.records], i + shift, color)
             _interval(axes, row.mae[column], i + shift, color, marker)
     middle = _middle_stage_mae(board.num_stages)
-    axes.axvline(middle, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     _name_rows(axes, [_short(row.evaluator) for row in board.rows], bold=[row.chosen for row in board.rows])
     numbers = [str(row.mae["test_run"]).replace("-", "\N{MINUS SIGN}") for row in board.rows]
     _numbers_beside(axes, "test run [95 % interval]", numbers)
@@ -147,16 +66,16 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
     axes.set_xlim(0, axes.get_xlim()[1])  # a MAE is never below 0, though an interval of few seeds may be
     axes.set_xlabel("MAE (stages), smaller is better")
     legend = [
-        Line2D([], [], color=_BLUE, marker="o", linewidth=2, label="test run, not seen in fitting"),
-        Line2D([], [], color=_ORANGE, marker="D", markersize=5, linewidth=2, label="same runs, other images"),
-        Line2D([], [], color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="always the middle stage"),
-        Line2D([], [], color=_MUTED, marker="o", markersize=3.2, alpha=0.7, linewidth=0, label="one seed"),
+        Line2D([], [], color=BLUE, marker="o", linewidth=2, label="test run, not seen in fitting"),
+        Line2D([], [], color=ORANGE, marker="D", markersize=5, linewidth=2, label="same runs, other images"),
+        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="always the middle stage"),
+        Line2D([], [], color=MUTED, marker="o", markersize=3.2, alpha=0.7, linewidth=0, label="one seed"),
     ]
     figure.legend(handles=legend, loc="outside upper left", ncols=4, columnspacing=1.6, handlelength=1.9)
     return figure
 
 
-@_house_style()
+@house_style()
 def score_figure(board: EvaluatorBoard) -> Figure:
     """Mean predicted score along the checkpoints of the test run, above the backbone's validation accuracy there.
 
@@ -175,7 +94,7 @@ def score_figure(board: EvaluatorBoard) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     for i, row in enumerate(board.rows):
         score_SM = np.array([record.trajectory.score for record in row.records])
-        color, dash = _SERIES[i % len(_SERIES)], _DASHES[i // len(_SERIES) % len(_DASHES)]
+        color, dash = SERIES[i % len(SERIES)], DASHES[i // len(SERIES) % len(DASHES)]
         name = f"{_short(row.evaluator)} (chosen)" if row.chosen else _short(row.evaluator)
         width = 2.6 if row.chosen else 1.4
         upper.fill_between(step_M, score_SM.min(axis=0), score_SM.max(axis=0), color=color, alpha=0.15, linewidth=0)
@@ -184,7 +103,7 @@ def score_figure(board: EvaluatorBoard) -> Figure:
     upper.set_yticks(range(1, board.num_stages + 1))
     upper.set_title("Mean predicted score (stages)")
     accuracy_M = 100 * np.array(board.rows[0].records[0].trajectory.validation_accuracy)
-    lower.plot(step_M, accuracy_M, color=_INK, linewidth=1.6)
+    lower.plot(step_M, accuracy_M, color=INK, linewidth=1.6)
     lower.set_title("Validation accuracy of the backbone (%)")
     lower.set_ylim(0, 100)
     lower.set_xscale("symlog", linthresh=1)
@@ -195,7 +114,7 @@ def score_figure(board: EvaluatorBoard) -> Figure:
     return figure
 
 
-@_house_style()
+@house_style()
 def training_figure(board: TrainingBoard) -> Figure | None:
     """Forest plot: test accuracy minus the baseline's at equal seeds, in percentage points, with a dot per seed.
 
@@ -206,25 +125,25 @@ def training_figure(board: TrainingBoard) -> Figure | None:
     if not compared:
         return None
     figure, axes = _rows_figure(len(compared))
-    axes.axvline(0, color=_INK, linewidth=1, zorder=1.5)
+    axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
     for i, (row, estimate) in enumerate(compared):
-        _seed_dots(axes, _differences(board, row), i, _BLUE)
-        _interval(axes, estimate, i, _BLUE, "o")
+        _seed_dots(axes, _differences(board, row), i, BLUE)
+        _interval(axes, estimate, i, BLUE, "o")
     names = [_short(row.chosen.records[0].method) for row, _ in compared]
     _name_rows(axes, names, bold=[False] * len(names))
     _numbers_beside(axes, "difference [95 % interval]", [_signed(estimate) for _, estimate in compared])
     axes.margins(x=0.06)
     axes.set_xlabel("test accuracy minus the baseline's, in percentage points (right is better)")
     legend = [
-        Line2D([], [], color=_BLUE, marker="o", linewidth=2, label="mean over seeds, 95 % interval"),
-        Line2D([], [], color=_BLUE, marker="o", markersize=3.2, alpha=0.55, linewidth=0, label="one seed"),
-        Line2D([], [], color=_INK, linewidth=1, label="the baseline"),
+        Line2D([], [], color=BLUE, marker="o", linewidth=2, label="mean over seeds, 95 % interval"),
+        Line2D([], [], color=BLUE, marker="o", markersize=3.2, alpha=0.55, linewidth=0, label="one seed"),
+        Line2D([], [], color=INK, linewidth=1, label="the baseline"),
     ]
     figure.legend(handles=legend, loc="outside upper left", ncols=3, columnspacing=1.6, handlelength=1.9)
     return figure
 
 
-@_house_style()
+@house_style()
 def raf_figure(board: TrainingBoard) -> Figure | None:
     """Test accuracy at each RAF with 95 % intervals, one series for each family; the RAF chosen is filled.
 
@@ -240,27 +159,27 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
     figure = Figure(figsize=(8.2, 3.9), layout="constrained")
     axes = figure.subplots()
     for i, row in enumerate(families):
-        color = _SERIES[i % len(_SERIES)]
+        color = SERIES[i % len(SERIES)]
         shift = 0.5 * ((i + 0.5) / len(families) - 0.5)
         x = [rafs.index(point.raf) + shift for point in row.sweep]
         axes.plot(x, [100 * point.test_accuracy.mean for point in row.sweep], color=color, linewidth=1, alpha=0.6)
         for at, point in zip(x, row.sweep, strict=True):
             if point.test_accuracy.low is not None and point.test_accuracy.high is not None:
                 axes.vlines(at, 100 * point.test_accuracy.low, 100 * point.test_accuracy.high, color=color, linewidth=2)
-            fill = color if point is row.chosen else _PAPER
+            fill = color if point is row.chosen else PAPER
             axes.plot(at, 100 * point.test_accuracy.mean, "o", color=color, markerfacecolor=fill, markersize=6.5)
     legend = [
-        Line2D([], [], color=_SERIES[i % len(_SERIES)], marker="o", linewidth=2, label=_short(row.family))
+        Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", linewidth=2, label=_short(row.family))
         for i, row in enumerate(families)
     ]
     baseline = next((row.chosen.test_accuracy for row in board.rows if row.family == "baseline"), None)
     if baseline is not None:
         if baseline.low is not None and baseline.high is not None:
-            axes.axhspan(100 * baseline.low, 100 * baseline.high, color=_MUTED, alpha=0.14, linewidth=0, zorder=0)
-        axes.axhline(100 * baseline.mean, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-        legend.append(Line2D([], [], color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="baseline (RAF 1)"))
+            axes.axhspan(100 * baseline.low, 100 * baseline.high, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
+        axes.axhline(100 * baseline.mean, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+        legend.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="baseline (RAF 1)"))
     legend.append(
-        Line2D([], [], color=_MUTED, marker="o", markerfacecolor=_PAPER, linewidth=0, label="not chosen on validation")
+        Line2D([], [], color=MUTED, marker="o", markerfacecolor=PAPER, linewidth=0, label="not chosen on validation")
     )
     axes.grid(visible=False, axis="x")
     axes.set_xticks(range(len(rafs)), [f"{raf:g}" for raf in rafs])
@@ -271,7 +190,7 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
     return figure
 
 
-@_house_style()
+@house_style()
 def trajectory_figure(
     losses: np.ndarray,
     smoothed: np.ndarray,
@@ -301,20 +220,20 @@ def trajectory_figure(
     figure = Figure(figsize=(8.2, 6.6), layout="constrained")
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.3, 1.3))
     for axes in (upper, middle, lower):
-        axes.axvline(convergence_step / steps_per_epoch, color=_ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    upper.plot(epochs_T, losses, color=_BLUE, alpha=0.28, linewidth=0.8, label="training loss")
-    upper.plot(epochs_T, smoothed, color=_BLUE, linewidth=2, label="smoothed")
+        axes.axvline(convergence_step / steps_per_epoch, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    upper.plot(epochs_T, losses, color=BLUE, alpha=0.28, linewidth=0.8, label="training loss")
+    upper.plot(epochs_T, smoothed, color=BLUE, linewidth=2, label="smoothed")
     heights_K = np.asarray(smoothed)[np.asarray(marker_steps) - 1]
-    upper.plot(epochs_K, heights_K, "o", color=_INK, markersize=5, label=f"stages 1 to {len(epochs_K)}")
+    upper.plot(epochs_K, heights_K, "o", color=INK, markersize=5, label=f"stages 1 to {len(epochs_K)}")
     upper.set_xlim(0, epochs_T[-1])
     _number_stages(upper, epochs_K / epochs_T[-1], epochs_K, heights_K)
     upper.set_ylabel("training loss (nats)")
     upper.legend(loc="upper right")
     # CQI of exactly 0 has no place on a log scale.
-    middle.plot(epochs_T[1:], np.where(np.asarray(cqi) > 0, cqi, np.nan), color=_GREEN, linewidth=1.4, label="CQI")
-    middle.axhline(threshold, color=_INK, linewidth=1, linestyle=(0, (1.5, 1.5)), label=f"threshold {threshold:g}")
+    middle.plot(epochs_T[1:], np.where(np.asarray(cqi) > 0, cqi, np.nan), color=GREEN, linewidth=1.4, label="CQI")
+    middle.axhline(threshold, color=INK, linewidth=1, linestyle=(0, (1.5, 1.5)), label=f"threshold {threshold:g}")
     middle.plot(
-        convergence_step / steps_per_epoch, threshold, "D", color=_ORANGE, markersize=7, label="convergence point"
+        convergence_step / steps_per_epoch, threshold, "D", color=ORANGE, markersize=7, label="convergence point"
     )
     middle.set_yscale("log")
     middle.set_ylim(bottom=threshold / 100)  # what lies below are zero crossings
@@ -324,7 +243,7 @@ def trajectory_figure(
     middle.legend(loc="lower left")
     accuracy_M = 100 * np.asarray(checkpoint_accuracy)
     epochs_M = np.asarray(checkpoint_steps) / steps_per_epoch
-    lower.plot(epochs_M, accuracy_M, "-o", color=_PINK, linewidth=1.2, markersize=3)
+    lower.plot(epochs_M, accuracy_M, "-o", color=PINK, linewidth=1.2, markersize=3)
     lower.set_ylabel("validation accuracy (%)")
     lower.set_xlabel("epoch")
     figure.align_ylabels()
@@ -338,7 +257,7 @@ def _rows_figure(num: int) -> tuple[Figure, Axes]:
     axes.set_ylim(num - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     for i in range(0, num, 2):
-        axes.axhspan(i - 0.5, i + 0.5, color=_BAND, linewidth=0, zorder=0)
+        axes.axhspan(i - 0.5, i + 0.5, color=BAND, linewidth=0, zorder=0)
     return figure, axes
 
 
@@ -354,7 +273,7 @@ def _numbers_beside(axes: Axes, title: str, numbers: Sequence[str]) -> None:
     where = axes.get_yaxis_transform()
     for i, number in enumerate(numbers):
         axes.text(1.02, i, number, transform=where, va="center", fontsize=8.5)
-    axes.text(1.02, -0.62, title, transform=where, va="bottom", fontsize=8.5, color=_MUTED)
+    axes.text(1.02, -0.62, title, transform=where, va="bottom", fontsize=8.5, color=MUTED)
 
 
 def _interval(axes: Axes, estimate: Estimate, y: float, color: str, marker: str) -> None:
@@ -384,7 +303,7 @@ def _number_stages(axes: Axes, places_K: np.ndarray, epochs_K: np.ndarray, heigh
             ha="center",
             va="bottom",
             fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": _MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
         )
 
 

@@ -8,16 +8,10 @@ finished unit is recognised and a stale one is not.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
-import platform
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -29,56 +23,11 @@ from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench import files
 from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.errors import ConfigError, RecordError
 
 SCHEMA_VERSION = 1
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-# Modules that only show results; a change in them leaves every result as it is.
-_PRESENTATION = (
-    "api.py",
-    "boards.py",
-    "cli.py",
-    "display.py",
-    "leaderboard/",
-    "plots.py",
-    "progress.py",
-    "quickstart.py",
-    "statistics.py",
-    "terminal.py",
-    "workspace.py",
-)
-_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
-
-
-class Environment(Options):
-    """Software and hardware that made a result."""
-
-    fmcs_bench: str
-    code_digest: Sha256
-    python: str
-    libraries: dict[str, str]
-    platform: str
-    processor: str
-    device: str
-    threads: int
-
-    @classmethod
-    def current(cls, device: str, threads: int) -> Environment:
-        """The environment of this process."""
-        from fmcs_bench import __version__
-
-        return cls(
-            fmcs_bench=__version__,
-            code_digest=code_digest(),
-            python=platform.python_version(),
-            libraries=_library_versions(),
-            platform=platform.platform(),
-            processor=_processor(),
-            device=device,
-            threads=threads,
-        )
 
 
 class Metrics(Options):
@@ -374,45 +323,14 @@ def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
         raise RecordError(f"the predictions are no safetensors file: {error}") from None
 
 
-def now() -> str:
-    """The present time, UTC, to the second, in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def process_peak_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes; 0 where the platform does not tell."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-@functools.cache
-def code_digest() -> str:
-    """SHA-256 over the source of this package that can change a result (not what only shows results)."""
-    root = Path(__file__).parent
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    kept = [name for name in names if not name.startswith(_PRESENTATION)]
-    return files.digest({name: files.sha256_of_file(root / name) for name in kept})
-
-
-def _library_versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"  # installed without metadata, as some system builds are
-    return found
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} logical cores"
+def unit_key(unit: Options, dataset_digest: str, environment: Environment) -> str:
+    """SHA-256 over all that decides the result of a unit of work: unit, data, code, versions, device."""
+    return files.digest(
+        {
+            "unit": unit.to_json(),
+            "dataset": dataset_digest,
+            "code": environment.code_digest,
+            "libraries": environment.libraries,
+            "device": environment.device,
+        }
+    )

@@ -88,8 +88,8 @@ def test_an_unfinished_build_is_not_taken_over_by_another_configuration(tmp_path
         time.sleep(0.001)
     build.kill()
     build.communicate()
-    with pytest.raises(ConfigError, match="stages: 3 there, 2 wanted"):
-        build_tiny(tmp_path, stages=2)
+    with pytest.raises(ConfigError, match="checkpoints: 12 there, 20 wanted"):
+        build_tiny(tmp_path, checkpoints=20)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
@@ -106,9 +106,16 @@ def test_more_stages_than_checkpoints_is_refused_and_says_what_to_do(tmp_path):
         build_tiny(tmp_path, stages=40)
 
 
-def test_a_run_that_does_not_converge_is_refused(tmp_path):
+def test_a_run_that_does_not_converge_is_refused(tiny_dataset, tmp_path):
     with pytest.raises(ConvergenceError, match="has not converged"):
         build_tiny(tmp_path, convergence=ConvergenceRule(threshold=1e-9))
+    # Raising the threshold, as the message says, does not train the run again, and ends as if it had been typed first.
+    (trained,) = tmp_path.rglob("run.json")
+    stamp = trained.stat().st_mtime_ns
+    with pytest.raises(ConvergenceError):
+        build_tiny(tmp_path, convergence=ConvergenceRule(threshold=1e-8))
+    assert trained.stat().st_mtime_ns == stamp
+    assert build_tiny(tmp_path).id == tiny_dataset.id
 
 
 def test_unknown_names_are_told_before_any_work(tmp_path):

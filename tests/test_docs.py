@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from conftest import subprocess_environment
@@ -51,7 +52,7 @@ def test_commands_exist():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("https://"):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            assert (page.parent / unquote(target)).exists(), f"{page.name} links to {target}"
 
 
 def readme_rows(heading):

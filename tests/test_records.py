@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 import fmcs_bench
-from fmcs_bench import records
+from fmcs_bench import environment
 from fmcs_bench.errors import ConfigError, RecordError
 from fmcs_bench.records import (
     Environment,
@@ -277,7 +277,7 @@ def test_the_environment_is_the_one_we_are_in():
 
 def digest_of_copy(root: Path) -> str:
     """The code digest that a copy of the package gives itself, in a process of its own."""
-    code = "from fmcs_bench import records; print(records.__file__); print(records.code_digest())"
+    code = "from fmcs_bench import environment; print(environment.__file__); print(environment.code_digest())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,
@@ -310,7 +310,7 @@ def test_the_code_digest_follows_what_can_change_a_result_and_nothing_else(tmp_p
 
 def test_presentation_modules_that_the_code_digest_leaves_out_exist():
     root = Path(fmcs_bench.__file__).parent
-    assert all((root / name).exists() for name in records._PRESENTATION)
+    assert all((root / name).exists() for name in environment._PRESENTATION)
 
 
 def test_records_load_no_torch():
@@ -319,7 +319,7 @@ def test_records_load_no_torch():
 
 
 def test_now_is_utc_to_the_second():
-    stamp = datetime.fromisoformat(records.now())
+    stamp = datetime.fromisoformat(environment.now())
     assert stamp.utcoffset() is not None
     assert stamp.utcoffset().total_seconds() == stamp.microsecond == 0
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
@@ -328,4 +328,4 @@ def test_now_is_utc_to_the_second():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to compare with")
 def test_peak_memory_is_what_the_kernel_says():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    assert records.process_peak_bytes() == pytest.approx(int(line.split()[1]) * 1024, rel=0.05)
+    assert environment.process_peak_bytes() == pytest.approx(int(line.split()[1]) * 1024, rel=0.05)

@@ -22,13 +22,14 @@ from pydantic import Field
 
 from fmcs_bench import files
 from fmcs_bench.config import BuildConfig, Options
-from fmcs_bench.records import Environment, Sha256
+from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.trajectory import Run
 
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"
 MAPS = "maps.zarr"
 WORK = "work"
+TRAJECTORIES = "trajectories"
 NUM_TRAJECTORY_IMAGES = 64
 """Test images whose maps are kept at every checkpoint of the test run (fewer where the split has fewer)."""
 
@@ -47,7 +48,7 @@ def checkpoint_name(seed: int, stage: int) -> str:
 
 def trajectory_name(seed: int) -> str:
     """Path of a run's trajectory file inside the dataset."""
-    return f"trajectories/{run_group(seed)}.json"
+    return f"{TRAJECTORIES}/{run_group(seed)}.json"
 
 
 class Stage(Options):

@@ -1,0 +1,115 @@
+"""The look of all figures, and how they become files.
+
+All figures use the colours of this file and no other, so that ``encode`` can make a dark version of each. The series
+colours are those of Okabe and Ito, made to tell apart with every common kind of colour vision.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from fmcs_bench import files
+from fmcs_bench.errors import ConfigError
+
+PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
+BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#56b4e9", "#e69f00"
+SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+DARK = {
+    PAPER: "#11161c",
+    BAND: "#181f27",
+    GRID: "#2b3440",
+    MUTED: "#97a3b1",
+    INK: "#e4e9ef",
+    BLUE: "#5cb3ee",
+    ORANGE: "#f58a3c",
+    GREEN: "#2fc79a",
+    PINK: "#e08fc0",
+    SKY: "#9ad3f5",
+    AMBER: "#f2c14e",
+}
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.facecolor": PAPER,
+    "font.size": 9.5,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.edgecolor": "none",
+    "legend.facecolor": PAPER,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "fmcs-bench",
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in a name is a $
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's defaults and ours; a matplotlibrc of the user changes nothing, and its settings come back."""
+    with style.context(["default", STYLE]):
+        yield
+
+
+@house_style()
+def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False) -> bytes:
+    """A figure as a file's bytes; the same figure gives the same bytes.
+
+    Args:
+        figure: made by a function of ``fmcs_bench.plots``.
+        kind: PNG has 200 dots per inch.
+        dark: with light lines on a dark ground; SVG only.
+    """
+    buffer = io.BytesIO()
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fmcs-bench"})
+    else:
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": "fmcs-bench"})
+    data = buffer.getvalue()
+    for light, other in DARK.items() if dark else ():
+        data = data.replace(light.encode(), other.encode())
+    return data
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all.
+
+    Raises:
+        ConfigError: the path ends neither in ``.svg`` nor in ``.png``.
+    """
+    if path.suffix == ".svg":
+        files.write_atomically(path, encode(figure, "svg"))
+    elif path.suffix == ".png":
+        files.write_atomically(path, encode(figure, "png"))
+    else:
+        raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg or .png")
