@@ -8,7 +8,7 @@ from pathlib import Path
 from fmcs_bench import leaderboard
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, training_boards
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import DEFAULT_RAFS, BuildConfig
+from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
 from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.experiments import train_methods
 from fmcs_bench.progress import SILENT, Progress
@@ -31,25 +31,45 @@ class Result:
     page: Path
 
 
-def run(workspace: Workspace, *, device: str = "auto", progress: Progress = SILENT) -> Result:
+def run(
+    workspace: Workspace,
+    *,
+    config: BuildConfig | None = None,
+    num_seeds: int = NUM_SEEDS,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Result:
     """Do the four steps; what an earlier call finished is found, not repeated.
 
     RAL's RAF is chosen on validation images among 0.95, 0.9 and 0.75; DueHeadNet with RAL then takes that one RAF.
 
     Args:
         workspace: where everything goes; the caller holds its lock.
+        config: what to build; None is a small network on digits, with the usual options.
+        num_seeds: of evaluators and trainings.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
     """
-    progress.say("1/4  build: four runs of a small network on scikit-learn's digits")
-    dataset = build_dataset(BuildConfig.create(backbone="smallcnn"), workspace, device=device, progress=progress)
-    progress.say("2/4  evaluate: three judges of convergence, five seeds each")
-    judges = evaluate_dataset(dataset, workspace, evaluator_names=EVALUATORS, device=device, progress=progress)
-    progress.say("3/4  train: the chosen judge put to use, five paired seeds")
-    swept = train_methods(dataset, workspace, method_names=SWEPT, rafs=DEFAULT_RAFS, device=device, progress=progress)
+    config = config or BuildConfig.create(backbone="smallcnn")
+    progress.say(f"1/4  build: four runs of {config.backbone} on {config.image_dataset}")
+    dataset = build_dataset(config, workspace, device=device, progress=progress)
+    progress.say(f"2/4  evaluate: three judges of convergence, {num_seeds} seeds each")
+    judges = evaluate_dataset(
+        dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
+    )
+    progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
+    swept = train_methods(
+        dataset, workspace, method_names=SWEPT, rafs=DEFAULT_RAFS, num_seeds=num_seeds, device=device, progress=progress
+    )
     chosen_raf = next(row.chosen.raf for row in swept.rows if row.family.startswith("ral-"))
     train_methods(
-        dataset, workspace, method_names=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), device=device, progress=progress
+        dataset,
+        workspace,
+        method_names=(AT_CHOSEN_RAF,),
+        rafs=(chosen_raf,),
+        num_seeds=num_seeds,
+        device=device,
+        progress=progress,
     )
     progress.say("4/4  leaderboard")
     page = leaderboard.build(workspace.records, workspace.leaderboard)
