@@ -64,7 +64,9 @@ def evaluate_dataset(
     for name in names:
         evaluators.REGISTRY[name]  # a wrong name is told before anything is fitted
     track = _Track(dataset, workspace, choose_device(device), limit)
-    units = [EvaluatorConfig(evaluator=name, seed=seed, limit=limit) for name in names for seed in range(num_seeds)]
+    units = [
+        EvaluatorConfig.make(evaluator=name, seed=seed, limit=limit) for name in names for seed in range(num_seeds)
+    ]
     done = run_units(
         units, find=track.find, work=track.work, description=f"evaluators on {dataset.manifest.name}", progress=progress
     )

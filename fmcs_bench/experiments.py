@@ -118,6 +118,8 @@ def train_methods(
         raise ConfigError("there is nothing to train: RAF = 1 is the baseline; name --method baseline or a RAF below 1")
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs = {epochs}; at least 1 is needed")
     seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
     taken = sorted(set(seeds) & set(dataset.manifest.config.run_roles))
     if taken:
@@ -208,7 +210,7 @@ class _Track:
             backbone=config.backbone,
             method=method,
             recipe=config.recipe,
-            epochs=epochs or convergence_epochs(self.dataset),
+            epochs=convergence_epochs(self.dataset) if epochs is None else epochs,
             image_size=config.image_size,
             limit=config.limit,
             seed=seed,

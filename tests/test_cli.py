@@ -40,6 +40,8 @@ WRONG = {
     ),
     "unknown evaluator": ("evaluate --evaluator sett --workspace {tiny}", "unknown evaluator 'sett'; did you mean set"),
     "no seeds": ("evaluate --seeds 0 --workspace {tiny}", "0 seeds; at least 1 is needed"),
+    "evaluate no images": ("evaluate --limit 0 --workspace {tiny}", "limit = 0"),
+    "train no epochs": ("train --method baseline --epochs 0 --workspace {tiny}", "epochs = 0"),
     "train on nothing": ("train", "fmcs-bench build"),
     "train without a judge": ("train --workspace {tiny}", "type `fmcs-bench evaluate digits-smallcnn-16px-tiny` first"),
     "raf above one": ("train --raf 1.2 --workspace {tiny}", "RAF = 1.2 is outside [0, 1]"),
