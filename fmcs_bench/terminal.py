@@ -92,10 +92,16 @@ def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table. A pipe or a file gets plain text in which no row is wrapped or cut off."""
-    if not console.is_terminal:
-        table.box, table.padding = None, (0, 2, 0, 0)
-        console = Console(file=console.file, width=_WIDE, color_system=None)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    # Title and caption inside the table would be wrapped to its width.
+    title, caption, table.title, table.caption = table.title, table.caption, None, None
+    table.box, table.padding = None, (0, 2, 0, 0)
+    plain = Console(file=console.file, width=_WIDE, color_system=None)
+    for part in (title, table, caption):
+        if part is not None:
+            plain.print(part)
 
 
 def _table(title: str) -> Table:
