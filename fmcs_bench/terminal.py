@@ -43,8 +43,8 @@ def training_table(board: TrainingBoard) -> Table:
     """The training board, at most 100 columns wide for names of up to 22 letters."""
     table = _table(f"Training methods on {board.dataset_id}: accuracy in %, [95 % interval]")
     table.caption = Text(
-        "difference: test accuracy minus the baseline's at equal seeds, in points; p: sign-flip test, Holm-corrected; "
-        "detectable: smallest difference found with a probability of 0.8"
+        "difference: test accuracy minus the baseline's at equal seeds, in points\n"
+        "p: sign-flip test, Holm-corrected; detectable: smallest difference found with a probability of 0.8"
     )
     table.add_column("method", overflow="fold")
     for name in ("RAF", "validation", "test", "difference", "p", "detectable", "seeds"):
