@@ -177,12 +177,15 @@ class _Build:
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
         self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
         if run_file.role == "test":
-            few_N = self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
+            few_N = self._trajectory_images()
             checkpoints = run_file.run.checkpoints
             writer.start_trajectory(seed, len(checkpoints), few_N)
             # One at a time: there are many more checkpoints than stages, too many to hold together.
             for row, checkpoint in enumerate(checkpoints):
                 self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
+
+    def _trajectory_images(self) -> np.ndarray:
+        return self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
 
     def _extract_rows(
         self, writer: DatasetWriter, work: Path, seed: int, array: str, row: int, steps: list[int], image_N: np.ndarray
@@ -220,7 +223,7 @@ class _Build:
             map_shape=self.map_shape,
             num_backbone_parameters=self.num_parameters,
             runs=runs,
-            raw_bytes=sum(run.num_images for run in runs) * self.config.stages * map_bytes,
+            raw_bytes=sum(run.num_images * self.config.stages + run.num_trajectory_maps for run in runs) * map_bytes,
             stored_bytes=sum(entry.num_bytes for entry in entries.values()),
             files=entries,
             dataset_digest=schema.dataset_digest(self.config, info, entries),
@@ -232,11 +235,13 @@ class _Build:
 
     def _run_info(self, seed: int, run_file: RunFile) -> schema.RunInfo:
         splits = SPLITS if run_file.role == "training" else SPLITS[1:]
+        num_checkpoints = len(run_file.run.checkpoints)
         return schema.RunInfo(
             seed=seed,
             role=run_file.role,
             num_images=len(self.images.indices(*splits)),
-            num_checkpoints=len(run_file.run.checkpoints),
+            num_checkpoints=num_checkpoints,
+            num_trajectory_maps=num_checkpoints * len(self._trajectory_images()) if run_file.role == "test" else 0,
             convergence_epoch=run_file.convergence_step / run_file.run.steps_per_epoch,
             stages=run_file.stages,
         )

@@ -86,6 +86,14 @@ def test_trajectory_maps_hold_the_stage_maps_of_the_test_run(tiny_dataset):
         np.testing.assert_allclose(along[steps.index(stage.step)].astype(np.float32), expected, rtol=2e-3, atol=1e-3)
 
 
+def test_raw_bytes_are_those_of_all_map_arrays(tiny_dataset):
+    group = tiny_dataset.maps
+    arrays = [group[f"run-{seed}/feature_maps"] for seed in range(4)] + [group["run-3/trajectory_maps"]]
+    assert tiny_dataset.manifest.raw_bytes == sum(array.nbytes for array in arrays)
+    on_disk = sum(path.stat().st_size for path in (tiny_dataset.path / "maps.zarr").rglob("*") if path.is_file())
+    assert tiny_dataset.manifest.bytes_under("maps.zarr") == on_disk
+
+
 def test_select_gives_the_maps_of_one_split_with_their_stages(tiny_dataset):
     (seed,) = tiny_dataset.seeds("test")
     selected = tiny_dataset.select(seed, "unseen")

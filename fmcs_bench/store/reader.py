@@ -73,14 +73,16 @@ class FmcsDataset:
         manifest = self.manifest
         channels, height, width = manifest.map_shape
         roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
-        ratio = manifest.raw_bytes / manifest.stored_bytes
+        map_bytes = manifest.bytes_under(schema.MAPS)
+        checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
+        position = "" if height * width > 1 else "; one position, a larger image size gives more"
         return (
             f"FmcsDataset {self.id}\n"
-            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages\n"
+            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages{position}\n"
             f"  runs    {roles}\n"
             f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
-            f"  disk    {manifest.stored_bytes / 1e6:,.1f} MB with checkpoints, "
-            f"{manifest.raw_bytes / 1e6:,.1f} MB of raw maps (ratio {ratio:.2f})\n"
+            f"  disk    {map_bytes / 1e6:,.1f} MB of maps (raw {manifest.raw_bytes / 1e6:,.1f} MB, "
+            f"{manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
             f"  path    {self.path}"
         )
 

@@ -30,6 +30,7 @@ MANIFEST = "dataset.json"
 MAPS = "maps.zarr"
 WORK = "work"
 TRAJECTORIES = "trajectories"
+CHECKPOINTS = "checkpoints"
 NUM_TRAJECTORY_IMAGES = 64
 """Test images whose maps are kept at every checkpoint of the test run (fewer where the split has fewer)."""
 
@@ -43,7 +44,7 @@ def run_group(seed: int) -> str:
 
 def checkpoint_name(seed: int, stage: int) -> str:
     """Path of a stage's checkpoint inside the dataset."""
-    return f"checkpoints/{run_group(seed)}/stage-{stage}.safetensors"
+    return f"{CHECKPOINTS}/{run_group(seed)}/stage-{stage}.safetensors"
 
 
 def trajectory_name(seed: int) -> str:
@@ -100,6 +101,7 @@ class RunInfo(Options):
     role: Role
     num_images: int
     num_checkpoints: int
+    num_trajectory_maps: int = Field(description="maps along the run, at its checkpoints; 0 but for the test run")
     convergence_epoch: float
     stages: tuple[Stage, ...]
 
@@ -114,13 +116,17 @@ class Manifest(Options):
     map_shape: tuple[int, int, int] = Field(description="channels, height, width")
     num_backbone_parameters: int
     runs: tuple[RunInfo, ...]
-    raw_bytes: int = Field(description="float16 feature maps before compression")
+    raw_bytes: int = Field(description="float16 maps, with those along the test run, before compression")
     stored_bytes: int = Field(description="all files")
     files: dict[str, FileEntry]
     dataset_digest: Sha256
     environment: Environment
     created: str
     build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
+
+    def bytes_under(self, folder: str) -> int:
+        """Size of the files below a folder of the dataset, in bytes."""
+        return sum(entry.num_bytes for name, entry in self.files.items() if name.startswith(f"{folder}/"))
 
 
 def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, FileEntry]) -> str:
