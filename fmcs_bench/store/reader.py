@@ -78,7 +78,8 @@ class FmcsDataset:
         position = "" if height * width > 1 else "; one position, a larger image size gives more"
         return (
             f"FmcsDataset {self.id}\n"
-            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages{position}\n"
+            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages"
+            f"{position}\n"
             f"  runs    {roles}\n"
             f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
             f"  disk    {map_bytes / 1e6:,.1f} MB of maps (raw {manifest.raw_bytes / 1e6:,.1f} MB, "
