@@ -11,6 +11,7 @@ from conftest import TINY, build_tiny, subprocess_environment
 from fmcs_bench import files
 from fmcs_bench.config import ConvergenceRule
 from fmcs_bench.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
+from fmcs_bench.store.schema import WORK
 from fmcs_bench.workspace import Workspace
 
 BUILD = [
@@ -83,7 +84,7 @@ def test_another_configuration_of_the_same_name_is_refused(tiny_workspace):
 
 def test_an_unfinished_build_is_not_taken_over_by_another_configuration(tmp_path):
     build = start_build(tmp_path)
-    path = tmp_path / "datasets/digits-smallcnn-16px-tiny/work/config.json"
+    path = tmp_path / "datasets/digits-smallcnn-16px-tiny" / WORK / "config.json"
     while build.poll() is None and not path.exists():
         time.sleep(0.001)
     build.kill()
