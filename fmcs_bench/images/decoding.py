@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ from fmcs_bench.images.memory import require_memory
 Blob = bytes | Path
 Value = TypeVar("Value")
 
-_CHUNK = 512
+_CHUNK, _TASK = 512, 32
 _ORIENTATION = 0x0112
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_SIXTEEN_BITS)
@@ -131,7 +132,11 @@ def _each(
     try:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(attempt, blobs([positions[row] for row in chunk])), strict=True)
+            found = blobs([positions[row] for row in chunk])
+            # Small images are decoded faster than a thread takes its next task: several make one task.
+            tasks = [found[i : i + _TASK] for i in range(0, len(found), _TASK)]
+            results = pool.map(lambda task: [attempt(blob) for blob in task], tasks)
+            yield from zip(chunk, chain.from_iterable(results), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
