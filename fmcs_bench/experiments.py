@@ -127,7 +127,7 @@ def train_methods(
     if taken:
         raise ConfigError(f"the seeds {taken} are those of runs of {dataset.manifest.name}; training needs fresh ones")
     judge = judge_record(dataset, workspace, evaluator) if any(method.raf < 1 for method in chosen) else None
-    track = _Track(dataset, workspace, choose_device(device), data_dir, image_source, judge)
+    track = _Track(dataset, workspace, choose_device(device), data_dir, judge, image_source)
     units = [track.unit(method, seed, epochs) for seed in seeds for method in chosen]
     done = run_units(
         units, find=track.find, work=track.work, description=f"training on {dataset.manifest.name}", progress=progress
@@ -177,8 +177,8 @@ class _Track:
     workspace: Workspace
     device: torch.device
     data_dir: str | Path | None
-    image_source: str | None
     judge: EvaluatorRecord | None
+    image_source: str | None = None
 
     @cached_property
     def store(self) -> RecordStore:
