@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmcs_bench import convergence, leaderboard, plots
+from fmcs_bench import convergence, images, leaderboard, plots
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
@@ -46,6 +46,8 @@ def build(
     *,
     workspace: PathLike | None = None,
     data_dir: PathLike | None = None,
+    skip_broken: bool = False,
+    download: bool = False,
     device: str = "auto",
     progress: Progress = SILENT,
     **options: Any,
@@ -55,17 +57,33 @@ def build(
     Args:
         workspace: folder of everything that is made; see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        skip_broken: leave out images that cannot be decoded; the manifest has their number.
+        download: fetch missing files of a named image dataset into ``data_dir``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
-        **options: of ``BuildConfig``: ``backbone``, ``image_dataset``, ``image_size``, ``stages``, ``epochs``, ...
+        **options: of ``BuildConfig``: ``backbone``, ``image_dataset`` (also ``folder:DIR`` and ``hub:NAME_OR_PATH``),
+            ``image_size``, ``stages``, ``epochs``, ...
 
     Raises:
         FmcsBenchError: see ``fmcs_bench.builder.build_dataset``.
     """
+    typed = options.get("image_dataset")
+    image_source = typed if isinstance(typed, str) and ":" in typed else None
+    if image_source is not None:
+        options["image_dataset"] = images.plain_name(image_source)
     config = BuildConfig.create(**options)
     place = _workspace(workspace)
     with place.locked():
-        return build_dataset(config, place, data_dir=_data_dir(data_dir), device=device, progress=progress)
+        return build_dataset(
+            config,
+            place,
+            data_dir=_data_dir(data_dir),
+            image_source=image_source,
+            skip_broken=skip_broken,
+            download=download,
+            device=device,
+            progress=progress,
+        )
 
 
 def evaluate(
@@ -123,6 +141,7 @@ def train(
     epochs: int | None = None,
     workspace: PathLike | None = None,
     data_dir: PathLike | None = None,
+    image_source: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> TrainingBoard:
@@ -137,6 +156,7 @@ def train(
         epochs: another length than the convergence point.
         workspace: see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
@@ -155,6 +175,7 @@ def train(
             evaluator=evaluator,
             epochs=epochs,
             data_dir=_data_dir(data_dir),
+            image_source=image_source,
             device=device,
             progress=progress,
         )

@@ -37,6 +37,9 @@ def build_dataset(
     workspace: Workspace,
     *,
     data_dir: str | Path | None = None,
+    image_source: str | None = None,
+    skip_broken: bool = False,
+    download: bool = False,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> FmcsDataset:
@@ -46,24 +49,42 @@ def build_dataset(
         config: what to build; its ``dataset_name`` names the folder.
         workspace: where; the caller holds its lock.
         data_dir: folder with the files of the image dataset.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where the images of a configuration with such a plain name
+            lie; it is not kept.
+        skip_broken: leave out images that cannot be decoded; the manifest has their number.
+        download: fetch missing files of a named image dataset into ``data_dir``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
 
     Raises:
         UnknownNameError: no such image dataset or backbone.
         MissingDataError: the image files are not there.
+        ImageError: an image is broken, or the images and classes are not what a dataset needs.
         ConfigError: another dataset has this name, or the backbone cannot take these images.
         ConvergenceError: a run has no convergence point, or too few checkpoints for K stages.
     """
     path = workspace.dataset(config.dataset_name)
+
+    def load_images() -> ImageDataset:
+        return images.load(
+            config.image_dataset,
+            data_dir,
+            limit=config.limit,
+            image_size=config.image_size,
+            source=image_source,
+            skip_broken=skip_broken,
+            download=download,
+        )
+
     if (path / schema.MANIFEST).exists():
         dataset = open_dataset(path)
         _require_equal(dataset.manifest.config, config, path)
+        if image_source is not None:  # two folders may have one name
+            _require_same_images(dataset.manifest.images.sha256, load_images(), path)
         shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
-    source = images.load(config.image_dataset, data_dir, limit=config.limit)
-    _Build(config, source, path, choose_device(device), progress).finish()
+    _Build(config, load_images(), path, choose_device(device), progress).finish()
     return open_dataset(path)
 
 
@@ -75,6 +96,13 @@ def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path, *, le
     if different:
         raise ConfigError(
             f"{path} holds a dataset of this name with other options ({'; '.join(different)}); choose another --name"
+        )
+
+
+def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
+    if source.sha256 != sha256:
+        raise ConfigError(
+            f"{path} was built, or begun, from other images of the name {source.name}; choose another --name"
         )
 
 
@@ -119,6 +147,10 @@ class _Build:
             _require_equal(started, self.config, self.path, leaving=() if chosen else CHOICE_OF_STAGES)
         elif self.path.exists() and any(self.path.iterdir()):
             raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
+        digest = file.with_name("images.json")
+        if digest.exists():
+            _require_same_images(json.loads(digest.read_bytes())["sha256"], self.images, self.path)
+        files.write_atomically(digest, files.to_json({"sha256": self.images.sha256}))
         files.write_atomically(file, files.to_json(self.config.to_json()))
 
     def _run(self, writer: DatasetWriter, seed: int, role: schema.Role) -> RunFile:
@@ -213,6 +245,7 @@ class _Build:
             licence=self.images.licence,
             citation=self.images.citation,
             num_images={split: len(self.images.indices(split)) for split in SPLITS},
+            num_broken=self.images.num_broken,
         )
         runs = tuple(self._run_info(seed, run_file) for seed, run_file in run_files.items())
         map_bytes = 2 * int(np.prod(self.map_shape))

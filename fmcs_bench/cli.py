@@ -106,7 +106,13 @@ def quickstart(workspace: str, device: str) -> None:
 
 @main.command()
 @click.option("--backbone", required=True, help="Short name, or timm/NAME; see `fmcs-bench list backbones`.")
-@click.option("--dataset", "image_dataset", default="digits", show_default=True, help="Image dataset.")
+@click.option(
+    "--dataset",
+    "image_dataset",
+    default="digits",
+    show_default=True,
+    help="Image dataset: a name, folder:DIR or hub:NAME_OR_PATH.",
+)
 @click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: 224; digits: 32]")
 @click.option("--stages", type=int, help="K, the number of FMCS.  [default: 9; digits: 7]")
 @click.option("--runs", type=int, help="Training runs.  [default: 2]")
@@ -119,6 +125,8 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--lr", type=float, help="Learning rate of training.  [default: 0.001]")
 @click.option("--seed", type=int, help="Of the first run.  [default: 0]")
 @click.option("--name", help="Last part of the dataset's name.  [default: base]")
+@click.option("--download", is_flag=True, help="Fetch missing files of a named image dataset into --data-dir.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read; their number is kept.")
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -193,6 +201,7 @@ def evaluate(
 @click.option("--seeds", type=int, default=5, show_default=True, help="Paired trainings of each method.")
 @click.option("--evaluator", help="The judge.  [default: the best on the validation run]")
 @click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
+@click.option("--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from.")
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -204,6 +213,7 @@ def train(
     seeds: int,
     evaluator: str | None,
     epochs: int | None,
+    image_source: str | None,
     data_dir: str | None,
     workspace: str,
     device: str,
@@ -225,6 +235,7 @@ def train(
             epochs=epochs,
             workspace=workspace,
             data_dir=data_dir,
+            image_source=image_source,
             device=device,
             progress=progress,
         )
@@ -288,7 +299,8 @@ def list_(what: str, workspace: str) -> None:
 
         place = _place(workspace)
         built = sorted(path.parent.name for path in place.datasets.glob("*/dataset.json"))
-        names = ["image datasets", *(f"  {name}" for name in images.REGISTRY), f"FMCS datasets in {place.datasets}"]
+        sources = [*images.REGISTRY, *(usage for _, usage in images.SCHEMES.values())]
+        names = ["image datasets", *(f"  {source}" for source in sources), f"FMCS datasets in {place.datasets}"]
         names += [f"  {name}" for name in built]
         names += [f"  {name} (unfinished: type its build command again)" for name in api.unfinished(place)]
     elif what == "evaluators":

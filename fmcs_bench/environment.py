@@ -33,7 +33,7 @@ _PRESENTATION = (
     "terminal.py",
     "workspace.py",
 )
-_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
+_LIBRARIES = ("numpy", "pillow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
 
 
 class Environment(Options):

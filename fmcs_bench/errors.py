@@ -38,6 +38,12 @@ class MissingDataError(FmcsBenchError, FileNotFoundError):
     exit_code = 2
 
 
+class ImageError(FmcsBenchError, ValueError):
+    """An image cannot be decoded, or labelled images are not what an image dataset needs."""
+
+    exit_code = 2
+
+
 class WorkspaceError(FmcsBenchError, OSError):
     """The workspace cannot be written, or another process is using it."""
 

@@ -90,6 +90,7 @@ def train_methods(
     evaluator: str | None = None,
     epochs: int | None = None,
     data_dir: str | Path | None = None,
+    image_source: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> TrainingBoard:
@@ -104,6 +105,7 @@ def train_methods(
         evaluator: the judge; None takes the differentiable one with the lowest MAE on the validation run.
         epochs: another length than the convergence point.
         data_dir: folder with the files of the image dataset.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished trainings and the time left.
 
@@ -125,7 +127,7 @@ def train_methods(
     if taken:
         raise ConfigError(f"the seeds {taken} are those of runs of {dataset.manifest.name}; training needs fresh ones")
     judge = judge_record(dataset, workspace, evaluator) if any(method.raf < 1 for method in chosen) else None
-    track = _Track(dataset, workspace, choose_device(device), data_dir, judge)
+    track = _Track(dataset, workspace, choose_device(device), data_dir, judge, image_source)
     units = [track.unit(method, seed, epochs) for seed in seeds for method in chosen]
     done = run_units(
         units, find=track.find, work=track.work, description=f"training on {dataset.manifest.name}", progress=progress
@@ -176,6 +178,7 @@ class _Track:
     device: torch.device
     data_dir: str | Path | None
     judge: EvaluatorRecord | None
+    image_source: str | None = None
 
     @cached_property
     def store(self) -> RecordStore:
@@ -188,7 +191,14 @@ class _Track:
     @cached_property
     def images(self) -> ImageDataset:
         config = self.dataset.manifest.config
-        source = images.load(config.image_dataset, self.data_dir, limit=config.limit)
+        source = images.load(
+            config.image_dataset,
+            self.data_dir,
+            limit=config.limit,
+            image_size=config.image_size,
+            source=self.image_source,
+            skip_broken=self.dataset.manifest.images.num_broken > 0,
+        )
         if source.sha256 != self.dataset.manifest.images.sha256:
             raise DatasetError(
                 f"the images of {config.image_dataset} here are not those that {self.dataset.id} was built from"

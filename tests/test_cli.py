@@ -31,6 +31,11 @@ WRONG = {
         "build --backbone smallcnn --dataset mnist --data-dir {folder}",
         "looked in {folder}/MNIST/raw",
     ),
+    "unknown image source": (
+        "build --backbone smallcnn --dataset foldr:{folder}",
+        "unknown image source 'foldr:'; did you mean folder",
+    ),
+    "images without their place": ("build --backbone smallcnn --dataset folder_x", "--images, as folder:DIR"),
     "split without images": ("build --backbone smallcnn --limit 0", "limit = 0"),
     "unwritable workspace": ("build --backbone smallcnn --workspace {file}", "{file} cannot be written"),
     "evaluate nothing": ("evaluate", "fmcs-bench build --backbone smallcnn"),
@@ -136,7 +141,7 @@ def test_info_draws_every_run(type_command, tmp_path):
     ("what", "expected"),
     [
         ("backbones", ["smallcnn", "resnet50", "shufflenet_v2", "seresnet152", "timm/NAME"]),
-        ("datasets", ["digits", "mnist", "digits-smallcnn-16px-tiny"]),
+        ("datasets", ["digits", "mnist", "flowers102", "folder:DIR", "hub:NAME_OR_PATH", "digits-smallcnn-16px-tiny"]),
         ("evaluators", ["norm", "conv", "set", "channel-invariant"]),
         ("methods", ["baseline", "ral", "dueheadnet-concat-diversify-ral"]),
     ],

@@ -134,6 +134,12 @@ def test_the_digest_follows_content(digits):
     assert len({digits.sha256, digits.limited(50).sha256, *others}) == 5
 
 
+def test_the_images_and_splits_of_digits_never_change():
+    assert images.load("digits").sha256 == "ae1e7ae1d42b6450e63fe2e6fb1b60ed76cf140a5145e91cc02930d95c51df09"
+    part = images.load("digits", limit=100)
+    assert part.sha256 == "570521434d05c08715b61812b0bc1ce84715359de167fb01bd271d06c9a60827"
+
+
 def test_an_unknown_dataset_comes_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown image dataset 'digit'; did you mean digits\?"):
         images.load("digit")
@@ -264,6 +270,8 @@ def test_the_real_mnist_has_60000_and_10000_images():
         pytest.skip("needs the real MNIST: set FMCS_BENCH_DATA to a folder that holds MNIST/raw")
     dataset = check_mnist(folder, 60_000, 10_000)
     assert np.bincount(dataset.labels_N[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.sha256 == "3c310f728889289d1ac408af0f55bc58207a6e20c0a6ceeafce651e6e35df3a3"
+    assert [len(dataset.indices(split)) for split in SPLITS] == [48_002, 5_974, 6_024, 10_000]
     prepare = Preprocessor(dataset, 28)  # the well-known 0.1307 and 0.3081 are those of all 60,000
     assert float(prepare.mean_C) == pytest.approx(0.1307, abs=5e-4)
     assert float(prepare.std_C) == pytest.approx(0.3081, abs=5e-4)

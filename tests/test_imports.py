@@ -62,6 +62,11 @@ def test_rows_above_the_images_do_without_torch():
     assert run_python(f"{imports}; import sys; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_a_named_image_dataset_does_without_the_hub_library():
+    code = "from fmcs_bench import images; images.load('digits'); import sys; print('datasets' in sys.modules)"
+    assert run_python(code).strip() == "False"
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"]]
 )

@@ -92,6 +92,7 @@ class ImageInfo(Options):
     licence: str
     citation: str
     num_images: dict[str, int] = Field(description="by split")
+    num_broken: int = Field(0, ge=0, description="images that could not be read and were left out (--skip-broken)")
 
 
 class RunInfo(Options):
@@ -134,7 +135,8 @@ def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, Fi
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "config": config.to_json(),
-        "images": images.to_json(),
+        # Without num_broken = 0: datasets from before that field keep their digest.
+        "images": images.model_dump(mode="json", exclude_defaults=True),
         "files": {name: entry.sha256 for name, entry in entries.items()},
     }
     return files.digest(content)

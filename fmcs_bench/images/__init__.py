@@ -1,0 +1,167 @@
+"""Image datasets and their splits.
+
+Flow: a source's files -> Listing (labels and stable ids of all images) -> split of every image, by a hash of its id ->
+the images that a limit leaves are decoded -> ImageDataset (uint8 in memory) -> batches, resized and normalised on the
+device (``Preprocessor``).
+
+A source is typed as a name (``mnist``), as ``folder:DIR`` or as ``hub:NAME_OR_PATH``. Inside configurations, manifests
+and folder names stands its plain name (``folder_<name of DIR>``), never a path; see docs/images.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fmcs_bench.errors import ConfigError, ImageError, MissingDataError, UnknownNameError, nearest
+from fmcs_bench.images import digits as _digits
+from fmcs_bench.images import torchvision_files as _torchvision_files
+from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits, draw, fifth_as_test
+from fmcs_bench.images.folder import list_folder
+from fmcs_bench.images.hub import list_hub
+from fmcs_bench.images.listing import REGISTRY, Listing, Loader, Pixels, Request, from_memory
+from fmcs_bench.images.preprocessing import Preprocessor
+
+__all__ = [
+    "REGISTRY", "SPLITS", "ImageDataset", "Listing", "Loader", "Pixels", "Preprocessor", "Request", "assign_splits",
+    "from_memory", "load", "plain_name",
+]  # fmt: skip
+
+SCHEMES: dict[str, tuple[Callable[[Request, str], Listing], str]] = {
+    "folder": (list_folder, "folder:DIR (one class for each sub-folder)"),
+    "hub": (list_hub, "hub:NAME_OR_PATH (a Hugging Face dataset, or local Parquet files)"),
+}
+"""Sources with a place of their own, and how they are typed."""
+
+_BUILT_IN = (_digits, _torchvision_files)  # importing them registers their names
+
+
+def plain_name(source: str) -> str:
+    """The name that a source has in configurations, manifests and folder names.
+
+    Raises:
+        UnknownNameError: it begins like ``scheme:`` and there is no such scheme.
+        ConfigError: nothing follows the scheme.
+
+    Example:
+        >>> plain_name("mnist"), plain_name("folder:/home/me/My Flowers/"), plain_name("hub:uoft-cs/cifar10")
+        ('mnist', 'folder_My_Flowers', 'hub_uoft-cs_cifar10')
+    """
+    scheme, location = _split(source)
+    if not scheme:
+        return source
+    path = Path(location).expanduser()
+    if scheme == "hub" and not path.exists() and not location.startswith((".", "/", "~")):
+        last = location
+    else:
+        last = (path if path.name not in ("", "..") else path.resolve()).name
+        last = last.removesuffix(".parquet") if scheme == "hub" else last
+    return f"{scheme}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', last)[:48]}"
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    image_size: int | None = None,
+    source: str | None = None,
+    skip_broken: bool = False,
+    download: bool = False,
+) -> ImageDataset:
+    """Load an image dataset.
+
+    Images of different sizes are brought to a square of ``image_size`` when they are loaded, so that memory holds one
+    uint8 array; images of one size, no larger than that, stay as they are stored.
+
+    Args:
+        name: one of ``REGISTRY.names()``, ``folder:DIR``, ``hub:NAME_OR_PATH``, or the plain name of such a source.
+        data_dir: folder with the dataset's files; not needed for digits, which is embedded, nor for folder and hub.
+        limit: at most this many images in each split; where the source allows it, others are not decoded.
+        image_size: side in pixels; needed for images of different sizes.
+        source: where a dataset of this plain name lies (``folder:DIR``, ``hub:NAME_OR_PATH``).
+        skip_broken: leave out and count images that cannot be decoded.
+        download: fetch missing files of a named dataset into ``data_dir``.
+
+    Raises:
+        UnknownNameError: no such dataset.
+        MissingDataError: its files are not there; the message says where it looked.
+        ImageError: an image is broken, a class is empty, there is one class only, or the columns are wrong.
+        ConfigError: a split has no image, or the images do not fit into memory.
+
+    Example:
+        >>> load("digits")
+        ImageDataset digits: 10 classes, 1 x 8 x 8; 1,105 train, 149 validation, 174 test, 369 unseen
+    """
+    loader = _loader(source if source is not None else name)
+    name = plain_name(name)
+    request = Request(
+        name=name,
+        data_dir=Path(data_dir) if data_dir is not None else None,
+        image_size=image_size,
+        skip_broken=skip_broken,
+        download=download,
+    )
+    listing = loader(request)
+    is_test_N = fifth_as_test(name, listing.ids_N) if listing.is_test_N is None else listing.is_test_N
+    _check_classes(name, listing, is_test_N)
+    splits_N = assign_splits(name, listing.ids_N, is_test_N)
+    chosen_N = draw(name, listing.ids_N, splits_N, limit)
+    pixels = listing.read(chosen_N)
+    kept_M = chosen_N[pixels.is_read_N]
+    lost = np.setdiff1d(listing.labels_N[chosen_N], listing.labels_N[kept_M])
+    if len(lost):
+        raise ImageError(f"no image of the class {listing.classes[lost[0]]!r} of {name} can be read")
+    dataset = ImageDataset(
+        name=name,
+        images_NCHW=pixels.images_MCHW,
+        labels_N=listing.labels_N[kept_M],
+        ids_N=listing.ids_N[kept_M],
+        splits_N=splits_N[kept_M],
+        classes=listing.classes,
+        licence=listing.licence,
+        citation=listing.citation,
+        num_broken=len(chosen_N) - len(kept_M),
+    )
+    for split in SPLITS:
+        if not len(dataset.indices(split)):
+            raise ConfigError(f"the image dataset {name} has no image in its {split} split; more images are needed")
+    return dataset
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Scheme, empty where there is none, and what follows it."""
+    scheme, colon, location = source.partition(":")
+    if not colon:
+        return "", source
+    if scheme not in SCHEMES:
+        raise UnknownNameError(f"unknown image source {scheme + ':'!r}; {nearest(scheme, SCHEMES)}")
+    if not location:
+        raise ConfigError(f"nothing follows {source!r}; type {SCHEMES[scheme][1]}")
+    return scheme, location
+
+
+def _loader(source: str) -> Loader:
+    scheme, location = _split(source)
+    if scheme:
+        list_source = SCHEMES[scheme][0]
+        return lambda request: list_source(request, location)
+    for known in SCHEMES:
+        if source.startswith(f"{known}_") and source not in REGISTRY:
+            raise MissingDataError(
+                f"{source} does not say where its images lie; name the place with --images, as {SCHEMES[known][1]}"
+            )
+    return REGISTRY[source]
+
+
+def _check_classes(name: str, listing: Listing, is_test_N: np.ndarray) -> None:
+    if len(listing.classes) < 2:
+        only = f"one class only ({listing.classes[0]})" if listing.classes else "no class"
+        raise ImageError(f"the image dataset {name} has {only}; at least two are needed")
+    count_K = np.bincount(listing.labels_N[~is_test_N], minlength=len(listing.classes))
+    empty = [listing.classes[k] for k in np.flatnonzero(count_K == 0)]
+    if empty:
+        raise ImageError(f"classes of {name} without a training image: {', '.join(empty[:5])}; fill or remove them")

@@ -1,0 +1,45 @@
+"""Refuse what does not fit into memory before it is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from fmcs_bench.errors import ConfigError
+
+
+def require_memory(shape: tuple[int, ...], name: str) -> None:
+    """Raise where uint8 images of this shape, and the copy that a training on the CPU makes, do not fit.
+
+    Raises:
+        ConfigError: with the bytes needed and those that are free.
+    """
+    num_bytes, free = math.prod(shape), free_bytes()
+    if free is not None and 2 * num_bytes > free:
+        raise ConfigError(
+            f"the {shape[0]:,} images of {name} take {num_bytes:,} bytes, and once more while training; {free:,} bytes "
+            "are free. Use fewer images in each split (--limit) or a smaller --image-size"
+        )
+
+
+def free_bytes() -> int | None:
+    """Memory that this process can still take, in bytes, as Linux and its control groups tell; None elsewhere."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, ValueError, StopIteration):
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS tells the whole only
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for group, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            allowed, taken = (int((Path(group) / name).read_text(encoding="ascii")) for name in (limit, used))
+        except (OSError, ValueError):  # no control group, or no limit ("max")
+            continue
+        # What is taken holds the page cache, which the kernel gives back; half of the limit stands for it at worst.
+        found.append(max(allowed - taken, allowed // 2))
+    return min(found) if found else None
