@@ -22,7 +22,7 @@ from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.extraction import extract
 from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, Stage, open_dataset, schema
+from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, Stage, codecs, open_dataset, schema
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training import choose_device
 from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
@@ -61,6 +61,7 @@ def build_dataset(
         _require_equal(dataset.manifest.config, config, path)
         shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
+    codecs.require(config.codec)
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
     source = images.load(config.image_dataset, data_dir, limit=config.limit)
     _Build(config, source, path, choose_device(device), progress).finish()
@@ -95,7 +96,7 @@ class _Build:
         # A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial.
         for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
             leftover.unlink()
-        writer = DatasetWriter(self.path, self.map_shape)
+        writer = DatasetWriter(self.path, self.map_shape, self.config.codec)
         writer.write_images(self.images)
         roles = self.config.run_roles
         run_files = {}
@@ -103,7 +104,7 @@ class _Build:
             for seed, role in roles.items():
                 run_files[seed] = self._run(writer, seed, role)
                 task.advance()
-        self._write_manifest(run_files)
+        self._write_manifest(writer, run_files)
         shutil.rmtree(self.path / schema.WORK)
 
     def _claim(self) -> None:
@@ -176,6 +177,7 @@ class _Build:
             kept = self.path / schema.checkpoint_name(seed, stage.stage)
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
         self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
+        writer.finish(seed, "feature_maps")
         if run_file.role == "test":
             few_N = self._trajectory_images()
             checkpoints = run_file.run.checkpoints
@@ -183,6 +185,7 @@ class _Build:
             # One at a time: there are many more checkpoints than stages, too many to hold together.
             for row, checkpoint in enumerate(checkpoints):
                 self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
+            writer.finish(seed, "trajectory_maps")
 
     def _trajectory_images(self) -> np.ndarray:
         return self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
@@ -205,7 +208,7 @@ class _Build:
             progress=self.progress,
         )
 
-    def _write_manifest(self, run_files: dict[int, RunFile]) -> None:
+    def _write_manifest(self, writer: DatasetWriter, run_files: dict[int, RunFile]) -> None:
         entries = list_files(self.path)
         info = schema.ImageInfo(
             sha256=self.images.sha256,
@@ -224,6 +227,7 @@ class _Build:
             num_backbone_parameters=self.num_parameters,
             runs=runs,
             raw_bytes=sum(run.num_images * self.config.stages + run.num_trajectory_maps for run in runs) * map_bytes,
+            map_error=writer.map_error(),
             stored_bytes=sum(entry.num_bytes for entry in entries.values()),
             files=entries,
             dataset_digest=schema.dataset_digest(self.config, info, entries),

@@ -113,6 +113,12 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--epochs", type=int, help="Upper bound of a run.  [default: 30; digits: 20]")
 @click.option("--checkpoints", type=int, help="About how many checkpoints along a run.  [default: 60]")
 @click.option("--limit", type=int, help="At most this many images in each split.")
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "pco", "q8"]),
+    help="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 specification) or "
+    "q8 (8 bits, lossy).  [default: zstd]",
+)
 @click.option("--markers", type=click.Choice(["loss", "epoch"]), help="How stages are spaced.  [default: loss]")
 @click.option("--cqi-threshold", type=float, help="Converged once CQI stays below, nats per epoch.  [default: 0.02]")
 @click.option("--batch-size", type=int, help="Of training.  [default: 64]")

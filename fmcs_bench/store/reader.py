@@ -17,7 +17,7 @@ import zarr
 
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.images import SPLITS
-from fmcs_bench.store import schema
+from fmcs_bench.store import codecs, schema
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class FmcsDataset:
         roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
         map_bytes = manifest.bytes_under(schema.MAPS)
         checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
+        error = manifest.map_error
+        loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
         position = "" if height * width > 1 else "; one position, a larger image size gives more"
         return (
             f"FmcsDataset {self.id}\n"
@@ -82,8 +84,10 @@ class FmcsDataset:
             f"{position}\n"
             f"  runs    {roles}\n"
             f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
-            f"  disk    {map_bytes / 1e6:,.1f} MB of maps (raw {manifest.raw_bytes / 1e6:,.1f} MB, "
-            f"{manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
+            f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
+            f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
+            f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
+            f"{loss}"
             f"  path    {self.path}"
         )
 
@@ -108,10 +112,40 @@ class FmcsDataset:
 
     def array(self, name: str) -> zarr.Array[Any]:
         """A lazy array by its path in the store, such as ``run-0/feature_maps``."""
-        array = self.maps[name]
-        if not isinstance(array, zarr.Array):
-            raise DatasetError(f"{name} of {self.path} is no array")
-        return array
+        return codecs.open_array(self.maps, name)
+
+    def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Maps of consecutive images at one stage or checkpoint, whatever the codec.
+
+        Args:
+            seed: of the run.
+            array: ``feature_maps``, or ``trajectory_maps`` of the test run.
+            row: position of the stage or checkpoint, from 0.
+            start: position of the first image.
+            stop: position after the last image; None is the end.
+
+        Returns:
+            float16 [N, D, H, W].
+
+        Raises:
+            ConfigError: the codec needs a package that is not installed.
+            DatasetError: the run has no such array.
+        """
+        codecs.require(self.manifest.config.codec)
+        name = f"{schema.run_group(seed)}/{array}"
+        stored_NDHW = np.asarray(self.array(name)[row, start:stop])
+        if self.manifest.config.codec != "q8":
+            return stored_NDHW
+        return codecs.dequantise(stored_NDHW, np.asarray(self.array(codecs.scale_name(name))[row]))
+
+    def trajectory_maps(self, seed: int) -> np.ndarray:
+        """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W].
+
+        Raises:
+            DatasetError: this is not the test run.
+        """
+        num_checkpoints = self.array(f"{schema.run_group(seed)}/trajectory_maps").shape[0]
+        return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in range(num_checkpoints)])
 
     def run_file(self, seed: int) -> schema.RunFile:
         """Loss sequence, CQI and markers of a run."""
@@ -139,10 +173,11 @@ class FmcsDataset:
         row_N = np.flatnonzero(split_N == SPLITS.index(split))[:limit]
         if not len(row_N):
             raise ConfigError(f"run {seed} of {self.manifest.name} has no image of the split {split}")
-        maps = self.array(f"{group}/feature_maps")
         _check_memory(self.num_stages * len(row_N) * 2 * int(np.prod(self.manifest.map_shape)))
         first, last = int(row_N[0]), int(row_N[-1]) + 1
-        parts = [np.asarray(maps[stage, first:last])[row_N - first] for stage in range(self.num_stages)]
+        parts = [
+            self.read_maps(seed, "feature_maps", stage, first, last)[row_N - first] for stage in range(self.num_stages)
+        ]
         ids_N = np.asarray(self.array("image_id")[:])[image_N[row_N]]
         return MapSet(
             np.concatenate(parts),
