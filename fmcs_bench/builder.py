@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, convergence, environment, files, images
+from fmcs_bench import backbones, environment, files, images
 from fmcs_bench.config import BuildConfig
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.extraction import extract
 from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, Stage, codecs, open_dataset, schema
+from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, codecs, open_dataset, schema
+from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training import choose_device
 from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
@@ -131,7 +132,7 @@ class _Build:
         begin = time.monotonic()
         run = self._train(seed, work)
         trained = time.monotonic()
-        run_file = self._choose_stages(run, role)
+        run_file = choose_stages(run, role, self.config)
         self._extract(writer, run_file, work)
         files.write_atomically(file, files.to_json(run_file.to_json()))
         shutil.rmtree(work)
@@ -146,26 +147,6 @@ class _Build:
         run = train_run(self.images, self.config, seed, work, device=self.device, progress=self.progress)
         files.write_atomically(file, files.to_json(run.to_json()))
         return run
-
-    def _choose_stages(self, run: Run, role: schema.Role) -> RunFile:
-        found = convergence.analyse(run.losses, run.steps_per_epoch, self.config.convergence)
-        steps_M = [checkpoint.step for checkpoint in run.checkpoints]
-        markers = convergence.stage_markers(found, steps_M, self.config.stages, self.config.markers)
-        progress_T = convergence.progress_along(found, markers[-1], self.config.markers)
-        by_step = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
-        stages = tuple(
-            Stage(
-                stage=stage,
-                step=step,
-                epoch=by_step[step].epoch,
-                train_loss=float(found.smoothed_T[step - 1]),
-                validation_accuracy=by_step[step].validation_accuracy,
-                progress=float(progress_T[step - 1]),
-            )
-            for stage, step in enumerate(markers, start=1)
-        )
-        cqi = tuple(float(value) for value in found.cqi_T)
-        return RunFile(role=role, run=run, cqi=cqi, convergence_step=found.step, stages=stages)
 
     def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
         seed = run_file.run.seed
