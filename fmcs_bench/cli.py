@@ -280,6 +280,50 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
         click.echo(str(path))
 
 
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--recompute",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
+@_data_dir_option
+@_workspace_option
+@_device_option
+@_json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    dataset: str,
+    recompute: int,
+    seed: int,
+    workspace: str,
+    data_dir: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check every file, array and stage of an FMCS dataset; a fault exits with 1."""
+    from fmcs_bench import api
+    from fmcs_bench.display import shown
+
+    with shown() as progress:
+        report = api.verify(
+            dataset,
+            recompute=recompute,
+            seed=seed,
+            workspace=workspace,
+            data_dir=data_dir,
+            device=device,
+            progress=progress,
+        )
+    _print_json(report.to_json()) if as_json else click.echo(str(report))
+    if report.faults:
+        context.exit(1)
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["backbones", "datasets", "evaluators", "methods"]))
 @_workspace_option

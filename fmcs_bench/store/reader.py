@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,21 @@ class FmcsDataset:
 
     Args:
         path: its folder.
+        check: refuse a folder that is not as its manifest says; ``fmcs_bench.verification`` does without, to list every
+            fault.
 
     Raises:
         MissingDataError: there is no such folder.
         DatasetError: it is unfinished, damaged, or of another schema.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, check: bool = True) -> None:
         self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
-        self.maps = zarr.open_group(self.path / schema.MAPS, mode="r")
-        """The Zarr group with all arrays, for use with any Zarr tool."""
+        self.manifest = read_manifest(self.path)
+        if check:
+            if not self.manifest.states_its_digest:
+                raise DatasetError(f"{self.path / schema.MANIFEST} was changed: its content does not have its digest")
+            _check_files(self.path, self.manifest)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -90,6 +95,11 @@ class FmcsDataset:
             f"{loss}"
             f"  path    {self.path}"
         )
+
+    @cached_property
+    def maps(self) -> zarr.Group:
+        """The Zarr group with all arrays, for use with any Zarr tool."""
+        return zarr.open_group(self.path / schema.MAPS, mode="r")
 
     @property
     def id(self) -> str:
@@ -200,7 +210,13 @@ def open_dataset(path: str | Path) -> FmcsDataset:
     return FmcsDataset(path)
 
 
-def _read_manifest(path: Path) -> schema.Manifest:
+def read_manifest(path: Path) -> schema.Manifest:
+    """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: there is none, or it is damaged, or of another schema.
+    """
     if not path.is_dir():
         raise MissingDataError(f"there is no FMCS dataset at {path}; build one with `fmcs-bench build`")
     file = path / schema.MANIFEST
@@ -213,13 +229,9 @@ def _read_manifest(path: Path) -> schema.Manifest:
             raise DatasetError(
                 f"{path} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
             )
-        manifest = schema.Manifest.from_json(value)
+        return schema.Manifest.from_json(value)
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"{file} is damaged: {error}") from None
-    if schema.dataset_digest(manifest.config, manifest.images, manifest.files) != manifest.dataset_digest:
-        raise DatasetError(f"{file} was changed: its content does not have the digest that it states")
-    _check_files(path, manifest)
-    return manifest
 
 
 def _check_files(path: Path, manifest: schema.Manifest) -> None:

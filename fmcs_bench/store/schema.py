@@ -133,6 +133,11 @@ class Manifest(Options):
     created: str
     build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
 
+    @property
+    def states_its_digest(self) -> bool:
+        """Whether ``dataset_digest`` is the digest of the rest; otherwise something was changed."""
+        return dataset_digest(self.config, self.images, self.files) == self.dataset_digest
+
     def bytes_under(self, folder: str) -> int:
         """Size of the files below a folder of the dataset, in bytes."""
         return sum(entry.num_bytes for name, entry in self.files.items() if name.startswith(f"{folder}/"))
