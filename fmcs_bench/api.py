@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmcs_bench import convergence, images, leaderboard, plots
+from fmcs_bench import convergence, images, leaderboard, plots, verification
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
@@ -19,6 +19,7 @@ from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, open_dataset, schema
+from fmcs_bench.store.verify import Report
 from fmcs_bench.workspace import Workspace
 
 PathLike = str | os.PathLike[str]
@@ -193,6 +194,36 @@ def build_leaderboard(*, workspace: PathLike | None = None) -> Path:
         return leaderboard.build(place.records, place.leaderboard)
 
 
+def verify(
+    dataset: FmcsDataset | PathLike,
+    *,
+    recompute: int = 0,
+    seed: int = 0,
+    workspace: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Check every file, array and stage of an FMCS dataset; the report lists all faults.
+
+    Args:
+        dataset: opened, or a name or path.
+        recompute: also compute so many maps of every run and stage again, from the images and the stored checkpoints.
+        seed: of the draw of these maps.
+        workspace: see ``default_workspace``.
+        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        progress: shows the work; silent by default.
+
+    Raises:
+        FmcsBenchError: wrong use; see ``fmcs_bench.verification.verify``. A fault of the dataset raises nothing.
+    """
+    path = dataset.path if isinstance(dataset, FmcsDataset) else _dataset_path(_workspace(workspace), dataset)
+    return verification.verify(
+        path, recompute=recompute, data_dir=_data_dir(data_dir), device=device, seed=seed, progress=progress
+    )
+
+
 def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
     """Draw loss, CQI, stages and validation accuracy of every run; returns the files, ``run-<seed>.svg``.
 
@@ -229,10 +260,13 @@ def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsD
     """
     if isinstance(dataset, FmcsDataset):
         return dataset
-    if workspace.dataset(str(dataset)).is_dir():
-        return open_dataset(workspace.dataset(str(dataset)))
-    if Path(dataset).is_dir():
-        return open_dataset(Path(dataset))
+    return open_dataset(_dataset_path(workspace, dataset))
+
+
+def _dataset_path(workspace: Workspace, dataset: PathLike) -> Path:
+    for path in (workspace.dataset(str(dataset)), Path(dataset)):
+        if path.is_dir():
+            return path
     known = sorted(path.name for path in workspace.datasets.glob("*") if path.is_dir())
     close = difflib.get_close_matches(str(dataset), known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, convergence, environment, files, images
+from fmcs_bench import backbones, environment, files, images
 from fmcs_bench.config import BuildConfig
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.extraction import extract
 from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, Stage, open_dataset, schema
+from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, codecs, open_dataset, schema
+from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training import choose_device
 from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
@@ -83,6 +84,7 @@ def build_dataset(
             _require_same_images(dataset.manifest.images.sha256, load_images(), path)
         shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
+    codecs.require(config.codec)
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
     _Build(config, load_images(), path, choose_device(device), progress).finish()
     return open_dataset(path)
@@ -123,7 +125,7 @@ class _Build:
         # A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial.
         for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
             leftover.unlink()
-        writer = DatasetWriter(self.path, self.map_shape)
+        writer = DatasetWriter(self.path, self.map_shape, self.config.codec)
         writer.write_images(self.images)
         roles = self.config.run_roles
         run_files = {}
@@ -131,7 +133,7 @@ class _Build:
             for seed, role in roles.items():
                 run_files[seed] = self._run(writer, seed, role)
                 task.advance()
-        self._write_manifest(run_files)
+        self._write_manifest(writer, run_files)
         shutil.rmtree(self.path / schema.WORK)
 
     def _claim(self) -> None:
@@ -162,7 +164,7 @@ class _Build:
         begin = time.monotonic()
         run = self._train(seed, work)
         trained = time.monotonic()
-        run_file = self._choose_stages(run, role)
+        run_file = choose_stages(run, role, self.config)
         self._extract(writer, run_file, work)
         files.write_atomically(file, files.to_json(run_file.to_json()))
         shutil.rmtree(work)
@@ -178,26 +180,6 @@ class _Build:
         files.write_atomically(file, files.to_json(run.to_json()))
         return run
 
-    def _choose_stages(self, run: Run, role: schema.Role) -> RunFile:
-        found = convergence.analyse(run.losses, run.steps_per_epoch, self.config.convergence)
-        steps_M = [checkpoint.step for checkpoint in run.checkpoints]
-        markers = convergence.stage_markers(found, steps_M, self.config.stages, self.config.markers)
-        progress_T = convergence.progress_along(found, markers[-1], self.config.markers)
-        by_step = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
-        stages = tuple(
-            Stage(
-                stage=stage,
-                step=step,
-                epoch=by_step[step].epoch,
-                train_loss=float(found.smoothed_T[step - 1]),
-                validation_accuracy=by_step[step].validation_accuracy,
-                progress=float(progress_T[step - 1]),
-            )
-            for stage, step in enumerate(markers, start=1)
-        )
-        cqi = tuple(float(value) for value in found.cqi_T)
-        return RunFile(role=role, run=run, cqi=cqi, convergence_step=found.step, stages=stages)
-
     def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
         seed = run_file.run.seed
         # Training runs hold all images; held-out runs none of the train split.
@@ -208,6 +190,7 @@ class _Build:
             kept = self.path / schema.checkpoint_name(seed, stage.stage)
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
         self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
+        writer.finish(seed, "feature_maps")
         if run_file.role == "test":
             few_N = self._trajectory_images()
             checkpoints = run_file.run.checkpoints
@@ -215,6 +198,7 @@ class _Build:
             # One at a time: there are many more checkpoints than stages, too many to hold together.
             for row, checkpoint in enumerate(checkpoints):
                 self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
+            writer.finish(seed, "trajectory_maps")
 
     def _trajectory_images(self) -> np.ndarray:
         return self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
@@ -237,7 +221,7 @@ class _Build:
             progress=self.progress,
         )
 
-    def _write_manifest(self, run_files: dict[int, RunFile]) -> None:
+    def _write_manifest(self, writer: DatasetWriter, run_files: dict[int, RunFile]) -> None:
         entries = list_files(self.path)
         info = schema.ImageInfo(
             sha256=self.images.sha256,
@@ -257,6 +241,7 @@ class _Build:
             num_backbone_parameters=self.num_parameters,
             runs=runs,
             raw_bytes=sum(run.num_images * self.config.stages + run.num_trajectory_maps for run in runs) * map_bytes,
+            map_error=writer.map_error(),
             stored_bytes=sum(entry.num_bytes for entry in entries.values()),
             files=entries,
             dataset_digest=schema.dataset_digest(self.config, info, entries),

@@ -119,6 +119,12 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--epochs", type=int, help="Upper bound of a run.  [default: 30; digits: 20]")
 @click.option("--checkpoints", type=int, help="About how many checkpoints along a run.  [default: 60]")
 @click.option("--limit", type=int, help="At most this many images in each split.")
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "pco", "q8"]),
+    help="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 specification) or "
+    "q8 (8 bits, lossy).  [default: zstd]",
+)
 @click.option("--markers", type=click.Choice(["loss", "epoch"]), help="How stages are spaced.  [default: loss]")
 @click.option("--cqi-threshold", type=float, help="Converged once CQI stays below, nats per epoch.  [default: 0.02]")
 @click.option("--batch-size", type=int, help="Of training.  [default: 64]")
@@ -283,6 +289,50 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     print_table(Console(highlight=False), stage_table(opened.manifest))
     for path in pictures:
         click.echo(str(path))
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--recompute",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
+@_data_dir_option
+@_workspace_option
+@_device_option
+@_json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    dataset: str,
+    recompute: int,
+    seed: int,
+    workspace: str,
+    data_dir: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check every file, array and stage of an FMCS dataset; a fault exits with 1."""
+    from fmcs_bench import api
+    from fmcs_bench.display import shown
+
+    with shown() as progress:
+        report = api.verify(
+            dataset,
+            recompute=recompute,
+            seed=seed,
+            workspace=workspace,
+            data_dir=data_dir,
+            device=device,
+            progress=progress,
+        )
+    _print_json(report.to_json()) if as_json else click.echo(str(report))
+    if report.faults:
+        context.exit(1)
 
 
 @main.command("list")

@@ -132,7 +132,7 @@ class BuildConfig(Options):
     epochs: int = Field(ge=1, description="upper bound; the stages end at the convergence point")
     checkpoints: int = Field(60, ge=4, description="about how many checkpoints along one run")
     limit: int | None = Field(None, ge=1, description="at most this many images in each split")
-    codec: Literal["zstd"] = "zstd"
+    codec: Literal["zstd", "pco", "q8"] = Field("zstd", description="of the maps; q8 is lossy")
     markers: Literal["loss", "epoch"] = "loss"
     recipe: Recipe = Recipe()
     convergence: ConvergenceRule = ConvergenceRule()

@@ -18,7 +18,7 @@ from fmcs_bench.config import Options
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-# Modules that only show results; a change in them leaves every result as it is.
+# Modules that only show or check results; a change in them leaves every result as it is.
 _PRESENTATION = (
     "api.py",
     "boards.py",
@@ -30,7 +30,9 @@ _PRESENTATION = (
     "progress.py",
     "quickstart.py",
     "statistics.py",
+    "store/verify.py",
     "terminal.py",
+    "verification.py",
     "workspace.py",
 )
 _LIBRARIES = ("numpy", "pillow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")

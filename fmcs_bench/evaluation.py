@@ -228,7 +228,7 @@ class _Track:
         """Mean score at every checkpoint of the test run, and the score of each image [P, N]."""
         seed = self.dataset.seeds("test")[0]
         checkpoints = self.dataset.run_file(seed).run.checkpoints
-        maps_PNDHW = np.asarray(self.dataset.array(f"{schema.run_group(seed)}/trajectory_maps")[:])
+        maps_PNDHW = self.dataset.trajectory_maps(seed)
         num_checkpoints, num_images = maps_PNDHW.shape[:2]
         probs_MK = self._ask(evaluator, maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:]), "trajectory")
         scores_PN = metrics.expected_score(probs_MK).reshape(num_checkpoints, num_images)

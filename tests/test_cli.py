@@ -53,6 +53,10 @@ WRONG = {
     "raf twice": ("train --raf 0.9 --raf 0.9 --workspace {tiny}", "one is given twice"),
     "unknown method": ("train --method rall --workspace {tiny}", "unknown method 'rall'; did you mean ral"),
     "info on nothing": ("info", "fmcs-bench build"),
+    "verify nothing": ("verify", "Missing argument 'DATASET'"),
+    "verify a wrong name": ("verify digits-smalcnn-16px-tiny --workspace {tiny}", "did you mean digits-smallcnn-16px"),
+    "recompute below none": ("verify digits-smallcnn-16px-tiny --recompute -1 --workspace {tiny}", "recompute = -1"),
+    "codec": ("build --backbone smallcnn --codec zip", "'zip' is not one of 'zstd', 'pco', 'q8'"),
     "leaderboard of nothing": ("leaderboard build", "fmcs-bench evaluate"),
     "unknown command": ("biuld", "No such command 'biuld'"),
     "wrong list": ("list backbone", "'backbone' is not one of"),
@@ -180,6 +184,14 @@ def test_the_installed_program_starts():
 
 def test_python_functions_print_usefully(tiny_dataset):
     assert "K = 3 stages" in repr(tiny_dataset)
-    assert set(fmcs_bench.__all__) == {"__version__", "build", "build_leaderboard", "evaluate", "open", "train"}
+    assert set(fmcs_bench.__all__) == {
+        "__version__",
+        "build",
+        "build_leaderboard",
+        "evaluate",
+        "open",
+        "train",
+        "verify",
+    }
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fmcs_bench.nothing  # noqa: B018

@@ -14,8 +14,8 @@ ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "progress", "config", "environment", "records", "workspace", "statistics",
     "boards", "plot_style", "plots", "metrics", "engine", "images", "backbones", "dueheadnet", "objectives", "training",
-    "convergence", "trajectory", "store", "extraction", "builder", "evaluators", "evaluation", "experiments",
-    "leaderboard", "quickstart", "api", "display", "terminal", "cli", "__main__",
+    "convergence", "trajectory", "store", "extraction", "builder", "verification", "evaluators", "evaluation",
+    "experiments", "leaderboard", "quickstart", "api", "display", "terminal", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -68,7 +68,7 @@ def test_a_named_image_dataset_does_without_the_hub_library():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"]]
+    "arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"], ["verify"]]
 )
 def test_help_loads_nothing_heavy(arguments):
     code = (

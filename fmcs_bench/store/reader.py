@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import zarr
 
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.images import SPLITS
-from fmcs_bench.store import schema
+from fmcs_bench.store import codecs, schema
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,21 @@ class FmcsDataset:
 
     Args:
         path: its folder.
+        check: refuse a folder that is not as its manifest says; ``fmcs_bench.verification`` does without, to list every
+            fault.
 
     Raises:
         MissingDataError: there is no such folder.
         DatasetError: it is unfinished, damaged, or of another schema.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, check: bool = True) -> None:
         self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
-        self.maps = zarr.open_group(self.path / schema.MAPS, mode="r")
-        """The Zarr group with all arrays, for use with any Zarr tool."""
+        self.manifest = read_manifest(self.path)
+        if check:
+            if not self.manifest.states_its_digest:
+                raise DatasetError(f"{self.path / schema.MANIFEST} was changed: its content does not have its digest")
+            _check_files(self.path, self.manifest)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -75,6 +80,8 @@ class FmcsDataset:
         roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
         map_bytes = manifest.bytes_under(schema.MAPS)
         checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
+        error = manifest.map_error
+        loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
         position = "" if height * width > 1 else "; one position, a larger image size gives more"
         return (
             f"FmcsDataset {self.id}\n"
@@ -82,10 +89,17 @@ class FmcsDataset:
             f"{position}\n"
             f"  runs    {roles}\n"
             f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
-            f"  disk    {map_bytes / 1e6:,.1f} MB of maps (raw {manifest.raw_bytes / 1e6:,.1f} MB, "
-            f"{manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
+            f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
+            f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
+            f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
+            f"{loss}"
             f"  path    {self.path}"
         )
+
+    @cached_property
+    def maps(self) -> zarr.Group:
+        """The Zarr group with all arrays, for use with any Zarr tool."""
+        return zarr.open_group(self.path / schema.MAPS, mode="r")
 
     @property
     def id(self) -> str:
@@ -108,10 +122,40 @@ class FmcsDataset:
 
     def array(self, name: str) -> zarr.Array[Any]:
         """A lazy array by its path in the store, such as ``run-0/feature_maps``."""
-        array = self.maps[name]
-        if not isinstance(array, zarr.Array):
-            raise DatasetError(f"{name} of {self.path} is no array")
-        return array
+        return codecs.open_array(self.maps, name)
+
+    def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Maps of consecutive images at one stage or checkpoint, whatever the codec.
+
+        Args:
+            seed: of the run.
+            array: ``feature_maps``, or ``trajectory_maps`` of the test run.
+            row: position of the stage or checkpoint, from 0.
+            start: position of the first image.
+            stop: position after the last image; None is the end.
+
+        Returns:
+            float16 [N, D, H, W].
+
+        Raises:
+            ConfigError: the codec needs a package that is not installed.
+            DatasetError: the run has no such array.
+        """
+        codecs.require(self.manifest.config.codec)
+        name = f"{schema.run_group(seed)}/{array}"
+        stored_NDHW = np.asarray(self.array(name)[row, start:stop])
+        if self.manifest.config.codec != "q8":
+            return stored_NDHW
+        return codecs.dequantise(stored_NDHW, np.asarray(self.array(codecs.scale_name(name))[row]))
+
+    def trajectory_maps(self, seed: int) -> np.ndarray:
+        """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W].
+
+        Raises:
+            DatasetError: this is not the test run.
+        """
+        num_checkpoints = self.array(f"{schema.run_group(seed)}/trajectory_maps").shape[0]
+        return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in range(num_checkpoints)])
 
     def run_file(self, seed: int) -> schema.RunFile:
         """Loss sequence, CQI and markers of a run."""
@@ -139,10 +183,11 @@ class FmcsDataset:
         row_N = np.flatnonzero(split_N == SPLITS.index(split))[:limit]
         if not len(row_N):
             raise ConfigError(f"run {seed} of {self.manifest.name} has no image of the split {split}")
-        maps = self.array(f"{group}/feature_maps")
         _check_memory(self.num_stages * len(row_N) * 2 * int(np.prod(self.manifest.map_shape)))
         first, last = int(row_N[0]), int(row_N[-1]) + 1
-        parts = [np.asarray(maps[stage, first:last])[row_N - first] for stage in range(self.num_stages)]
+        parts = [
+            self.read_maps(seed, "feature_maps", stage, first, last)[row_N - first] for stage in range(self.num_stages)
+        ]
         ids_N = np.asarray(self.array("image_id")[:])[image_N[row_N]]
         return MapSet(
             np.concatenate(parts),
@@ -165,7 +210,13 @@ def open_dataset(path: str | Path) -> FmcsDataset:
     return FmcsDataset(path)
 
 
-def _read_manifest(path: Path) -> schema.Manifest:
+def read_manifest(path: Path) -> schema.Manifest:
+    """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: there is none, or it is damaged, or of another schema.
+    """
     if not path.is_dir():
         raise MissingDataError(f"there is no FMCS dataset at {path}; build one with `fmcs-bench build`")
     file = path / schema.MANIFEST
@@ -178,13 +229,9 @@ def _read_manifest(path: Path) -> schema.Manifest:
             raise DatasetError(
                 f"{path} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
             )
-        manifest = schema.Manifest.from_json(value)
+        return schema.Manifest.from_json(value)
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"{file} is damaged: {error}") from None
-    if schema.dataset_digest(manifest.config, manifest.images, manifest.files) != manifest.dataset_digest:
-        raise DatasetError(f"{file} was changed: its content does not have the digest that it states")
-    _check_files(path, manifest)
-    return manifest
 
 
 def _check_files(path: Path, manifest: schema.Manifest) -> None:

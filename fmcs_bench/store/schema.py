@@ -5,9 +5,10 @@ dataset.json                    manifest, written last
 maps.zarr/                      Zarr v3
   image_id label split          [image]
   run-<seed>/image              [run image]: position in image_id, label, split
-  run-<seed>/feature_maps       [stage, run image, channel, y, x] float16
+  run-<seed>/feature_maps       [stage, run image, channel, y, x] float16; codec q8: uint8 or int8
+  run-<seed>/feature_maps_scale [stage, channel] float32, codec q8 only: value = stored number * scale
   run-<seed>/step epoch train_loss validation_accuracy   [stage]
-  run-<test seed>/trajectory_maps    [checkpoint, trajectory image, channel, y, x] float16
+  run-<test seed>/trajectory_maps    [checkpoint, trajectory image, channel, y, x]; and its scale, as above
   run-<test seed>/trajectory_image   [trajectory image]: position in image_id, label, split
 checkpoints/run-<seed>/stage-<k>.safetensors
 trajectories/run-<seed>.json
@@ -107,6 +108,13 @@ class RunInfo(Options):
     stages: tuple[Stage, ...]
 
 
+class MapError(Options):
+    """Absolute error of maps that a lossy codec stored, as they are read back, against the float16 maps."""
+
+    largest: float = Field(ge=0)
+    mean: float = Field(ge=0)
+
+
 class Manifest(Options):
     """Content of ``dataset.json``. ``dataset_digest`` covers everything but environment and time."""
 
@@ -118,12 +126,18 @@ class Manifest(Options):
     num_backbone_parameters: int
     runs: tuple[RunInfo, ...]
     raw_bytes: int = Field(description="float16 maps, with those along the test run, before compression")
+    map_error: MapError | None = Field(None, description="over all maps; None where the codec loses nothing")
     stored_bytes: int = Field(description="all files")
     files: dict[str, FileEntry]
     dataset_digest: Sha256
     environment: Environment
     created: str
     build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
+
+    @property
+    def states_its_digest(self) -> bool:
+        """Whether ``dataset_digest`` is the digest of the rest; otherwise something was changed."""
+        return dataset_digest(self.config, self.images, self.files) == self.dataset_digest
 
     def bytes_under(self, folder: str) -> int:
         """Size of the files below a folder of the dataset, in bytes."""

@@ -6,6 +6,8 @@ K stages, N images, D channels, H height, W width.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from zarr.codecs import ZstdCodec
 from fmcs_bench import files
 from fmcs_bench.errors import DatasetError
 from fmcs_bench.images import SPLITS, ImageDataset
-from fmcs_bench.store import schema
+from fmcs_bench.store import codecs, schema
 
-ZSTD_LEVEL = 1
+DIMENSIONS = {"feature_maps": ("stage", "image"), "trajectory_maps": ("checkpoint", "trajectory_image")}
+"""First two dimensions of the arrays of maps; channel, y and x follow."""
 
 
 class DatasetWriter:
@@ -27,11 +30,14 @@ class DatasetWriter:
     Args:
         path: folder of the dataset.
         map_shape: (D, H, W).
+        codec: ``zstd``, ``pco`` or ``q8``; see ``fmcs_bench.store.codecs``.
     """
 
-    def __init__(self, path: Path, map_shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, map_shape: tuple[int, int, int], codec: str = "zstd") -> None:
+        codecs.require(codec)
         self.path = path
         self.map_shape = map_shape
+        self.codec = codec
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
 
     @property
@@ -66,16 +72,16 @@ class DatasetWriter:
             ("step", np.int64), ("epoch", np.float64), ("train_loss", np.float64), ("validation_accuracy", np.float64)
         ):  # fmt: skip
             self._small(group, name, np.array([getattr(stage, name) for stage in stages], dtype), "stage")
-        self._maps(group, "feature_maps", len(stages), len(image_N), ("stage", "image"))
+        self._maps(seed, "feature_maps", len(stages), len(image_N))
 
     def start_trajectory(self, seed: int, num_checkpoints: int, image_N: np.ndarray) -> None:
         """Create the arrays for the maps of a few images at every checkpoint of a run that ``start_run`` created."""
         group = self._group(seed)
         self._small(group, "trajectory_image", image_N.astype(np.int64), "trajectory_image")
-        self._maps(group, "trajectory_maps", num_checkpoints, len(image_N), ("checkpoint", "trajectory_image"))
+        self._maps(seed, "trajectory_maps", num_checkpoints, len(image_N))
 
     def write(self, seed: int, array: str, row: int, start: int, maps_NDHW: np.ndarray) -> None:
-        """Write the maps of consecutive images, a whole shard or the rest of the array.
+        """Write the maps of consecutive images, a whole shard or the rest of the array; ``finish`` ends an array.
 
         Args:
             seed: of the run.
@@ -91,9 +97,7 @@ class DatasetWriter:
             raise DatasetError(
                 f"run {seed}: a feature map at position {row} is not finite in float16 (largest: 65,504)"
             )
-        target = self._group(seed)[array]
-        if not isinstance(target, zarr.Array):
-            raise TypeError(f"{array} is no array")
+        target = codecs.open_array(self._target_group(seed), array)
         stop = start + len(maps_NDHW)
         if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != target.shape[1]):
             raise ValueError(f"images {start} to {stop} are no whole shards of {self.maps_per_shard}")
@@ -105,21 +109,87 @@ class DatasetWriter:
             raise TypeError(f"{group.path} is no group")
         return group
 
-    def _small(self, group: zarr.Group, name: str, values: np.ndarray, dimension: str) -> None:
+    def _small(self, group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
         array = group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=(max(1, len(values)),), dimension_names=(dimension,),
-            compressors=ZstdCodec(level=ZSTD_LEVEL), overwrite=True,
+            name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape),
+            dimension_names=dimensions, compressors=ZstdCodec(level=codecs.ZSTD_LEVEL), overwrite=True,
         )  # fmt: skip
-        array[:] = values
+        array[...] = values
 
-    def _maps(self, group: zarr.Group, name: str, rows: int, num: int, dimensions: tuple[str, str]) -> None:
+    def _maps(self, seed: int, name: str, rows: int, num: int) -> None:
+        self._create(self._target_group(seed), name, "zstd" if self.codec == "q8" else self.codec, "float16", rows, num)
+
+    def _create(self, group: zarr.Group, name: str, codec: str, dtype: str, rows: int, num: int) -> zarr.Array[Any]:
         per_shard, per_chunk = self._sizes()
-        settings: Any = {"write_empty_chunks": True}  # looking for empty chunks costs half of zstd's speed
-        group.create_array(
-            name, shape=(rows, num, *self.map_shape), dtype="float16", chunks=(1, per_chunk, *self.map_shape),
-            shards=(1, per_shard, *self.map_shape), dimension_names=(*dimensions, "channel", "y", "x"),
-            compressors=ZstdCodec(level=ZSTD_LEVEL), config=settings, overwrite=True,
-        )  # fmt: skip
+        return codecs.create_maps(
+            group,
+            name,
+            codec,
+            dtype,
+            (rows, num, *self.map_shape),
+            per_shard=per_shard,
+            per_chunk=per_chunk,
+            dimensions=DIMENSIONS[name],
+        )
+
+    def _target_group(self, seed: int) -> zarr.Group:
+        """Where maps are written: the run's group, or, for q8, a store in the work folder until ``finish``."""
+        return zarr.open_group(self._waiting(seed), mode="a") if self.codec == "q8" else self._group(seed)
+
+    def _waiting(self, seed: int) -> Path:
+        return self.path / schema.WORK / f"{schema.run_group(seed)}-maps.zarr"
+
+    def finish(self, seed: int, array: str) -> None:
+        """End an array of which all maps were written.
+
+        The scale of q8 depends on all maps of a row. They wait as float16 on the disk until the range is known:
+        computing them twice would cost more time, and holding them memory that grows with the number of images.
+
+        Args:
+            seed: of the run.
+            array: ``feature_maps`` or ``trajectory_maps``.
+        """
+        if self.codec != "q8":
+            return
+        waiting = codecs.open_array(self._target_group(seed), array)
+        low_RD, high_RD = (np.empty((waiting.shape[0], self.map_shape[0]), np.float16) for _ in range(2))
+        low_RD[:], high_RD[:] = np.inf, -np.inf
+        for row, _, maps_NDHW in self._shards(waiting):
+            np.minimum(low_RD[row], maps_NDHW.min(axis=(0, 2, 3)), out=low_RD[row])
+            np.maximum(high_RD[row], maps_NDHW.max(axis=(0, 2, 3)), out=high_RD[row])
+        dtype, scale_RD = codecs.choose_scale(low_RD, high_RD)
+        group = self._group(seed)
+        self._small(group, codecs.scale_name(array), scale_RD, DIMENSIONS[array][0], "channel")
+        target = self._create(group, array, "q8", dtype, *waiting.shape[:2])
+        largest, total = 0.0, 0.0
+        for row, start, maps_NDHW in self._shards(waiting):
+            numbers_NDHW = codecs.quantise(maps_NDHW, scale_RD[row], dtype)
+            target[row, start : start + len(maps_NDHW)] = numbers_NDHW
+            error_NDHW = np.abs(codecs.dequantise(numbers_NDHW, scale_RD[row]).astype(np.float32) - maps_NDHW)
+            largest, total = max(largest, float(error_NDHW.max())), total + float(error_NDHW.sum(dtype=np.float64))
+        error = schema.MapError(largest=largest, mean=total / target.size)
+        target.attrs.update({"scale": codecs.scale_name(array), "error": error.to_json()})
+        shutil.rmtree(self._waiting(seed) / array)
+
+    def map_error(self) -> schema.MapError | None:
+        """Error of all maps that were written and finished; None where the codec loses nothing.
+
+        It is read from the attributes of the arrays, because another process may have written some of them.
+        """
+        if self.codec != "q8":
+            return None
+        arrays = [array for _, group in sorted(self._root.groups()) for array in map(group.get, DIMENSIONS)]
+        written = [array for array in arrays if isinstance(array, zarr.Array)]
+        errors = [schema.MapError.from_json(array.attrs["error"]) for array in written]
+        total = sum(error.mean * array.size for error, array in zip(errors, written, strict=True))
+        size = sum(array.size for array in written)
+        return schema.MapError(largest=max(error.largest for error in errors), mean=total / size)
+
+    def _shards(self, array: zarr.Array[Any]) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Row, position of the first image, and maps [N, D, H, W] of each shard."""
+        for row in range(array.shape[0]):
+            for start in range(0, array.shape[1], self.maps_per_shard):
+                yield row, start, np.asarray(array[row, start : start + self.maps_per_shard])
 
 
 def list_files(path: Path) -> dict[str, schema.FileEntry]:

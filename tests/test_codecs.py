@@ -1,0 +1,242 @@
+"""Every codec gives float16 maps; zstd and pco lose nothing, q8 at most half a step and no zero."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import zarr
+from conftest import build_tiny
+
+from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.evaluation import evaluate_dataset
+from fmcs_bench.store import DatasetWriter, codecs, schema
+from fmcs_bench.workspace import Workspace
+
+SHAPE = (64, 16, 16)  # 256 maps in a shard
+NUM = 256 + 13
+SEED = 7
+LOSSLESS = ["zstd", "pco"]
+
+
+def sample_maps(num_rows, signed=False, shape=SHAPE, num=NUM):
+    """Maps like a backbone's: many zeros, channels of very different size, and a dead channel."""
+    generator = np.random.default_rng(0)
+    maps = generator.normal(size=(num_rows, num, *shape)) * np.exp(generator.normal(size=(shape[0], 1, 1)) * 3)
+    maps[:, :, 3] = 0
+    return (maps if signed else maps.clip(min=0)).astype(np.float16)
+
+
+def write(path, codec, maps, dataset):
+    writer = DatasetWriter(path, maps.shape[2:], codec)
+    writer.start_run(SEED, dataset.manifest.runs[0].stages, np.arange(maps.shape[1]))
+    for row, maps_NDHW in enumerate(maps):
+        for start in range(0, len(maps_NDHW), writer.maps_per_shard):
+            writer.write(SEED, "feature_maps", row, start, maps_NDHW[start : start + writer.maps_per_shard])
+    writer.finish(SEED, "feature_maps")
+    return writer
+
+
+def stored(path, name="feature_maps"):
+    return np.asarray(codecs.open_array(zarr.open_group(path / schema.MAPS, mode="r"), f"run-{SEED}/{name}")[:])
+
+
+@pytest.fixture(scope="module", params=["zstd", "pco", "q8"])
+def of_codec(request, tiny_dataset, tmp_path_factory):
+    """The tiny dataset, built with each codec."""
+    return tiny_dataset if request.param == "zstd" else build(request.param, tmp_path_factory)
+
+
+def build(codec, tmp_path_factory):
+    return build_tiny(tmp_path_factory.mktemp(codec), codec=codec)
+
+
+@pytest.mark.parametrize("codec", LOSSLESS)
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_codecs_keep_every_bit(tmp_path, tiny_dataset, codec, signed):
+    maps = sample_maps(3, signed)
+    maps[0, 0, 0, 0, :3] = [-0.0, 6e-8, 65504]
+    writer = write(tmp_path, codec, maps, tiny_dataset)
+    np.testing.assert_array_equal(stored(tmp_path).view(np.uint16), maps.view(np.uint16))
+    assert writer.map_error() is None
+    assert not (tmp_path / schema.WORK).exists()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_q8_is_within_half_a_step_and_keeps_zeros(tmp_path, tiny_dataset, signed):
+    maps = sample_maps(3, signed)
+    writer = write(tmp_path, "q8", maps, tiny_dataset)
+    numbers, scale = stored(tmp_path), stored(tmp_path, "feature_maps_scale")
+    assert numbers.dtype == (np.int8 if signed else np.uint8)
+    assert scale.shape == (3, 64)
+    assert scale.dtype == np.float32
+    levels = 127 if signed else 255
+    np.testing.assert_allclose(scale * levels, np.abs(maps.astype(np.float32)).max(axis=(1, 3, 4)), rtol=1e-6)
+    assert numbers.min() >= -levels
+    # What any reader of Zarr computes, in float32, as docs/format.md says.
+    values = numbers * scale[:, None, :, None, None]
+    error = np.abs(values - maps.astype(np.float32))
+    assert (error <= scale[:, None, :, None, None] * 0.5001).all()  # float32 has 24 bits
+    assert (values[maps == 0] == 0).all()
+    assert (values[:, :, 3] == 0).all()
+    # What our reader gives: the same, rounded to float16.
+    read = np.stack([codecs.dequantise(numbers[row], scale[row]) for row in range(3)])
+    np.testing.assert_array_equal(read, values.astype(np.float16))
+    error = np.abs(read.astype(np.float64) - maps.astype(np.float64))
+    measured = writer.map_error()
+    assert measured.largest == pytest.approx(error.max(), rel=1e-6)
+    assert measured.mean == pytest.approx(error.mean(), rel=1e-4)
+    assert measured.mean > 0
+
+
+def test_the_error_is_over_all_arrays(tmp_path, tiny_dataset):
+    maps = sample_maps(3)
+    writer = write(tmp_path, "q8", maps, tiny_dataset)
+    of_stages = writer.map_error()
+    writer.start_trajectory(SEED, 2, np.arange(10))
+    along = 100 * maps[:2, :10].clip(max=600)
+    for row in range(2):
+        writer.write(SEED, "trajectory_maps", row, 0, along[row])
+    writer.finish(SEED, "trajectory_maps")
+    numbers, scale = stored(tmp_path, "trajectory_maps"), stored(tmp_path, "trajectory_maps_scale")
+    read = np.stack([codecs.dequantise(numbers[row], scale[row]) for row in range(2)])
+    error = np.abs(read.astype(np.float64) - along)
+    both = writer.map_error()
+    assert both.largest == pytest.approx(error.max(), rel=1e-6)
+    expected = (of_stages.mean * maps.size + error.sum()) / (maps.size + along.size)
+    assert both.mean == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_codec_is_read_as_float16(of_codec, tiny_dataset):
+    (seed,) = of_codec.seeds("test")
+    for split in ("validation", "unseen"):
+        read, expected = (dataset.select(seed, split) for dataset in (of_codec, tiny_dataset))
+        assert read.maps_MDHW.dtype == np.float16
+        assert_close(of_codec, read.maps_MDHW, expected.maps_MDHW)
+        np.testing.assert_array_equal(read.image_ids_M, expected.image_ids_M)
+    along = of_codec.trajectory_maps(seed)
+    assert along.dtype == np.float16
+    assert_close(of_codec, along, tiny_dataset.trajectory_maps(seed))
+
+
+def assert_close(dataset, read, expected):
+    error = np.abs(read.astype(np.float64) - expected.astype(np.float64))
+    assert (read[expected == 0] == 0).all()
+    if dataset.manifest.config.codec in LOSSLESS:
+        np.testing.assert_array_equal(read.view(np.uint16), expected.view(np.uint16))
+    else:
+        assert error.max() <= dataset.manifest.map_error.largest
+        assert error.max() > 0
+
+
+def test_the_manifest_and_the_text_tell_codec_size_and_error(of_codec):
+    manifest, text = of_codec.manifest, repr(of_codec)
+    ratio = manifest.raw_bytes / manifest.bytes_under(schema.MAPS)
+    assert f"({manifest.config.codec}; raw " in text
+    assert f"{ratio:.2f} times smaller" in text
+    assert (manifest.map_error is not None) == ("  loss    at most" in text) == (manifest.config.codec == "q8")
+    assert schema.Manifest.from_json(json.loads((of_codec.path / "dataset.json").read_bytes())) == manifest
+    assert not (of_codec.path / schema.WORK).exists()
+
+
+def test_evaluators_take_every_codec(of_codec, tmp_path):
+    board = evaluate_dataset(of_codec, Workspace(tmp_path), evaluator_names=["norm"], num_seeds=1, device="cpu")
+    assert board.rows[0].spearman is not None
+
+
+def test_smaller_codecs_are_smaller(tmp_path, tiny_dataset):
+    maps = sample_maps(1)
+    sizes = {}
+    for codec in ("zstd", "pco", "q8"):
+        write(tmp_path / codec, codec, np.repeat(maps, 3, axis=0), tiny_dataset)
+        folder = tmp_path / codec / f"maps.zarr/run-{SEED}/feature_maps"
+        sizes[codec] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert sizes["q8"] < sizes["pco"] < sizes["zstd"] < 3 * maps.nbytes
+
+
+def test_the_metadata_of_zstd_is_what_it_was_before_other_codecs_came(tiny_dataset):
+    """Digests of published datasets cover these files."""
+    metadata = json.loads((tiny_dataset.path / "maps.zarr/run-0/feature_maps/zarr.json").read_bytes())
+    inner = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": [1, 256, 64, 2, 2],
+        "codecs": [little, inner],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    assert metadata["codecs"] == [{"name": "sharding_indexed", "configuration": sharding}]
+    assert metadata["attributes"] == {}
+    assert "map_error" not in tiny_dataset.manifest.config.to_json()
+
+
+def test_q8_needs_no_private_codec(tmp_path, tiny_dataset):
+    write(tmp_path, "q8", sample_maps(3), tiny_dataset)
+    metadata = json.loads((tmp_path / f"maps.zarr/run-{SEED}/feature_maps/zarr.json").read_bytes())
+    (sharding,) = metadata["codecs"]
+    assert [codec["name"] for codec in sharding["configuration"]["codecs"]] == ["bytes", "zstd"]
+    assert metadata["data_type"] == "uint8"
+    assert metadata["attributes"]["scale"] == "feature_maps_scale"
+
+
+def test_another_implementation_of_zarr_reads_equal_values(of_codec):
+    tensorstore = pytest.importorskip("tensorstore", reason="the other implementation of Zarr is not installed")
+    if of_codec.manifest.config.codec == "pco":
+        pytest.skip("pco is outside the Zarr 3 specification")
+
+    def read(name):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(of_codec.path / schema.MAPS / name)}}
+        return tensorstore.open(spec, read=True).result().read().result()
+
+    for run in of_codec.manifest.runs:
+        arrays = ["feature_maps", *(["trajectory_maps"] if run.role == "test" else [])]
+        for array in arrays:
+            values = read(f"run-{run.seed}/{array}")
+            if of_codec.manifest.config.codec == "q8":
+                values = values * read(f"run-{run.seed}/{array}_scale")[:, None, :, None, None]
+            for row, maps in enumerate(values.astype(np.float16)):
+                np.testing.assert_array_equal(maps, of_codec.read_maps(run.seed, array, row))
+        np.testing.assert_array_equal(read(f"run-{run.seed}/image"), of_codec.array(f"run-{run.seed}/image")[:])
+    np.testing.assert_array_equal(read("image_id"), of_codec.array("image_id")[:])
+
+
+@pytest.fixture
+def _without_pcodec(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pcodec", None)
+
+
+@pytest.mark.usefixtures("_without_pcodec")
+def test_a_missing_package_is_named_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"needs? the package pcodec.*pip install 'fmcs-bench\[pco\]'"):
+        build_tiny(tmp_path, codec="pco")
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_a_missing_package_is_named_by_readers(of_codec, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pcodec", None)
+    if of_codec.manifest.config.codec == "pco":
+        with pytest.raises(ConfigError, match="pcodec"):
+            of_codec.select(3, "test")
+    else:
+        assert len(of_codec.select(3, "test"))
+
+
+def test_runs_without_maps_along_the_way_say_so(tiny_dataset):
+    with pytest.raises(DatasetError, match="run-0/trajectory_maps is no array"):
+        tiny_dataset.trajectory_maps(0)
+
+
+def test_an_unknown_codec_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="codec = 'zip'"):
+        build_tiny(tmp_path, codec="zip")
+
+
+def test_a_started_q8_array_is_replaced(tmp_path, tiny_dataset):
+    """What a killed build left waiting does not enter the range."""
+    maps = sample_maps(3)
+    writer = DatasetWriter(tmp_path, SHAPE, "q8")
+    writer.start_run(SEED, tiny_dataset.manifest.runs[0].stages, np.arange(NUM))
+    writer.write(SEED, "feature_maps", 0, 0, np.full((256, *SHAPE), -60000, np.float16))
+    write(tmp_path, "q8", maps, tiny_dataset)
+    write(tmp_path / "fresh", "q8", maps, tiny_dataset)
+    np.testing.assert_array_equal(stored(tmp_path), stored(tmp_path / "fresh"))

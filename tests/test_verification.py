@@ -1,0 +1,472 @@
+"""Every kind of damage is found, by the check that it belongs to, and a whole dataset has no fault."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from click.testing import CliRunner
+from conftest import build_tiny, subprocess_environment
+from safetensors.torch import load_file, save_file
+
+import fmcs_bench as fb
+from fmcs_bench import files, images, verification
+from fmcs_bench.cli import main
+from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.verify import excess
+from fmcs_bench.store.writer import list_files
+
+CHECKS = ["manifest", "files", "images", "runs", "arrays", "maps", "checkpoints"]
+
+
+@pytest.fixture
+def copied(tiny_dataset, tmp_path):
+    return shutil.copytree(tiny_dataset.path, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def q8_dataset(tmp_path_factory):
+    return build_tiny(tmp_path_factory.mktemp("q8"), codec="q8")
+
+
+def verify(path, **options):
+    return verification.verify(path, device="cpu", **options)
+
+
+def faults_by_check(report):
+    return {check.name: check.faults for check in report.checks if check.faults}
+
+
+def edit_manifest(path, change, *, seal=False):
+    """Change the manifest's JSON; sealed, it states the sizes and digests of what is there, as a forger would."""
+    value = json.loads((path / "dataset.json").read_bytes())
+    change(value)
+    if seal:
+        entries = list_files(path)
+        manifest = schema.Manifest.from_json(value)
+        value["files"] = {name: entry.to_json() for name, entry in entries.items()}
+        value["dataset_digest"] = schema.dataset_digest(manifest.config, manifest.images, entries)
+        value["stored_bytes"] = sum(entry.num_bytes for entry in entries.values())
+    (path / "dataset.json").write_bytes(files.to_json(value))
+
+
+def seal(path):
+    edit_manifest(path, lambda _: None, seal=True)
+
+
+def flip(path, position=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if position is None else position] ^= 1
+    path.write_bytes(data)
+
+
+def array(path, name):
+    return codecs.open_array(zarr.open_group(path / "maps.zarr", mode="a"), name)
+
+
+def shard(path, name="run-0/feature_maps", row=1):
+    return path / f"maps.zarr/{name}/c/{row}/0/0/0/0"
+
+
+def edit_json(file, change):
+    value = json.loads(file.read_bytes())
+    change(value)
+    file.write_bytes(files.to_json(value))
+
+
+def swap(file, other):
+    content = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def assign(path, name, where, value):
+    target = array(path, name)
+    values = np.asarray(target[...])
+    values[where] = value
+    target[...] = values
+
+
+@pytest.mark.parametrize("codec", ["zstd", "pco", "q8"])
+def test_a_whole_dataset_has_no_fault(codec, tiny_dataset, q8_dataset, tmp_path):
+    path = {"zstd": tiny_dataset, "q8": q8_dataset}.get(codec) or build_tiny(tmp_path, codec=codec)
+    report = verify(path.path, recompute=7)
+    assert report.faults == ()
+    assert [check.name for check in report.checks] == [*CHECKS, "recompute"]
+    lines = str(report).splitlines()
+    assert len(lines) == 8
+    assert all(line.startswith("ok ") for line in lines)
+    assert "84 maps computed again" in lines[-1]  # 7 of each of 3 stages of 4 runs
+
+
+# Damage in transit: the manifest still tells what was there. (damage, check, text)
+IN_TRANSIT = {
+    "a flipped bit in a shard": (lambda p: flip(shard(p)), "files", "run-0/feature_maps/c/1/0/0/0/0 was changed"),
+    "a flipped bit in a checkpoint": (
+        lambda p: flip(p / "checkpoints/run-2/stage-1.safetensors"),
+        "files",
+        "run-2/stage-1.safetensors was changed",
+    ),
+    "a truncated shard": (lambda p: shard(p).write_bytes(shard(p).read_bytes()[:-10]), "files", "bytes, not"),
+    "a missing shard": (lambda p: shard(p).unlink(), "files", "run-0/feature_maps/c/1/0/0/0/0 is missing"),
+    "a missing trajectory": (lambda p: (p / "trajectories/run-1.json").unlink(), "files", "run-1.json is missing"),
+    "an unlisted file": (lambda p: (p / "notes.txt").write_text("x"), "files", "notes.txt is not in the manifest"),
+    "work left over": (
+        lambda p: [(p / "work").mkdir(), (p / "work/config.json").write_text("{}")],
+        "files",
+        "work/config.json is not",
+    ),
+    "a dangling link": (lambda p: (p / "link").symlink_to("nowhere"), "files", "link is not in the manifest"),
+    "a changed label": (lambda p: assign(p, "label", 0, 3), "files", "label/c/0 "),
+    "no array file": (lambda p: (p / "maps.zarr/label/zarr.json").unlink(), "files", "label/zarr.json is missing"),
+    "no zarr group": (lambda p: (p / "maps.zarr/zarr.json").unlink(), "files", "maps.zarr/zarr.json is missing"),
+    "no json in zarr": (lambda p: (p / "maps.zarr/zarr.json").write_text("[]"), "files", "maps.zarr/zarr.json has 2 b"),
+}
+
+
+@pytest.mark.parametrize("case", IN_TRANSIT)
+def test_damage_in_transit_is_found(copied, case):
+    damage, check, text = IN_TRANSIT[case]
+    damage(copied)
+    report = verify(copied, recompute=1)
+    assert any(text in fault for fault in faults_by_check(report)[check]), report
+    assert len(report.checks) == 8
+
+
+def stages_swapped(value):
+    stages = value["runs"][0]["stages"]
+    stages[0], stages[1] = stages[1], stages[0]
+
+
+def stages_exchanged_everywhere(path):
+    """Steps of stages 1 and 2 exchanged in trajectory file, arrays and manifest alike."""
+
+    def change(stages):
+        for key in ("step", "epoch", "train_loss", "validation_accuracy", "progress"):
+            stages[0][key], stages[1][key] = stages[1][key], stages[0][key]
+
+    edit_json(path / "trajectories/run-0.json", lambda value: change(value["stages"]))
+    for name in ("step", "epoch", "train_loss", "validation_accuracy"):
+        values = array(path, f"run-0/{name}")[:]
+        assign(path, f"run-0/{name}", slice(0, 2), values[:2][::-1])
+    edit_manifest(path, lambda value: change(value["runs"][0]["stages"]))
+
+
+def another_array(path):
+    zarr.open_group(path / "maps.zarr", mode="a").create_array("extra", shape=(2,), dtype="int8")
+
+
+def recreated(path, name, change, **options):
+    """An array written anew, with other values or another type."""
+    old = array(path, name)
+    values, dimensions = change(old[...]), old.metadata.dimension_names
+    group = zarr.open_group(path / "maps.zarr", mode="a")
+    group.create_array(name, data=values, dimension_names=options.get("dimensions", dimensions), overwrite=True)
+
+
+def weights_with_nan(path):
+    file = path / "checkpoints/run-1/stage-2.safetensors"
+    tensors = load_file(file)
+    tensors["head.bias"][0] = torch.nan
+    save_file(tensors, file)
+
+
+def losses_changed(value):
+    value["run"]["losses"][40:80] = [3.0] * 40
+
+
+# Damage by a hand that sealed it: sizes and digests are right again, so that only the content can tell.
+SEALED = {
+    "a label out of range": (lambda p: assign(p, "label", 0, 10), "images", "labels reach from 0 to 10"),
+    "an id that stands there twice": (lambda p: assign(p, "image_id", 0, array(p, "image_id")[1]), "images", "1 image"),
+    "a split changed": (
+        lambda p: assign(p, "split", 0, (array(p, "split")[0] + 1) % 3),
+        "images",
+        "1 images are in another split",
+    ),
+    "a split count changed": (
+        lambda p: edit_manifest(p, lambda v: v["images"]["num_images"].update(train=61)),
+        "images",
+        "the images by split",
+    ),
+    "stages swapped in the manifest": (lambda p: edit_manifest(p, stages_swapped), "runs", "not those of the manifest"),
+    "stages exchanged everywhere": (stages_exchanged_everywhere, "runs", "do not increase"),
+    "a stage array changed": (lambda p: assign(p, "run-1/step", 0, 2), "runs", "run-1/step is not what the manifest"),
+    "losses changed": (
+        lambda p: edit_json(p / "trajectories/run-2.json", losses_changed),
+        "runs",
+        "ConvergenceError|not follow",
+    ),
+    "CQI changed": (
+        lambda p: edit_json(p / "trajectories/run-2.json", lambda v: v["cqi"].__setitem__(5, 9.0)),
+        "runs",
+        "CQI does not",
+    ),
+    "another role": (
+        lambda p: edit_json(p / "trajectories/run-2.json", lambda v: v.update(role="test")),
+        "runs",
+        "seed or role",
+    ),
+    "no valid trajectory": (
+        lambda p: (p / "trajectories/run-2.json").write_text("{"),
+        "runs",
+        "trajectories/run-2.json",
+    ),
+    "roles changed": (
+        lambda p: edit_manifest(p, lambda v: v["runs"][0].update(role="validation")),
+        "manifest",
+        "runs: ",
+    ),
+    "another name": (lambda p: edit_manifest(p, lambda v: v.update(name="x")), "manifest", "name: 'x' is stated"),
+    "another raw size": (lambda p: edit_manifest(p, lambda v: v.update(raw_bytes=1)), "manifest", "raw_bytes: 1 is"),
+    "an error of a lossless codec": (
+        lambda p: edit_manifest(p, lambda v: v.update(map_error={"largest": 1.0, "mean": 0.1})),
+        "manifest",
+        "a map error",
+    ),
+    "a train image in a held-out run": (
+        lambda p: assign(p, "run-3/image", 0, int(np.flatnonzero(array(p, "split")[:] == 0)[0])),
+        "arrays",
+        "1 train im",
+    ),
+    "an image twice in a run": (
+        lambda p: assign(p, "run-0/image", 0, 1),
+        "arrays",
+        "run 0 \\(training\\) does not hold the images of its splits",
+    ),
+    "other trajectory images": (
+        lambda p: assign(p, "run-3/trajectory_image", 0, 0),
+        "arrays",
+        "trajectory_image are not",
+    ),
+    "another shape": (
+        lambda p: recreated(p, "run-0/feature_maps", lambda v: v[:, 1:]),
+        "arrays",
+        "has the shape \\(3, 239, 64, 2, 2\\)",
+    ),
+    "another type": (
+        lambda p: recreated(p, "run-0/feature_maps", lambda v: v.astype("f4")),
+        "arrays",
+        "has the type float32, not float16",
+    ),
+    "other dimensions": (
+        lambda p: recreated(p, "label", lambda v: v, dimensions=("row",)),
+        "arrays",
+        "dimensions \\('row',\\), not",
+    ),
+    "an array missing": (lambda p: shutil.rmtree(p / "maps.zarr/run-1/epoch"), "arrays", "run-1/epoch is no array"),
+    "an array too many": (another_array, "arrays", "extra is no array of schema 1"),
+    "a shard missing": (lambda p: shard(p).unlink(), "arrays", "run-0/feature_maps/c/1/0/0/0/0 is not in the manifest"),
+    "NaN in maps": (
+        lambda p: assign(p, "run-2/feature_maps", (1, 17, 3, 0, 1), np.nan),
+        "maps",
+        "run-2/feature_maps, position 1",
+    ),
+    "infinity in maps along the run": (
+        lambda p: assign(p, "run-3/trajectory_maps", (0, 1, 3, 0, 1), np.inf),
+        "maps",
+        "run-3/trajectory_maps, position 0",
+    ),
+    "a broken shard": (lambda p: flip(shard(p), 200), "maps", "run-0/feature_maps, position 1, images from 0: "),
+    "a broken index of a shard": (lambda p: flip(shard(p), -10), "maps", "run-0/feature_maps, position 1"),
+    "maps of the test run changed": (
+        lambda p: assign(p, "run-3/feature_maps", 0, array(p, "run-3/feature_maps")[1]),
+        "maps",
+        "the maps of stage 1 are not",
+    ),
+    "weights not finite": (
+        weights_with_nan,
+        "checkpoints",
+        "run-1/stage-2.safetensors has weights that are not finite",
+    ),
+    "no weights": (
+        lambda p: (p / "checkpoints/run-1/stage-2.safetensors").write_bytes(b"x"),
+        "checkpoints",
+        "run-1/stage-2",
+    ),
+    "a checkpoint missing": (
+        lambda p: (p / "checkpoints/run-1/stage-2.safetensors").unlink(),
+        "checkpoints",
+        "stage-2.safetensors is not in",
+    ),
+    "checkpoints swapped": (
+        lambda p: swap(*(p / f"checkpoints/run-1/stage-{k}.safetensors" for k in (2, 3))),
+        "recompute",
+        "run 1, stage 2: 7 of",
+    ),
+    "a checkpoint of another network": (
+        lambda p: save_file({"x": torch.zeros(1)}, p / "checkpoints/run-1/stage-2.safetensors"),
+        "recompute",
+        "Missing key",
+    ),
+    "shards swapped": (
+        lambda p: swap(shard(p, row=0), shard(p, row=1)),
+        "recompute",
+        "run 0, stage 1: 7 of 7 maps differ",
+    ),
+    "a label changed": (
+        lambda p: assign(p, "label", 0, (array(p, "label")[0] + 1) % 10),
+        "recompute",
+        "label is not that",
+    ),
+    "other images": (
+        lambda p: edit_manifest(p, lambda v: v["images"].update(sha256="0" * 64)),
+        "recompute",
+        "another SHA-256",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEALED)
+def test_damage_that_was_sealed_is_found_by_its_check(copied, case):
+    damage, check, text = SEALED[case]
+    damage(copied)
+    seal(copied)
+    report = verify(copied, recompute=7)
+    found = faults_by_check(report)
+    assert check in found, report
+    assert any(re.search(text, fault) for fault in found[check]), report
+    assert "files" not in found
+
+
+def test_all_faults_are_listed(copied):
+    flip(shard(copied))
+    (copied / "extra").write_text("x")
+    (copied / "trajectories/run-1.json").unlink()
+    assign(copied, "run-2/feature_maps", (1, 17, 3, 0, 1), np.nan)
+    report = verify(copied)
+    found = faults_by_check(report)
+    assert len(found["files"]) == 4
+    assert {"runs", "maps"} <= set(found)
+    text = str(report)
+    assert sum(line.startswith("FAULT") for line in text.splitlines()) == len(found)
+    assert all(fault.split(": ", 1)[1].splitlines()[0] in text for fault in report.faults)
+
+
+@pytest.mark.parametrize("part", [lambda v: v["config"].update(seed=5), lambda v: v["images"].update(licence="mine")])
+def test_a_changed_manifest_is_found(copied, part):
+    edit_manifest(copied, part)
+    found = faults_by_check(verify(copied, recompute=1))
+    assert "does not have the digest" in found["manifest"][0]
+    assert found["recompute"] == ("not done: the manifest was changed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("{", "is damaged"), ("[]", "has schema None"), ('{"schema_version": 1}', "lacks"), (None, "is unfinished")],
+)
+def test_a_damaged_manifest_is_a_fault(copied, content, text):
+    (copied / "dataset.json").unlink()
+    if content is not None:
+        (copied / "dataset.json").write_text(content)
+    report = verify(copied)
+    assert len(report.faults) == 1
+    assert text in report.faults[0]
+
+
+def test_a_manifest_may_not_name_files_outside(copied):
+    entry = {"num_bytes": 1, "sha256": "0" * 64}
+    edit_manifest(copied, lambda v: v["files"].update({"../secret": entry}))
+    assert "'../secret' lies outside the folder" in faults_by_check(verify(copied))["files"]
+
+
+@pytest.mark.parametrize("scale", [np.nan, -1.0])
+def test_a_damaged_scale_is_found(q8_dataset, tmp_path, scale):
+    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
+    assign(path, "run-0/feature_maps_scale", (0, 0), scale)
+    seal(path)
+    assert "not finite or are below 0" in faults_by_check(verify(path))["maps"][0]
+
+
+def test_an_error_that_q8_does_not_have_is_found(q8_dataset, tmp_path):
+    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
+    edit_manifest(path, lambda v: v["map_error"].update(largest=1.0))
+    assert "state a largest error of" in faults_by_check(verify(path))["maps"][0]
+
+
+def test_a_wrong_scale_is_found_by_recomputing(q8_dataset, tmp_path):
+    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
+    scale = array(path, "run-0/feature_maps_scale")
+    scale[0] = scale[0] * np.float32(1.1)
+    seal(path)
+    assert list(faults_by_check(verify(path, recompute=5))) == ["recompute"]
+
+
+def test_recomputing_draws_the_same_maps_for_the_same_seed(copied):
+    """One damaged map of 240 in each stage is found by some seeds and always by the same."""
+    name = "run-0/feature_maps"
+    assign(copied, name, (slice(None), 5), 0)
+    seal(copied)
+    found = {seed: "recompute" in faults_by_check(verify(copied, recompute=60, seed=seed)) for seed in range(4)}
+    assert found == {seed: "recompute" in faults_by_check(verify(copied, recompute=60, seed=seed)) for seed in found}
+    assert faults_by_check(verify(copied, recompute=10**6))["recompute"]
+
+
+def test_what_is_allowed():
+    again = np.array([1.0, 0.5, 0.0, 0.25], np.float32).reshape(1, 4, 1, 1)
+    none = np.zeros((1, 1, 1), np.float32)
+    assert excess(again, again, none) == 0
+    assert 0 < excess(again.astype(np.float16) * np.float16(1.001), again, none) < 1
+    assert excess(again + np.float32(0.02), again, none) > 1
+    assert excess(again + np.float32(0.02), again, np.full((4, 1, 1), 0.02, np.float32)) < 1
+    assert excess(np.full_like(again, 1e-6), np.zeros_like(again), none) == np.inf
+    assert excess(np.full_like(again, np.nan), again, none) == np.inf
+    assert excess(np.zeros_like(again), np.zeros_like(again), none) == 0
+
+
+def test_wrong_use_is_an_error_not_a_fault(tiny_dataset, tmp_path, monkeypatch):
+    with pytest.raises(MissingDataError, match="there is no FMCS dataset"):
+        verify(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="recompute = -1"):
+        verify(tiny_dataset.path, recompute=-1)
+
+    def gone(_name, _data_dir, *, limit):  # noqa: ARG001
+        raise MissingDataError("no files here")
+
+    monkeypatch.setattr(images, "load", gone)
+    with pytest.raises(MissingDataError, match="no files here"):
+        verify(tiny_dataset.path, recompute=1)
+    assert not verify(tiny_dataset.path).faults
+
+
+def test_the_command_prints_a_line_per_check(tiny_workspace, tiny_dataset):
+    name = tiny_dataset.manifest.name
+    done = CliRunner().invoke(main, ["verify", name, "--workspace", str(tiny_workspace), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["ok", check] for check in CHECKS]
+
+
+def test_the_command_exits_with_one_on_a_fault(copied):
+    (copied / "extra").write_text("x")
+    arguments = ["verify", str(copied), "--device", "cpu"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "FAULT  files         1 fault\n         extra is not in the manifest" in done.stdout
+    value = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert value["ok"] is False
+    assert [check["faults"] for check in value["checks"] if check["faults"]] == [["extra is not in the manifest"]]
+
+
+def test_a_real_process_tells_of_a_damaged_manifest_without_a_traceback(copied):
+    (copied / "dataset.json").write_text("{")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fmcs_bench", "verify", str(copied), "--recompute=1", "--device=cpu"],
+        capture_output=True, text=True, env=subprocess_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "FAULT  manifest" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_python_takes_names_paths_and_datasets(tiny_workspace, tiny_dataset):
+    for dataset in (tiny_dataset, tiny_dataset.path, tiny_dataset.manifest.name):
+        report = fb.verify(dataset, workspace=tiny_workspace, device="cpu")
+        assert report.path == Path(tiny_dataset.path)
+        assert not report.faults
