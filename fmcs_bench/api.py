@@ -201,6 +201,7 @@ def verify(
     seed: int = 0,
     workspace: PathLike | None = None,
     data_dir: PathLike | None = None,
+    image_source: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Report:
@@ -212,6 +213,7 @@ def verify(
         seed: of the draw of these maps.
         workspace: see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from, for ``recompute``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
@@ -220,7 +222,13 @@ def verify(
     """
     path = dataset.path if isinstance(dataset, FmcsDataset) else _dataset_path(_workspace(workspace), dataset)
     return verification.verify(
-        path, recompute=recompute, data_dir=_data_dir(data_dir), device=device, seed=seed, progress=progress
+        path,
+        recompute=recompute,
+        data_dir=_data_dir(data_dir),
+        image_source=image_source,
+        device=device,
+        seed=seed,
+        progress=progress,
     )
 
 

@@ -70,6 +70,12 @@ def _data_dir_option(command: Command) -> Command:
     )(command)
 
 
+def _images_option(command: Command) -> Command:
+    return click.option(
+        "--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from."
+    )(command)
+
+
 def _device_option(command: Command) -> Command:
     return click.option(
         "--device", default="auto", show_default=True, help="auto takes CUDA where torch has it, else the CPU."
@@ -207,7 +213,7 @@ def evaluate(
 @click.option("--seeds", type=int, default=5, show_default=True, help="Paired trainings of each method.")
 @click.option("--evaluator", help="The judge.  [default: the best on the validation run]")
 @click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
-@click.option("--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from.")
+@_images_option
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -301,6 +307,7 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
+@_images_option
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -313,6 +320,7 @@ def verify(
     seed: int,
     workspace: str,
     data_dir: str | None,
+    image_source: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -327,6 +335,7 @@ def verify(
             seed=seed,
             workspace=workspace,
             data_dir=data_dir,
+            image_source=image_source,
             device=device,
             progress=progress,
         )

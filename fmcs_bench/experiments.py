@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, dueheadnet, environment, images, records
+from fmcs_bench import backbones, dueheadnet, environment, records
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, evaluator_boards, training_boards
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, EvaluatorConfig, Method
@@ -190,19 +190,9 @@ class _Track:
 
     @cached_property
     def images(self) -> ImageDataset:
-        config = self.dataset.manifest.config
-        source = images.load(
-            config.image_dataset,
-            self.data_dir,
-            limit=config.limit,
-            image_size=config.image_size,
-            source=self.image_source,
-            skip_broken=self.dataset.manifest.images.num_broken > 0,
-        )
+        source = self.dataset.load_images(self.data_dir, self.image_source)
         if source.sha256 != self.dataset.manifest.images.sha256:
-            raise DatasetError(
-                f"the images of {config.image_dataset} here are not those that {self.dataset.id} was built from"
-            )
+            raise DatasetError(f"the images of {source.name} here are not those that {self.dataset.id} was built from")
         return source
 
     @cached_property

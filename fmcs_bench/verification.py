@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, images
+from fmcs_bench import backbones
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
@@ -27,6 +27,7 @@ def verify(
     *,
     recompute: int = 0,
     data_dir: str | Path | None = None,
+    image_source: str | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress = SILENT,
@@ -37,6 +38,7 @@ def verify(
         path: its folder.
         recompute: so many maps of every run and stage are computed again; 0 is none.
         data_dir: folder with the files of the image dataset, for ``recompute``.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that it was built from, for ``recompute``.
         device: where maps are computed again.
         seed: of the draw of these maps.
         progress: shows the work.
@@ -71,7 +73,7 @@ def verify(
     ]
     if recompute and sound:
         backbones.factory(config.backbone)
-        source = images.load(config.image_dataset, data_dir, limit=config.limit)
+        source = dataset.load_images(data_dir, image_source)
         steps.append(("recompute", lambda fault: check_recomputed(verifier, fault, source, recompute, on, seed)))
     elif recompute:
         steps.append(("recompute", _not_done))

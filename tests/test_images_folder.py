@@ -385,6 +385,10 @@ def test_a_build_from_a_folder_publishes_no_path_and_can_be_trained_on(pets, tmp
     moved = pets.rename(tmp_path / "moved")
     found = typed(*train, "--images", f"folder:{moved}", workspace=workspace)
     assert found.exit_code == 0, found.output
+    verify = ["verify", path.name, "--recompute", "2", "--device", "cpu"]
+    assert typed(*verify, workspace=workspace).exit_code == 2
+    verified = typed(*verify, "--images", f"folder:{moved}", workspace=workspace)
+    assert verified.exit_code == 0, verified.output
     write_image(moved / "cat" / "001.png", seed=9)
     other = typed(*train, "--images", f"folder:{moved}", "--seeds", "2", workspace=workspace)
     assert other.exit_code == 1

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import zarr
 
+from fmcs_bench import images
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.images import SPLITS
+from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.store import codecs, schema
 
 
@@ -156,6 +157,26 @@ class FmcsDataset:
         """
         num_checkpoints = self.array(f"{schema.run_group(seed)}/trajectory_maps").shape[0]
         return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in range(num_checkpoints)])
+
+    def load_images(self, data_dir: str | Path | None = None, image_source: str | None = None) -> ImageDataset:
+        """The images that this dataset names, as they are here; compare ``sha256`` with the manifest's.
+
+        Args:
+            data_dir: folder with the files of the image dataset.
+            image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where it was built from one.
+
+        Raises:
+            FmcsBenchError: see ``fmcs_bench.images.load``.
+        """
+        config = self.manifest.config
+        return images.load(
+            config.image_dataset,
+            data_dir,
+            limit=config.limit,
+            image_size=config.image_size,
+            source=image_source,
+            skip_broken=self.manifest.images.num_broken > 0,
+        )
 
     def run_file(self, seed: int) -> schema.RunFile:
         """Loss sequence, CQI and markers of a run."""
