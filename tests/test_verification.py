@@ -427,7 +427,7 @@ def test_wrong_use_is_an_error_not_a_fault(tiny_dataset, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="recompute = -1"):
         verify(tiny_dataset.path, recompute=-1)
 
-    def gone(_name, _data_dir, *, limit):  # noqa: ARG001
+    def gone(*_arguments, **_options):
         raise MissingDataError("no files here")
 
     monkeypatch.setattr(images, "load", gone)
