@@ -2,8 +2,7 @@
 
     python benchmarks/quickstart.py [--out benchmarks/results/NAME.json]
 
-Figures are of the machine at that moment; the limits (5 minutes, 3 GB, on two CPU cores) are those of the issue that
-asked for the quickstart.
+Figures are of the machine at that moment. The quickstart's limits are 5 minutes and 3 GB on two CPU cores.
 """
 
 from __future__ import annotations
