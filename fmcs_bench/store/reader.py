@@ -144,10 +144,23 @@ class FmcsDataset:
         """
         codecs.require(self.manifest.config.codec)
         name = f"{schema.run_group(seed)}/{array}"
-        stored_NDHW = np.asarray(self.array(name)[row, start:stop])
+        stored = self.array(name)
+        stored_NDHW = np.asarray(stored[row, start:stop])
         if self.manifest.config.codec != "q8":
             return stored_NDHW
-        return codecs.dequantise(stored_NDHW, np.asarray(self.array(codecs.scale_name(name))[row]))
+        assert stored.shards is not None  # the writer makes no others
+        scale_SD, zero_point_SD = (
+            np.asarray(self.array(of(name))[row]) for of in (codecs.scale_name, codecs.zero_point_name)
+        )
+        per_shard, first = stored.shards[1], range(stored.shape[1])[start:stop].start
+        bounds = [first, *range(first // per_shard * per_shard + per_shard, first + len(stored_NDHW), per_shard)]
+        parts = np.split(stored_NDHW, [bound - first for bound in bounds[1:]])
+        return np.concatenate(
+            [
+                codecs.dequantise(part, scale_SD[bound // per_shard], zero_point_SD[bound // per_shard])
+                for part, bound in zip(parts, bounds, strict=True)
+            ]
+        )
 
     def trajectory_maps(self, seed: int) -> np.ndarray:
         """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W].
