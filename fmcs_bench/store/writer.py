@@ -231,7 +231,7 @@ class DatasetWriter:
         return kept
 
     def _notes(self, seed: int) -> Path:
-        return self.path / schema.WORK / f"{schema.run_group(seed)}-blocks"
+        return self.path / schema.WORK / schema.run_group(seed) / "blocks"
 
     def _note(self, seed: int, array: str, first_row: int, start: int) -> Path:
         return self._notes(seed) / array / f"{first_row}-{start}.safetensors"
