@@ -8,7 +8,6 @@ Figures are of the machine at that moment. The quickstart's limits are 5 minutes
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import shutil
 import subprocess
@@ -17,9 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from fmcs_bench import environment, files
+from result import report
 
 LIMIT_SECONDS = 300
 LIMIT_BYTES = 3e9
@@ -44,19 +41,13 @@ def main() -> None:
         again = run(workspace)
         disk = sum(path.stat().st_size for path in Path(workspace).rglob("*") if path.is_file())
     result = {
-        "benchmark": "quickstart",
-        "date": environment.now(),
         "seconds": round(first, 1),
         "seconds_when_finished_before": round(again, 1),
         "peak_bytes": peak,
         "workspace_bytes": disk,
         "within_limits": first <= LIMIT_SECONDS and peak <= LIMIT_BYTES,
-        "environment": environment.Environment.current("cpu", torch.get_num_threads()).to_json(),
     }
-    line = json.dumps(result, sort_keys=True)
-    print(line)
-    if arguments.out:
-        files.write_atomically(arguments.out, (line + "\n").encode())
+    report("quickstart", result, out=arguments.out)
 
 
 if __name__ == "__main__":

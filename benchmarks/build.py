@@ -1,0 +1,284 @@
+"""Speed, size and memory of building: extraction, writer, codecs. One JSON line.
+
+    python benchmarks/build.py [--images hub:DIR] [--device cuda] [--precision bfloat16] [--part NAME ...] [--out FILE]
+
+Parts, each a ratio of two things measured by turns in one process:
+- extraction: images to shards on disk, against the bare forward passes of the same networks on prepared batches.
+  Goal: 0.90 on a CPU, 0.85 on a GPU.
+- writer: maps in memory to shards on disk, against encoding the same chunks and keeping nothing. Goal: 0.75.
+- codecs: bytes of the maps of a trained ShuffleNet v2, against float16 and against the order-0 entropy bound.
+  Goal: pco within 5 % of the bound.
+- memory: peak memory of extraction from 10,000 images, against 2,000 (beyond the images). Goal: within 10 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from result import report
+
+from fmcs_bench import backbones, images
+from fmcs_bench.config import Method, Recipe
+from fmcs_bench.extraction import BATCH_SIZE, extract
+from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.objectives import Objective
+from fmcs_bench.store import DatasetWriter, codecs, schema
+from fmcs_bench.training import Batches, autocast, fit
+
+SIZE = 224
+SEED = 0
+CODECS = ("zstd", "pco", "q8")
+
+
+def stages(num: int) -> tuple[schema.Stage, ...]:
+    """Stages that a writer needs to be told of; their numbers mean nothing here."""
+    return tuple(
+        schema.Stage(stage=k, step=k, epoch=float(k), train_loss=0.0, validation_accuracy=0.0, progress=0.0)
+        for k in range(1, num + 1)
+    )
+
+
+def by_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Median seconds of both, and the median over the rounds of first / second; what else runs disturbs both."""
+    pairs = []
+    for _ in range(rounds):
+        pair = []
+        for work in (first, second):
+            begin = time.perf_counter()
+            work()
+            pair.append(time.perf_counter() - begin)
+        pairs.append(pair)
+    medians = [statistics.median(pair[i] for pair in pairs) for i in range(2)]
+    return medians[0], medians[1], statistics.median(pair[0] / pair[1] for pair in pairs)
+
+
+@torch.no_grad()
+def extraction(
+    name: str, source: ImageDataset, device: torch.device, precision: Any, *, num_images: int, num_networks: int,
+    rounds: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Ratio of the bare forward passes' time to that of extraction."""
+    num_classes = len(source.classes)
+    frozen = [backbones.create(name, num_classes, seed=seed).eval().to(device) for seed in range(num_networks)]
+    prepare = Preprocessor(source, SIZE)
+    image_N = np.arange(num_images) % len(source.labels_N)
+    batch = prepare(torch.from_numpy(source.images_NCHW[image_N[:BATCH_SIZE]])).to(device)
+    shape = backbones.map_shape(frozen[0], SIZE)
+
+    def bare() -> None:
+        for first in range(0, num_images, BATCH_SIZE):
+            for backbone in frozen:
+                with autocast(device, precision):
+                    backbone.features(batch[: num_images - first])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), shape) as writer:
+            writer.start_run(SEED, stages(num_networks), image_N)
+            extract(
+                frozen, source, image_N, prepare, writer,
+                seed=SEED, array="feature_maps", device=device, precision=precision,
+            )  # fmt: skip
+
+    bare()
+    if device.type == "cuda":
+        whole()
+        torch.cuda.reset_peak_memory_stats(device)
+    bare_seconds, seconds, ratio = by_turns(bare, whole, rounds)
+    maps = num_images * num_networks
+    return {
+        "backbone": name,
+        "map_shape": shape,
+        "images": num_images,
+        "networks": num_networks,
+        "batch_size": BATCH_SIZE,
+        "rounds": rounds,
+        "precision": precision,
+        "bare_maps_per_second": round(maps / bare_seconds, 1),
+        "maps_per_second": round(maps / seconds, 1),
+        "gb_per_second": round(maps * 2 * int(np.prod(shape)) / seconds / 1e9, 4),
+        "ratio_to_bare_forward": round(ratio, 4),
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def trained_maps(
+    source: ImageDataset, device: torch.device, *, seconds: float, num_maps: int
+) -> tuple[np.ndarray, Any]:
+    """Maps [N, D, H, W] at 224 px of a ShuffleNet v2 that was trained on these images at 64 px for so long."""
+    prepare = Preprocessor(source, 64).to(device)
+    index = source.indices("train")
+    order = np.random.default_rng(0).permutation(index)
+    model = backbones.create("shufflenet_v2", len(source.classes), seed=0).to(device)
+    begin, used, losses = time.monotonic(), 0, []
+    while time.monotonic() - begin < seconds:
+        part = np.take(order, range(used, used + 2048), mode="wrap")
+        labels = torch.from_numpy(source.labels_N[part]).to(device)
+        data = Batches(torch.from_numpy(source.images_NCHW[part]).to(device), labels, prepare)
+        history = fit(model, data, Objective(Method()), Recipe(schedule="constant"), epochs=1, seed=used)
+        losses.append(sum(history.losses) / len(history.losses))
+        used += len(part)
+    prepare = Preprocessor(source, SIZE).to(device)
+    chosen = source.indices("test")[:num_maps]
+    model.eval()
+    with torch.no_grad():
+        maps = [
+            model.features(prepare(torch.from_numpy(source.images_NCHW[part]).to(device))).half().cpu().numpy()
+            for part in np.array_split(chosen, -(-len(chosen) // BATCH_SIZE))
+        ]
+    info = {"trained_on_images": used, "last_loss": round(losses[-1], 3), "maps": len(chosen)}
+    return np.concatenate(maps), info
+
+
+def entropy_bits(maps: np.ndarray) -> float:
+    """Order-0 entropy of float16 values, in bits a value: no coder that looks at single values can do better."""
+    count = np.bincount(maps.reshape(-1).view(np.uint16), minlength=2**16)
+    share = count[count > 0] / count.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def codec_sizes(maps: np.ndarray, info: Any) -> dict[str, Any]:
+    """How many times smaller each codec makes maps, and the lossy one's error."""
+    bound = 16 / entropy_bits(maps)
+    found: dict[str, Any] = {
+        **info, "map_shape": maps.shape[1:], "zeros": round(float((maps == 0).mean()), 4), "entropy_bound": bound,
+    }  # fmt: skip
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), maps.shape[1:], codec) as writer:
+            writer.start_run(SEED, stages(1), np.arange(len(maps)))
+            for start in range(0, len(maps), writer.maps_per_shard):
+                writer.write(SEED, "feature_maps", 0, start, maps[None, start : start + writer.maps_per_shard])
+            writer.finish(SEED, "feature_maps")
+            files = (Path(folder) / schema.MAPS / f"run-{SEED}").glob("feature_maps*/c/**/*")
+            found[codec] = {"times_smaller": maps.nbytes / sum(f.stat().st_size for f in files if f.is_file())}
+            if (error := writer.map_error()) is not None:
+                found[codec]["mean_error_of_mean"] = error.mean / float(np.abs(maps.astype(np.float32)).mean())
+        by_chunk = {}
+        data = maps if codec != "q8" else codecs.quantise(maps[:256]).numbers_NDHW
+        encode = codecs.encoder(codec)
+        for per_chunk in (1, 2, 4, 8, 32):
+            encoded = sum(len(encode(data[i : i + per_chunk])) for i in range(0, 256, per_chunk))
+            by_chunk[str(per_chunk)] = 2 * data[:256].size / encoded
+        found[codec]["times_smaller_by_maps_in_a_chunk"] = by_chunk
+    found["pco_share_of_bound"] = found["pco"]["times_smaller"] / bound
+    return found
+
+
+def writer_speed(maps: np.ndarray, codec: str, *, rounds: int, threads: int) -> dict[str, Any]:
+    """Ratio of the codec's time to the writer's; eight shards of 256 maps, different in each."""
+    num = 256
+    block = np.stack([np.roll(maps[:num], shift, axis=0) for shift in range(4)])
+    encode = codecs.encoder(codec)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = DatasetWriter(Path(folder), maps.shape[1:], codec, num_threads=threads)
+
+        def encode_shard(maps_NDHW: np.ndarray) -> None:
+            data = codecs.quantise(maps_NDHW).numbers_NDHW if codec == "q8" else maps_NDHW
+            for start in range(0, len(data), writer.maps_per_chunk):
+                encode(data[start : start + writer.maps_per_chunk])
+
+        def bare() -> None:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(encode_shard, [*block, *block]))
+
+        def whole() -> None:
+            for start in (0, num):
+                writer.write(SEED, "feature_maps", 0, start, block)
+            writer.flush()
+
+        with writer:
+            writer.start_run(SEED, stages(len(block)), np.arange(2 * num))
+            whole()
+            bare_seconds, seconds, ratio = by_turns(bare, whole, rounds)
+    return {
+        "threads": threads,
+        "rounds": rounds,
+        "codec_mb_per_second": round(2 * block.nbytes / 1e6 / bare_seconds),
+        "mb_per_second": round(2 * block.nbytes / 1e6 / seconds),
+        "ratio_to_codec": round(ratio, 4),
+    }
+
+
+def peak_of_extraction(num_images: int) -> int:
+    """Peak bytes of a process that extracts maps of 100 KB from so many images (digits, each several times)."""
+    code = f"from build import extract_digits; print(extract_digits({num_images}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return int(done.stdout)
+
+
+def extract_digits(num_images: int) -> int:
+    """Extract in this process; returns its peak bytes."""
+    source = images.load("digits")
+    frozen = [backbones.create("smallcnn", 10, seed=seed).eval() for seed in range(2)]
+    image_N = np.arange(num_images) % len(source.labels_N)
+    with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), (64, 28, 28)) as writer:
+        writer.start_run(SEED, stages(2), image_N)
+        extract(
+            frozen, source, image_N, Preprocessor(source, SIZE), writer,
+            seed=SEED, array="feature_maps", device=torch.device("cpu"),
+        )  # fmt: skip
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("extraction", "writer", "codecs", "memory")
+    parser.add_argument("--part", action="append", choices=parts, help="which; repeat.  [default: all]")
+    parser.add_argument("--images", default="digits", help="image dataset: a name, folder:DIR or hub:NAME_OR_PATH")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many images; a GPU needs 30 or so")
+    parser.add_argument("--train-seconds", type=float, default=90, help="of the ShuffleNet v2 whose maps are packed")
+    parser.add_argument("--out", type=Path, help="also write the line to this file")
+    arguments = parser.parse_args()
+    wanted = arguments.part or parts
+    device = torch.device(arguments.device)
+    source = images.load(arguments.images, arguments.data_dir, image_size=SIZE)
+    figures: dict[str, Any] = {"images": source.name, "image_size": SIZE}
+
+    def note(name: str, value: Any) -> None:
+        figures[name] = value
+        print(json.dumps({name: value}), file=sys.stderr, flush=True)
+
+    if "extraction" in wanted:
+        for name, num_images, rounds in (("shufflenet_v2", 512, 3), ("resnet50", 128, 3)):
+            found = extraction(
+                name, source, device, arguments.precision,
+                num_images=int(num_images * arguments.scale), num_networks=3, rounds=rounds,
+            )  # fmt: skip
+            note(f"extraction_{name}", found)
+    if "codecs" in wanted or "writer" in wanted:
+        maps, info = trained_maps(source, device, seconds=arguments.train_seconds, num_maps=512)
+        if "codecs" in wanted:
+            note("codecs", codec_sizes(maps, info))
+        if "writer" in wanted:
+            for codec in CODECS:
+                note(f"writer_{codec}", writer_speed(maps, codec, rounds=7, threads=torch.get_num_threads()))
+    if "memory" in wanted:
+        peaks = {num: peak_of_extraction(num) for num in (2_000, 10_000)}
+        note("memory", {"peak_bytes": peaks, "ratio": round(peaks[10_000] / peaks[2_000], 4)})
+    report("build", figures, device=arguments.device, out=arguments.out)
+
+
+if __name__ == "__main__":
+    main()
