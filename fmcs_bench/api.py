@@ -49,6 +49,7 @@ def build(
     data_dir: PathLike | None = None,
     skip_broken: bool = False,
     download: bool = False,
+    stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
     **options: Any,
@@ -60,6 +61,8 @@ def build(
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         skip_broken: leave out images that cannot be decoded; the manifest has their number.
         download: fetch missing files of a named image dataset into ``data_dir``.
+        stream_images: decode images when they are needed instead of holding them in memory; None does so where they
+            would take more than half of the free memory.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
         **options: of ``BuildConfig``: ``backbone``, ``image_dataset`` (also ``folder:DIR`` and ``hub:NAME_OR_PATH``),
@@ -82,6 +85,7 @@ def build(
             image_source=image_source,
             skip_broken=skip_broken,
             download=download,
+            stream_images=stream_images,
             device=device,
             progress=progress,
         )
@@ -143,6 +147,7 @@ def train(
     workspace: PathLike | None = None,
     data_dir: PathLike | None = None,
     image_source: str | None = None,
+    stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> TrainingBoard:
@@ -158,6 +163,7 @@ def train(
         workspace: see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
+        stream_images: as for ``build``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
@@ -177,6 +183,7 @@ def train(
             epochs=epochs,
             data_dir=_data_dir(data_dir),
             image_source=image_source,
+            stream_images=stream_images,
             device=device,
             progress=progress,
         )
@@ -202,6 +209,7 @@ def verify(
     workspace: PathLike | None = None,
     data_dir: PathLike | None = None,
     image_source: str | None = None,
+    stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Report:
@@ -214,6 +222,7 @@ def verify(
         workspace: see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from, for ``recompute``.
+        stream_images: as for ``build``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
@@ -226,6 +235,7 @@ def verify(
         recompute=recompute,
         data_dir=_data_dir(data_dir),
         image_source=image_source,
+        stream_images=stream_images,
         device=device,
         seed=seed,
         progress=progress,

@@ -41,6 +41,7 @@ def build_dataset(
     image_source: str | None = None,
     skip_broken: bool = False,
     download: bool = False,
+    stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> FmcsDataset:
@@ -54,6 +55,7 @@ def build_dataset(
             lie; it is not kept.
         skip_broken: leave out images that cannot be decoded; the manifest has their number.
         download: fetch missing files of a named image dataset into ``data_dir``.
+        stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
 
@@ -75,6 +77,8 @@ def build_dataset(
             source=image_source,
             skip_broken=skip_broken,
             download=download,
+            stream=stream_images,
+            progress=progress,
         )
 
     if (path / schema.MANIFEST).exists():

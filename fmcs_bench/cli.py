@@ -76,6 +76,15 @@ def _images_option(command: Command) -> Command:
     )(command)
 
 
+def _stream_option(command: Command) -> Command:
+    return click.option(
+        "--stream-images/--no-stream-images",
+        default=None,
+        help="Decode images when they are needed instead of holding them in memory.  [default: where they would take "
+        "more than half of the free memory]",
+    )(command)
+
+
 def _device_option(command: Command) -> Command:
     return click.option(
         "--device", default="auto", show_default=True, help="auto takes CUDA where torch has it, else the CPU."
@@ -144,6 +153,7 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--name", help="Last part of the dataset's name.  [default: base]")
 @click.option("--download", is_flag=True, help="Fetch missing files of a named image dataset into --data-dir.")
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read; their number is kept.")
+@_stream_option
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -219,6 +229,7 @@ def evaluate(
 @click.option("--evaluator", help="The judge.  [default: the best on the validation run]")
 @click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
 @_images_option
+@_stream_option
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -231,6 +242,7 @@ def train(
     evaluator: str | None,
     epochs: int | None,
     image_source: str | None,
+    stream_images: bool | None,
     data_dir: str | None,
     workspace: str,
     device: str,
@@ -253,6 +265,7 @@ def train(
             workspace=workspace,
             data_dir=data_dir,
             image_source=image_source,
+            stream_images=stream_images,
             device=device,
             progress=progress,
         )
@@ -313,6 +326,7 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
 @_images_option
+@_stream_option
 @_data_dir_option
 @_workspace_option
 @_device_option
@@ -326,6 +340,7 @@ def verify(
     workspace: str,
     data_dir: str | None,
     image_source: str | None,
+    stream_images: bool | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -341,6 +356,7 @@ def verify(
             workspace=workspace,
             data_dir=data_dir,
             image_source=image_source,
+            stream_images=stream_images,
             device=device,
             progress=progress,
         )

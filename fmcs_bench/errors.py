@@ -44,6 +44,10 @@ class ImageError(FmcsBenchError, ValueError):
     exit_code = 2
 
 
+class ReaderError(FmcsBenchError, RuntimeError):
+    """A process that decodes images ahead of a training died."""
+
+
 class WorkspaceError(FmcsBenchError, OSError):
     """The workspace cannot be written, or another process is using it."""
 

@@ -91,6 +91,7 @@ def train_methods(
     epochs: int | None = None,
     data_dir: str | Path | None = None,
     image_source: str | None = None,
+    stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> TrainingBoard:
@@ -106,6 +107,7 @@ def train_methods(
         epochs: another length than the convergence point.
         data_dir: folder with the files of the image dataset.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
+        stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished trainings and the time left.
 
@@ -127,7 +129,7 @@ def train_methods(
     if taken:
         raise ConfigError(f"the seeds {taken} are those of runs of {dataset.manifest.name}; training needs fresh ones")
     judge = judge_record(dataset, workspace, evaluator) if any(method.raf < 1 for method in chosen) else None
-    track = _Track(dataset, workspace, choose_device(device), data_dir, judge, image_source)
+    track = _Track(dataset, workspace, choose_device(device), data_dir, judge, image_source, stream_images, progress)
     units = [track.unit(method, seed, epochs) for seed in seeds for method in chosen]
     done = run_units(
         units, find=track.find, work=track.work, description=f"training on {dataset.manifest.name}", progress=progress
@@ -179,6 +181,8 @@ class _Track:
     data_dir: str | Path | None
     judge: EvaluatorRecord | None
     image_source: str | None = None
+    stream_images: bool | None = None
+    progress: Progress = SILENT
 
     @cached_property
     def store(self) -> RecordStore:
@@ -190,7 +194,9 @@ class _Track:
 
     @cached_property
     def images(self) -> ImageDataset:
-        source = self.dataset.load_images(self.data_dir, self.image_source)
+        source = self.dataset.load_images(
+            self.data_dir, self.image_source, stream=self.stream_images, progress=self.progress
+        )
         if source.sha256 != self.dataset.manifest.images.sha256:
             raise DatasetError(f"the images of {source.name} here are not those that {self.dataset.id} was built from")
         return source

@@ -7,6 +7,8 @@ K checkpoints, N images of a shard, B batch, D channels of maps, H height, W wid
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import torch
 
@@ -54,6 +56,7 @@ def extract(
 
     Raises:
         DatasetError: a map is not finite in float16.
+        FmcsBenchError: an image cannot be read any more; see ``ImageDataset.read_batches``.
         OSError: the disk is full, or cannot be written.
     """
     frozen_K = [backbone.to(device) for backbone in frozen_K]
@@ -69,17 +72,20 @@ def extract(
     ]
     with progress.task(f"run {seed}: {array.replace('_', ' ')}", len(image_N)) as task:
         task.advance(len(image_N) - sum(min(num_shard, len(image_N) - start) for start in starts))
-        for turn, start in enumerate(starts):
-            shard_N = image_N[start : start + num_shard]
+        shards = [image_N[start : start + num_shard] for start in starts]
+        batches = [[shard_N[i : i + BATCH_SIZE] for i in range(0, len(shard_N), BATCH_SIZE)] for shard_N in shards]
+        pixels = images.read_batches(list(chain.from_iterable(batches)), device=device)
+        for turn, (start, shard_N, of_shard) in enumerate(zip(starts, shards, batches, strict=True)):
             block_KNDHW = blocks[turn % 2][:, : len(shard_N)]
-            for first in range(0, len(shard_N), BATCH_SIZE):
-                index_B = shard_N[first : first + BATCH_SIZE]
-                input_BCHW = prepare(torch.from_numpy(images.images_NCHW[index_B]).to(device))
+            first = 0
+            for index_B in of_shard:
+                input_BCHW = prepare(next(pixels))
                 for k, backbone in enumerate(frozen_K):
                     with autocast(device, precision):
                         maps_BDHW = backbone.features(input_BCHW)
                     place_BDHW = block_KNDHW[k, first : first + len(index_B)]
                     place_BDHW.copy_(maps_BDHW.to(torch.float16), non_blocking=True)
+                first += len(index_B)
                 task.advance(len(index_B))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

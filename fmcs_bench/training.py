@@ -1,18 +1,19 @@
 """The only training loop: it trains backbones for runs, RAL and DueHeadNet, and fits evaluator networks.
 
-Flow: uint8 images or float16 maps on the device -> batches in an order that the seed decides -> loss of the objective
--> optimiser -> history. What happens after a step or an epoch (checkpoints, validation) comes in as a function whose
-answer the history keeps.
+Flow: uint8 images or float16 maps, on the device or read batch by batch -> batches in an order that the seed decides
+-> loss of the objective -> optimiser -> history. What happens after a step or an epoch (checkpoints, validation) comes
+in as a function whose answer the history keeps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,25 +22,32 @@ from fmcs_bench.errors import ConfigError, DivergedError
 from fmcs_bench.seeding import derive
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Reader = Callable[[Sequence[np.ndarray]], Iterator[torch.Tensor]]
+"""Row numbers of each batch -> inputs of each batch, on the device, in this order."""
 SECONDS_BETWEEN_STATES = 20.0
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Examples on a device, and how they become the input of a network.
+    """Examples, and how they become the input of a network.
 
     Attributes:
-        inputs: [N, ...], of any dtype.
-        targets_N: int64.
+        inputs: [N, ...], of any dtype, on the device; or who reads them batch by batch, where they do not fit there.
+        targets_N: int64, on the device.
         prepare: inputs of a batch -> float32 input of the network.
     """
 
-    inputs: torch.Tensor
+    inputs: torch.Tensor | Reader
     targets_N: torch.Tensor
     prepare: Callable[[torch.Tensor], torch.Tensor]
 
     def __len__(self) -> int:
         return len(self.targets_N)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.targets_N.device
 
     def num_steps(self, batch_size: int) -> int:
         """Steps of one epoch."""
@@ -50,8 +58,15 @@ class Batches:
 
         Equal parts instead of a small rest: nothing is dropped, and batch norm never sees a batch of one.
         """
-        for index_B in order_N.tensor_split(self.num_steps(batch_size)):
-            yield self.prepare(self.inputs[index_B]), self.targets_N[index_B]
+        num_steps = self.num_steps(batch_size)
+        parts = order_N.to(self.device).tensor_split(num_steps)
+        found: Iterator[torch.Tensor]
+        if isinstance(self.inputs, torch.Tensor):
+            found = map(self.inputs.__getitem__, parts)
+        else:
+            found = self.inputs([part.numpy() for part in order_N.cpu().tensor_split(num_steps)])
+        for index_B, inputs in zip(parts, found, strict=True):
+            yield self.prepare(inputs), self.targets_N[index_B]
 
 
 @dataclass
@@ -107,10 +122,10 @@ def fit(
     for epoch in range(first_epoch, epochs):
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
         losses: list[torch.Tensor] = []
-        with torch.random.fork_rng(devices=_cuda_devices(data.inputs.device)):
+        with torch.random.fork_rng(devices=_cuda_devices(data.device)):
             torch.manual_seed(derive(seed, "noise", epoch))
             model.train()
-            for inputs, targets_B in data.in_order(order.to(data.inputs.device), recipe.batch_size):
+            for inputs, targets_B in data.in_order(order, recipe.batch_size):
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(inputs.device, recipe.precision):
                     value = loss(model, inputs, targets_B)
@@ -142,8 +157,8 @@ def predict(
 ) -> torch.Tensor:
     """Outputs of ``model`` in eval mode for all examples in order, float32 [N, ...]; the model stays in eval mode."""
     model.eval()
-    order = torch.arange(len(data), device=data.inputs.device)
-    with autocast(data.inputs.device, precision):
+    order = torch.arange(len(data))
+    with autocast(data.device, precision):
         return torch.cat([model(inputs).float() for inputs, _ in data.in_order(order, batch_size)])
 
 

@@ -40,11 +40,13 @@ class Run(Options):
 
 
 def image_batches(images: ImageDataset, prepare: Preprocessor, *splits: str, device: torch.device) -> Batches:
-    """The images of some splits on the device, as uint8, with the preprocessing of the input."""
-    index = images.indices(*splits)
+    """The images of some splits as uint8, with the preprocessing of the input on the device.
+
+    They lie on the device, in the host's memory, or are decoded ahead: see ``images.reading.image_inputs``.
+    """
     return Batches(
-        torch.from_numpy(images.images_NCHW[index]).to(device),
-        torch.from_numpy(images.labels_N[index]).to(device),
+        images.inputs(*splits, device=device),
+        torch.from_numpy(images.labels_N[images.indices(*splits)]).to(device),
         prepare.to(device),
     )
 

@@ -28,6 +28,7 @@ def verify(
     recompute: int = 0,
     data_dir: str | Path | None = None,
     image_source: str | None = None,
+    stream_images: bool | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress = SILENT,
@@ -39,6 +40,7 @@ def verify(
         recompute: so many maps of every run and stage are computed again; 0 is none.
         data_dir: folder with the files of the image dataset, for ``recompute``.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that it was built from, for ``recompute``.
+        stream_images: see ``stream`` of ``images.load``.
         device: where maps are computed again.
         seed: of the draw of these maps.
         progress: shows the work.
@@ -73,7 +75,7 @@ def verify(
     ]
     if recompute and sound:
         backbones.factory(config.backbone)
-        source = dataset.load_images(data_dir, image_source)
+        source = dataset.load_images(data_dir, image_source, stream=stream_images, progress=progress)
         steps.append(("recompute", lambda fault: check_recomputed(verifier, fault, source, recompute, on, seed)))
     elif recompute:
         steps.append(("recompute", _not_done))

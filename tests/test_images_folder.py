@@ -14,7 +14,7 @@ from PIL import Image
 from fmcs_bench import images
 from fmcs_bench.cli import main
 from fmcs_bench.errors import ConfigError, ImageError, MissingDataError, UnknownNameError
-from fmcs_bench.images import SPLITS, decoding, memory
+from fmcs_bench.images import SPLITS, decoding, encoded, memory
 from fmcs_bench.store import Manifest, schema
 
 
@@ -262,10 +262,10 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_taken(pets, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
-    monkeypatch.setattr(decoding.np, "empty", lambda *_: pytest.fail("memory was taken"))
-    message = r"the 50 images of folder_pets take 9,450 bytes.*10,000 bytes are free.*--limit"
+    monkeypatch.setattr(encoded, "decode", lambda *_: pytest.fail("memory was taken"))
+    message = r"images of folder_pets take 9,450 bytes, more than half of the 10,000 .*--stream-images.*--limit"
     with pytest.raises(ConfigError, match=message):
-        images.load(f"folder:{pets}")
+        images.load(f"folder:{pets}", stream=False)
 
 
 def test_the_free_memory_is_told():

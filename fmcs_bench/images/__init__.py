@@ -1,8 +1,8 @@
 """Image datasets and their splits.
 
 Flow: a source's files -> Listing (labels and stable ids of all images) -> split of every image, by a hash of its id ->
-the images that a limit leaves are decoded -> ImageDataset (uint8 in memory) -> batches, resized and normalised on the
-device (``Preprocessor``).
+the images that a limit leaves are decoded -> ImageDataset (uint8 in memory; what is too large stays encoded and is
+decoded again for every batch) -> batches, resized and normalised on the device (``Preprocessor``).
 
 A source is typed as a name (``mnist``), as ``folder:DIR`` or as ``hub:NAME_OR_PATH``. Inside configurations, manifests
 and folder names stands its plain name (``folder_<name of DIR>``), never a path; see docs/images.md.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ from fmcs_bench.images.folder import list_folder
 from fmcs_bench.images.hub import list_hub
 from fmcs_bench.images.listing import REGISTRY, Listing, Loader, Pixels, Request, from_memory
 from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.images.scan import ImageStatistics
+from fmcs_bench.progress import SILENT, Progress
 
 __all__ = [
-    "REGISTRY", "SPLITS", "ImageDataset", "Listing", "Loader", "Pixels", "Preprocessor", "Request", "assign_splits",
-    "from_memory", "load", "plain_name",
+    "REGISTRY", "SPLITS", "ImageDataset", "ImageStatistics", "Listing", "Loader", "Pixels", "Preprocessor", "Request",
+    "assign_splits", "from_memory", "load", "plain_name",
 ]  # fmt: skip
 
 SCHEMES: dict[str, tuple[Callable[[Request, str], Listing], str]] = {
@@ -71,11 +74,16 @@ def load(
     source: str | None = None,
     skip_broken: bool = False,
     download: bool = False,
+    stream: bool | None = None,
+    num_workers: int | None = None,
+    progress: Progress = SILENT,
 ) -> ImageDataset:
     """Load an image dataset.
 
-    Images of different sizes are brought to a square of ``image_size`` when they are loaded, so that memory holds one
-    uint8 array; images of one size, no larger than that, stay as they are stored.
+    Images of different sizes are brought to a square of ``image_size``; images of one size, no larger than that, stay
+    as they are stored. All are decoded once, into one uint8 array in memory. Where that would take more than half of
+    the free memory, encoded images (of folders, the hub, Caltech-101 and Flowers-102) are decoded without being kept,
+    and again for every batch: they are streamed. Both ways give the same pixels, digest, mean and deviation.
 
     Args:
         name: one of ``REGISTRY.names()``, ``folder:DIR``, ``hub:NAME_OR_PATH``, or the plain name of such a source.
@@ -85,12 +93,15 @@ def load(
         source: where a dataset of this plain name lies (``folder:DIR``, ``hub:NAME_OR_PATH``).
         skip_broken: leave out and count images that cannot be decoded.
         download: fetch missing files of a named dataset into ``data_dir``.
+        stream: True streams, False refuses what takes more than half of the free memory, None decides.
+        num_workers: processes that decode streamed images ahead, 0 for none; None is every core but one, at most 16.
+        progress: shows the reading.
 
     Raises:
         UnknownNameError: no such dataset.
         MissingDataError: its files are not there; the message says where it looked.
         ImageError: an image is broken, a class is empty, there is one class only, or the columns are wrong.
-        ConfigError: a split has no image, or the images do not fit into memory.
+        ConfigError: a split has no image, the images do not fit into memory, or cannot be streamed.
 
     Example:
         >>> load("digits")
@@ -104,17 +115,22 @@ def load(
         image_size=image_size,
         skip_broken=skip_broken,
         download=download,
+        stream=stream,
+        num_workers=num_workers,
+        progress=progress,
     )
     listing = loader(request)
     is_test_N = fifth_as_test(name, listing.ids_N) if listing.is_test_N is None else listing.is_test_N
     _check_classes(name, listing, is_test_N)
     splits_N = assign_splits(name, listing.ids_N, is_test_N)
     chosen_N = draw(name, listing.ids_N, splits_N, limit)
+    _check_splits(name, splits_N[chosen_N])
     pixels = listing.read(chosen_N)
+    if stream and isinstance(pixels.images_MCHW, np.ndarray):
+        raise ConfigError(
+            f"{name} is one array, not encoded images, and cannot be streamed; leave out --stream-images (stream=True)"
+        )
     kept_M = chosen_N[pixels.is_read_N]
-    lost = np.setdiff1d(listing.labels_N[chosen_N], listing.labels_N[kept_M])
-    if len(lost):
-        raise ImageError(f"no image of the class {listing.classes[lost[0]]!r} of {name} can be read")
     dataset = ImageDataset(
         name=name,
         images_NCHW=pixels.images_MCHW,
@@ -125,11 +141,27 @@ def load(
         licence=listing.licence,
         citation=listing.citation,
         num_broken=len(chosen_N) - len(kept_M),
+        stored_size=pixels.stored_size,
     )
-    for split in SPLITS:
-        if not len(dataset.indices(split)):
-            raise ConfigError(f"the image dataset {name} has no image in its {split} split; more images are needed")
+    # Whether a streamed image can be decoded is known after a pass. Images that cannot (and are to be skipped) change
+    # ids and labels, with which the digest begins, so that another pass is needed.
+    while dataset.is_streamed:
+        broken = dataset.scan_now(skip_broken=skip_broken, progress=progress).broken_M
+        if not len(broken):
+            break
+        kept = dataset.taking(np.setdiff1d(np.arange(len(dataset.ids_N)), broken))
+        dataset = replace(kept, num_broken=dataset.num_broken + len(broken))
+    lost = np.setdiff1d(listing.labels_N[chosen_N], dataset.labels_N)
+    if len(lost):
+        raise ImageError(f"no image of the class {listing.classes[lost[0]]!r} of {name} can be read")
+    _check_splits(name, dataset.splits_N)
     return dataset
+
+
+def _check_splits(name: str, splits_N: np.ndarray) -> None:
+    for i, split in enumerate(SPLITS):
+        if not (splits_N == i).any():
+            raise ConfigError(f"the image dataset {name} has no image in its {split} split; more images are needed")
 
 
 def _split(source: str) -> tuple[str, str]:

@@ -1,16 +1,27 @@
-"""Labelled images in memory, their splits, and the draw of a limited number of them.
+"""Labelled images, their splits, and the draw of a limited number of them.
 
-Tensor names: N images, C channels of images, H height, W width.
+Flow: images in memory or encoded, with labels and ids -> one pass over their pixels (digest, mean and deviation,
+statistics) -> batches of uint8 images in any order.
+
+Tensor names: N images, M chosen images, B batch, C channels of images, H height, W width.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
 
 from fmcs_bench.errors import ConfigError
+from fmcs_bench.images.encoded import EncodedImages, ImageArray
+from fmcs_bench.images.listing import StoredSize
+from fmcs_bench.images.reading import BatchReader, image_inputs
+from fmcs_bench.images.scan import ImageStatistics, Scan, scan_images
+from fmcs_bench.progress import SILENT, Progress
 
 SPLITS = ("train", "validation", "test", "unseen")
 """Train, validation and test are 80 / 10 / 10 of the source's training images; unseen are its own test images."""
@@ -18,11 +29,12 @@ SPLITS = ("train", "validation", "test", "unseen")
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in memory.
+    """Labelled images, in memory or, where they are too many for it, encoded.
 
     Attributes:
         name: short name, as typed.
-        images_NCHW: uint8, one channel (grey) or three (RGB).
+        images_NCHW: uint8, one channel (grey) or three (RGB): an array, or ``EncodedImages``, which has the shape and
+            the indexing (by an array of positions or a slice) of one, and decodes on the way.
         labels_N: int64, 0 .. number of classes - 1.
         ids_N: int64, unique and the same on every machine; what they mean is the dataset's own affair.
         splits_N: uint8, index into ``SPLITS``.
@@ -30,10 +42,11 @@ class ImageDataset:
         licence: of the images, as their owners state it.
         citation: where the images come from.
         num_broken: images that cannot be read and were left out, as the caller asked.
+        stored_size: height and width in the source; None where they are those of ``images_NCHW``.
     """
 
     name: str
-    images_NCHW: np.ndarray
+    images_NCHW: ImageArray
     labels_N: np.ndarray
     ids_N: np.ndarray
     splits_N: np.ndarray
@@ -41,15 +54,31 @@ class ImageDataset:
     licence: str
     citation: str
     num_broken: int = 0
+    stored_size: StoredSize | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{(self.splits_N == i).sum():,} {split}" for i, split in enumerate(SPLITS))
         size = " x ".join(str(n) for n in self.images_NCHW.shape[1:])
-        return f"ImageDataset {self.name}: {len(self.classes)} classes, {size}; {counts}"
+        streamed = ", streamed" if self.is_streamed else ""
+        return f"ImageDataset {self.name}: {len(self.classes)} classes, {size}{streamed}; {counts}"
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images stay encoded and are decoded when they are needed."""
+        return isinstance(self.images_NCHW, EncodedImages)
 
     def indices(self, *splits: str) -> np.ndarray:
         """Positions of the images of these splits, in order."""
         return np.flatnonzero(np.isin(self.splits_N, [SPLITS.index(split) for split in splits]))
+
+    def taking(self, rows_M: np.ndarray) -> ImageDataset:
+        """These images only; encoded ones stay encoded."""
+        images = self.images_NCHW
+        return ImageDataset(
+            self.name, images[rows_M] if isinstance(images, np.ndarray) else images.take(rows_M),
+            self.labels_N[rows_M], self.ids_N[rows_M], self.splits_N[rows_M], self.classes, self.licence,
+            self.citation, self.num_broken, self.stored_size,
+        )  # fmt: skip
 
     def limited(self, limit: int | None) -> ImageDataset:
         """At most ``limit`` images in each split, drawn by the hash of their ids (the same for every backbone).
@@ -59,21 +88,88 @@ class ImageDataset:
         Raises:
             ConfigError: the limit is below 1.
         """
-        if limit is None:
-            return self
-        keep_N = draw(self.name, self.ids_N, self.splits_N, limit)
-        return ImageDataset(
-            self.name, self.images_NCHW[keep_N], self.labels_N[keep_N], self.ids_N[keep_N], self.splits_N[keep_N],
-            self.classes, self.licence, self.citation, self.num_broken,
-        )  # fmt: skip
+        return self if limit is None else self.taking(draw(self.name, self.ids_N, self.splits_N, limit))
+
+    def inputs(self, *splits: str, device: torch.device) -> torch.Tensor | BatchReader:
+        """The images of these splits for a training: see ``images.reading.image_inputs``."""
+        return image_inputs(self.images_NCHW, self.indices(*splits), device)
+
+    def read_batches(
+        self, batches: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
+    ) -> Iterator[torch.Tensor]:
+        """Images batch by batch, in the order asked for; streamed ones are decoded ahead by worker processes.
+
+        Args:
+            batches: positions of the images of each batch.
+            device: where the batches go.
+
+        Returns:
+            Of each batch uint8 [B, C, H, W] on the device.
+
+        Raises:
+            ImageError: a streamed image cannot be decoded any more.
+            MissingDataError: its file cannot be opened any more.
+            ReaderError: a worker process died.
+        """
+        return BatchReader(self.images_NCHW, device=device)(batches)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """What one pass over all pixels tells; done once."""
+        return self.scan_now()
+
+    def scan_now(self, *, skip_broken: bool = False, progress: Progress = SILENT) -> Scan:
+        """Make the pass of ``scan`` now, with its progress shown.
+
+        Args:
+            skip_broken: note images that cannot be decoded, and go on; the pass is then kept only if there are none.
+            progress: shows images.
+
+        Raises:
+            ImageError: an image cannot be decoded, and broken ones are not to be skipped.
+            MissingDataError: a file cannot be opened.
+        """
+        found = scan_images(
+            self.name,
+            self.images_NCHW,
+            self.ids_N,
+            self.labels_N,
+            self.splits_N == SPLITS.index("train"),
+            skip_broken=skip_broken,
+            progress=progress,
+        )
+        if not len(found.broken_M):
+            vars(self)["scan"] = found  # where cached_property looks
+        return found
 
     @property
     def sha256(self) -> str:
         """SHA-256 of ids, labels and pixels: two machines with equal digests have the same images."""
-        state = hashlib.sha256()
-        for array in (self.ids_N, self.labels_N, self.images_NCHW):
-            state.update(np.ascontiguousarray(array).data)
-        return state.hexdigest()
+        return self.scan.sha256
+
+    @property
+    def statistics(self) -> ImageStatistics:
+        """What a card says about these images: mean and deviation of the train split, sizes, numbers by class.
+
+        Example:
+            >>> from fmcs_bench import images
+            >>> found = images.load("digits", limit=100).statistics
+            >>> found.size, found.colour, found.num_images["train"]["0"]
+            ((8, 8), 'grey', 9)
+        """
+        count_SK = np.zeros((len(SPLITS), len(self.classes)), dtype=np.int64)
+        np.add.at(count_SK, (self.splits_N, self.labels_N), 1)
+        _, num_channels, height, width = self.images_NCHW.shape
+        return ImageStatistics(
+            mean=tuple(self.scan.mean_C.tolist()),
+            std=tuple(np.sqrt(self.scan.variance_C).tolist()),
+            size=self.stored_size or (height, width),
+            colour="grey" if num_channels == 1 else "RGB",
+            num_images={
+                split: dict(zip(self.classes, counts, strict=True))
+                for split, counts in zip(SPLITS, count_SK.tolist(), strict=True)
+            },
+        )
 
 
 def assign_splits(name: str, ids_N: np.ndarray, is_source_test_N: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Encoded images (JPEG, PNG, ...) -> one uint8 array.
+"""One encoded image (JPEG, PNG, ...) -> its header, or its pixels as uint8; and what of it is damaged.
 
-Every image is opened twice: first its header, which tells size and colour, so that the array's size is known, and
-refused where it does not fit, before any memory is taken; then its pixels.
+Flow: bytes or a path -> Pillow -> the camera's orientation applied, grey or RGB, resized -> uint8 [C, H, W].
+Damage is a value (``Broken``), not an exception, as whoever reads many images decides what becomes of it.
 
-N images, C channels of images, H height, W width.
+C channels of images, H height, W width.
 """
 
 from __future__ import annotations
@@ -11,23 +11,19 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmcs_bench.errors import ConfigError, ImageError, MissingDataError
-from fmcs_bench.images.listing import Pixels, Request
-from fmcs_bench.images.memory import require_memory
+from fmcs_bench.errors import MissingDataError
 
 Blob = bytes | Path
+"""An encoded image: its content, or where it lies."""
 Value = TypeVar("Value")
 
-_CHUNK, _TASK = 512, 32
 _ORIENTATION = 0x0112
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_SIXTEEN_BITS)
@@ -46,113 +42,26 @@ class Header(NamedTuple):
     is_grey: bool
 
 
-class _Broken(NamedTuple):
+class Broken(NamedTuple):
+    """An image that cannot be decoded, and why."""
+
     reason: str
 
 
-def read_encoded(
-    positions_N: np.ndarray,
-    *,
-    blobs: Callable[[list[int]], Sequence[Blob]],
-    describe: Callable[[int], str],
-    request: Request,
-) -> Pixels:
-    """Decode images.
-
-    They become grey where all of them are grey, and RGB otherwise; transparency is dropped, as torchvision's
-    ``ImageFolder`` does, and a camera's orientation is applied. Where all have one size, no larger than the request's
-    ``image_size``, they stay as they are; otherwise all are brought to a square of ``image_size`` (bilinear, with
-    antialiasing), so that memory holds one array.
-
-    Args:
-        positions_N: which images of the source.
-        blobs: content, or path, of the images at some positions.
-        describe: name of the image at a position, for messages.
-        request: says ``image_size`` and whether broken images are skipped.
+def attempt(work: Callable[[Blob], Value], blob: Blob) -> Value | Broken:
+    """What ``work`` makes of an image, or what is wrong with the image.
 
     Raises:
-        ImageError: an image cannot be decoded, and broken images are not to be skipped.
-        ConfigError: the sizes differ and no ``image_size`` was given, or the images do not fit into memory.
-        MissingDataError: a file cannot be opened.
+        MissingDataError: its file cannot be opened.
     """
-    positions = [int(position) for position in positions_N]
-    is_read_N = np.ones(len(positions), dtype=bool)
-
-    def note(row: int, broken: _Broken) -> None:
-        if not request.skip_broken:
-            raise ImageError(
-                f"{describe(positions[row])} cannot be read as an image ({broken.reason}); repair or remove it, or "
-                "leave out such images with --skip-broken"
-            )
-        is_read_N[row] = False
-
-    headers: dict[int, Header] = {}
-    for row, header in _each(positions, range(len(positions)), blobs, read_header):
-        if isinstance(header, _Broken):
-            note(row, header)
-        else:
-            headers[row] = header
-    if not headers:
-        raise ImageError(f"not one of the {len(positions):,} images of {request.name} can be read")
-    side = _side(headers, request)
-    is_grey = all(header.is_grey for header in headers.values())
-    height, width = (side, side) if side else next(iter(headers.values()))[:2]
-    shape = (len(headers), 1 if is_grey else 3, height, width)
-    require_memory(shape, request.name)
-    images_MCHW = np.empty(shape, dtype=np.uint8)
-    place = 0
-    for row, image_CHW in _each(positions, list(headers), blobs, lambda blob: decode(blob, is_grey, side)):
-        if isinstance(image_CHW, _Broken):
-            note(row, image_CHW)
-        else:
-            images_MCHW[place] = image_CHW
-            place += 1
-    return Pixels(images_MCHW[:place], is_read_N)
-
-
-def _each(
-    positions: Sequence[int],
-    rows: Sequence[int],
-    blobs: Callable[[list[int]], Sequence[Blob]],
-    work: Callable[[Blob], Value],
-) -> Iterator[tuple[int, Value | _Broken]]:
-    """Row and result of every image, in order; threads work ahead by at most a chunk."""
-
-    def attempt(blob: Blob) -> Value | _Broken:
-        try:
-            return work(blob)
-        except UnidentifiedImageError:
-            return _Broken("no known image format")
-        except _DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the content's
-                raise MissingDataError(f"{blob!s:.200} cannot be opened ({os.strerror(error.errno)})") from error
-            return _Broken(" ".join(str(error).split()) or type(error).__name__)
-
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            found = blobs([positions[row] for row in chunk])
-            # Small images are decoded faster than a thread takes its next task: several make one task.
-            tasks = [found[i : i + _TASK] for i in range(0, len(found), _TASK)]
-            results = pool.map(lambda task: [attempt(blob) for blob in task], tasks)
-            yield from zip(chunk, chain.from_iterable(results), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _side(headers: dict[int, Header], request: Request) -> int | None:
-    """Side of the square that all images are brought to; None where they stay as they are."""
-    sizes = {(header.height, header.width) for header in headers.values()}
-    if request.image_size is None:
-        if len(sizes) > 1:
-            raise ConfigError(
-                f"the images of {request.name} have {len(sizes)} different sizes; say with image_size to which side "
-                "they are brought"
-            )
-        return None
-    one_size = len(sizes) == 1 and max(next(iter(sizes))) <= request.image_size
-    return None if one_size else request.image_size
+        return work(blob)
+    except UnidentifiedImageError:
+        return Broken("no known image format")
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the content's
+            raise MissingDataError(f"{blob!s:.200} cannot be opened ({os.strerror(error.errno)})") from error
+        return Broken(" ".join(str(error).split()) or type(error).__name__)
 
 
 def read_header(blob: Blob) -> Header:

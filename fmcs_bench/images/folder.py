@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fmcs_bench.errors import ImageError, MissingDataError
-from fmcs_bench.images.decoding import read_encoded
+from fmcs_bench.images.encoded import Files, read_encoded
 from fmcs_bench.images.listing import UNKNOWN, Listing, Request
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm")
@@ -63,12 +63,7 @@ def list_folder(request: Request, location: str) -> Listing:
         classes=tuple(classes),
         licence=UNKNOWN,
         citation=f"{UNKNOWN}; images of a local folder",
-        read=partial(
-            read_encoded,
-            blobs=lambda chunk: [paths[i] for i in chunk],
-            describe=lambda i: str(paths[i]),
-            request=request,
-        ),
+        read=partial(read_encoded, source=Files(paths), request=request),
     )
 
 

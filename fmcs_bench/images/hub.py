@@ -6,6 +6,7 @@ The id of an image is its position: training images first, then the source's own
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,44 @@ from typing import Any
 import numpy as np
 
 from fmcs_bench.errors import ImageError, MissingDataError
-from fmcs_bench.images.decoding import Blob, read_encoded
+from fmcs_bench.images.decoding import Blob
+from fmcs_bench.images.encoded import read_encoded
 from fmcs_bench.images.listing import UNKNOWN, Listing, Request
 
 IMAGE_NAMES = ("img", "image")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 VALIDATION = ("val", "valid", "validation")
+
+
+class Cells:
+    """A source of images in a column of a dataset's splits, whose positions go through all splits.
+
+    Args:
+        location: of the dataset, for messages.
+        image: the column.
+        names: of the splits.
+        parts: the splits themselves, memory-mapped by the hub library.
+    """
+
+    def __init__(self, location: str, image: str, names: Sequence[str], parts: Sequence[Any]) -> None:
+        self._location, self._image, self._names = location, image, names
+        self._parts = [_undecoded(part, image) for part in parts]
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.part_N = np.repeat(np.arange(len(parts)), np.diff(self._starts))
+
+    def blobs(self, positions: list[int]) -> list[Blob]:
+        """See ``Source``."""
+        found: dict[int, Blob] = {}
+        for part in sorted({int(self.part_N[i]) for i in positions}):
+            own = [i for i in positions if self.part_N[i] == part]
+            cells = self._parts[part][[i - int(self._starts[part]) for i in own]][self._image]
+            found |= {i: _blob(cell) for i, cell in zip(own, cells, strict=True)}
+        return [found[i] for i in positions]
+
+    def describe(self, position: int) -> str:
+        """See ``Source``."""
+        part = int(self.part_N[position])
+        return f"hub:{self._location}, split {self._names[part]}, row {position - int(self._starts[part])},"
 
 
 def list_hub(request: Request, location: str) -> Listing:
@@ -39,36 +72,17 @@ def list_hub(request: Request, location: str) -> Listing:
         if part.features != first.features:
             raise ImageError(f"hub:{location}: the splits {parts[0][0]} and {name} have different columns")
     labels_N, classes = _labels([part[label][:] for _, part in parts], first.features[label], location)
-    raw = [_undecoded(part, image) for _, part in parts]
-    starts = np.cumsum([0, *(len(part) for part in raw)])
-    part_N = np.repeat(np.arange(len(raw)), np.diff(starts))
-
-    def place(position: int) -> tuple[int, int]:
-        part = int(part_N[position])
-        return part, position - int(starts[part])
-
-    def blobs(chunk: list[int]) -> list[Blob]:
-        found: dict[int, Blob] = {}
-        for part in sorted({int(part_N[i]) for i in chunk}):
-            own = [i for i in chunk if part_N[i] == part]
-            cells = raw[part][[place(i)[1] for i in own]][image]
-            found |= {i: _blob(cell) for i, cell in zip(own, cells, strict=True)}
-        return [found[i] for i in chunk]
-
-    def describe(position: int) -> str:
-        part, row = place(position)
-        return f"hub:{location}, split {parts[part][0]}, row {row},"
-
-    kind = _encoding(blobs([0])[0]) if len(labels_N) else "no images"
+    cells = Cells(location, image, [name for name, _ in parts], [part for _, part in parts])
+    kind = _encoding(cells.blobs([0])[0]) if len(labels_N) else "no images"
     return Listing(
         labels_N=labels_N,
         ids_N=np.arange(len(labels_N), dtype=np.int64),
-        is_test_N=np.array(is_test)[part_N] if any(is_test) else None,
+        is_test_N=np.array(is_test)[cells.part_N] if any(is_test) else None,
         classes=classes,
         licence=first.info.license or UNKNOWN,
         # A copy of a known set in another encoding is not that set: the encoding is always said.
         citation=f"{' '.join(first.info.citation.split()) or UNKNOWN}; read from {request.name}, encoded as {kind}",
-        read=partial(read_encoded, blobs=blobs, describe=describe, request=request),
+        read=partial(read_encoded, source=cells, request=request),
     )
 
 
@@ -146,7 +160,7 @@ def _kind(feature: Any) -> str:
 def _undecoded(part: Any, image: str) -> Any:
     import datasets
 
-    return part.cast_column(image, datasets.Image(decode=False))
+    return part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
 
 def _labels(columns: list[Any], feature: Any, location: str) -> tuple[np.ndarray, tuple[str, ...]]:

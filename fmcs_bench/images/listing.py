@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.registry import Registry
 
+if TYPE_CHECKING:
+    from fmcs_bench.images.encoded import ImageArray
+
+StoredSize = tuple[int, int] | Literal["various"]
+"""Height and width of the images of a source, in pixels, where all have the same."""
 UNKNOWN = "unknown"
 """Licence or citation that the source does not state."""
 
@@ -29,6 +35,9 @@ class Request:
         image_size: side of the square that images of different sizes are brought to, in pixels; None refuses them.
         skip_broken: leave out images that cannot be decoded, and count them.
         download: fetch missing files into ``data_dir``, where the source knows from where.
+        stream: keep encoded images encoded; None does so where they would take more than half of the free memory.
+        num_workers: processes that read streamed images ahead; None is the rule of ``images.reading``.
+        progress: shows the reading.
     """
 
     name: str
@@ -36,19 +45,24 @@ class Request:
     image_size: int | None = None
     skip_broken: bool = False
     download: bool = False
+    stream: bool | None = None
+    num_workers: int | None = None
+    progress: Progress = SILENT
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images that were read.
+    """Images that were read, or that are ready to be decoded.
 
     Attributes:
         images_MCHW: uint8, of the images that could be read.
-        is_read_N: boolean, for every image asked for: it could be read.
+        is_read_N: boolean, for every image asked for: it could be read, as far as was tried.
+        stored_size: height and width in the source; None where they are those of ``images_MCHW``.
     """
 
-    images_MCHW: np.ndarray
+    images_MCHW: ImageArray
     is_read_N: np.ndarray
+    stored_size: StoredSize | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Refuse what does not fit into memory before it is taken."""
+"""What fits into memory, told before it is taken."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from pathlib import Path
 from fmcs_bench.errors import ConfigError
 
 
+def fits_memory(shape: tuple[int, ...]) -> bool:
+    """Whether uint8 images of this shape take no more than half of the free memory; the other half is for the work.
+
+    A training on a GPU copies the images of its splits once more; maps and networks need room as well.
+    """
+    free = free_bytes()
+    return free is None or 2 * math.prod(shape) <= free
+
+
 def require_memory(shape: tuple[int, ...], name: str) -> None:
-    """Raise where uint8 images of this shape, and the copy that a training on the CPU makes, do not fit.
+    """Raise where uint8 images of this shape take more than half of the free memory.
 
     Raises:
         ConfigError: with the bytes needed and those that are free.
     """
-    num_bytes, free = math.prod(shape), free_bytes()
-    if free is not None and 2 * num_bytes > free:
+    if not fits_memory(shape):
         raise ConfigError(
-            f"the {shape[0]:,} images of {name} take {num_bytes:,} bytes, and once more while training; {free:,} bytes "
-            "are free. Use fewer images in each split (--limit) or a smaller --image-size"
+            f"the {shape[0]:,} images of {name} take {math.prod(shape):,} bytes, more than half of the "
+            f"{free_bytes():,} that are free. Let them stay encoded (--stream-images), or use fewer images in each "
+            "split (--limit) or a smaller --image-size"
         )
 
 

@@ -1,6 +1,6 @@
 """From uint8 images as stored to the input of a network, on the device.
 
-B batch, C channels of images, N images, H height, W width, V pixel values.
+B batch, C channels of images, H height, W width.
 """
 
 from __future__ import annotations
@@ -30,13 +30,7 @@ class Preprocessor(nn.Module):
     def __init__(self, images: ImageDataset, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        pixels_NCHW = images.images_NCHW[images.indices("train")]
-        count_CV = np.stack(
-            [np.bincount(pixels_NCHW[:, c].ravel(), minlength=256) for c in range(pixels_NCHW.shape[1])]
-        )
-        value_V, weight_CV = np.arange(256) / 255, count_CV / count_CV.sum(axis=1, keepdims=True)
-        mean_C = weight_CV @ value_V
-        variance_C = weight_CV @ value_V**2 - mean_C**2
+        mean_C, variance_C = images.scan.mean_C, images.scan.variance_C
         if (variance_C <= 0).any():
             raise ConfigError(
                 f"the train images of {images.name} all have one colour; nothing can be learned from them"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fmcs_bench.errors import MissingDataError
-from fmcs_bench.images.decoding import read_encoded
+from fmcs_bench.images.encoded import Files, read_encoded
 from fmcs_bench.images.listing import REGISTRY, UNKNOWN, Listing, Request, from_memory
 
 _CIFAR_CITATION = "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009"
@@ -90,7 +90,7 @@ def caltech101(request: Request) -> Listing:
         classes=tuple(source.categories),
         licence="CC BY 4.0",
         citation="F.-F. Li, M. Andreeto, M. Ranzato, P. Perona: Caltech 101. CaltechDATA, 2022",
-        read=_read_files(request, paths),
+        read=partial(read_encoded, source=Files(paths), request=request),
     )
 
 
@@ -118,18 +118,12 @@ def flowers102(request: Request) -> Listing:
             "M.-E. Nilsback, A. Zisserman: Automated Flower Classification over a Large Number of Classes. "
             "Indian Conference on Computer Vision, Graphics and Image Processing, 2008"
         ),
-        read=_read_files(request, [path for path, _ in everything]),
+        read=partial(read_encoded, source=Files([path for path, _ in everything]), request=request),
     )
 
 
 def _same(path: Path) -> Path:
     return path
-
-
-def _read_files(request: Request, paths: Sequence[Path]) -> Callable[[np.ndarray], Any]:
-    return partial(
-        read_encoded, blobs=lambda chunk: [paths[i] for i in chunk], describe=lambda i: str(paths[i]), request=request
-    )
 
 
 def _idx(request: Request, kind: str, *, classes: tuple[str, ...], licence: str, citation: str) -> Listing:

@@ -19,6 +19,7 @@ import zarr
 from fmcs_bench import images
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.images import SPLITS, ImageDataset
+from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import codecs, schema
 
 
@@ -171,12 +172,21 @@ class FmcsDataset:
         num_checkpoints = self.array(f"{schema.run_group(seed)}/trajectory_maps").shape[0]
         return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in range(num_checkpoints)])
 
-    def load_images(self, data_dir: str | Path | None = None, image_source: str | None = None) -> ImageDataset:
+    def load_images(
+        self,
+        data_dir: str | Path | None = None,
+        image_source: str | None = None,
+        *,
+        stream: bool | None = None,
+        progress: Progress = SILENT,
+    ) -> ImageDataset:
         """The images that this dataset names, as they are here; compare ``sha256`` with the manifest's.
 
         Args:
             data_dir: folder with the files of the image dataset.
             image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where it was built from one.
+            stream: decode images when they are needed; see ``fmcs_bench.images.load``.
+            progress: shows the reading.
 
         Raises:
             FmcsBenchError: see ``fmcs_bench.images.load``.
@@ -189,6 +199,8 @@ class FmcsDataset:
             image_size=config.image_size,
             source=image_source,
             skip_broken=self.manifest.images.num_broken > 0,
+            stream=stream,
+            progress=progress,
         )
 
     def run_file(self, seed: int) -> schema.RunFile:
