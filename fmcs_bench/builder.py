@@ -247,6 +247,7 @@ class _Build:
             citation=self.images.citation,
             num_images={split: len(self.images.indices(split)) for split in SPLITS},
             num_broken=self.images.num_broken,
+            statistics=self.images.statistics,
         )
         runs = tuple(self._run_info(seed, run_file) for seed, run_file in run_files.items())
         map_bytes = 2 * int(np.prod(self.map_shape))

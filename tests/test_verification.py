@@ -196,6 +196,11 @@ SEALED = {
         "images",
         "the images by split",
     ),
+    "a class count changed": (
+        lambda p: edit_manifest(p, lambda v: v["images"]["statistics"]["num_images"]["test"].reverse()),
+        "images",
+        "the images of the split test by class",
+    ),
     "stages swapped in the manifest": (lambda p: edit_manifest(p, stages_swapped), "runs", "not those of the manifest"),
     "stages exchanged everywhere": (stages_exchanged_everywhere, "runs", "do not increase"),
     "a stage array changed": (lambda p: assign(p, "run-1/step", 0, 2), "runs", "run-1/step is not what the manifest"),

@@ -154,7 +154,7 @@ class ImageDataset:
         Example:
             >>> from fmcs_bench import images
             >>> found = images.load("digits", limit=100).statistics
-            >>> found.size, found.colour, found.num_images["train"]["0"]
+            >>> found.size, found.colour, found.num_images["train"][0]
             ((8, 8), 'grey', 9)
         """
         count_SK = np.zeros((len(SPLITS), len(self.classes)), dtype=np.int64)
@@ -165,10 +165,7 @@ class ImageDataset:
             std=tuple(np.sqrt(self.scan.variance_C).tolist()),
             size=self.stored_size or (height, width),
             colour="grey" if num_channels == 1 else "RGB",
-            num_images={
-                split: dict(zip(self.classes, counts, strict=True))
-                for split, counts in zip(SPLITS, count_SK.tolist(), strict=True)
-            },
+            num_images={split: tuple(counts) for split, counts in zip(SPLITS, count_SK.tolist(), strict=True)},
         )
 
 

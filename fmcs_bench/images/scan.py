@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from fmcs_bench.config import Options
 from fmcs_bench.images.encoded import BLOCK_BYTES, ImageArray
 from fmcs_bench.images.listing import StoredSize
 from fmcs_bench.progress import SILENT, Progress
@@ -51,23 +52,22 @@ class Scan:
 _VALUE_V = np.arange(256) / 255
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageStatistics:
-    """What a card says about an image dataset; all values are plain.
+class ImageStatistics(Options):
+    """What a card says about an image dataset.
 
     Attributes:
         mean: of the train images' pixels from 0 to 1, for each channel.
         std: standard deviation of the same.
         size: height and width of the stored images, in pixels, or ``various``.
         colour: ``grey`` where all images are.
-        num_images: number of images by split and class, ``{split: {class: number}}``.
+        num_images: number of images by split, for each class in the order of the classes.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: StoredSize
     colour: Literal["grey", "RGB"]
-    num_images: dict[str, dict[str, int]]
+    num_images: dict[str, tuple[int, ...]]
 
 
 def scan_images(

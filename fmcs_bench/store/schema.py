@@ -25,7 +25,7 @@ from pydantic import Field
 from fmcs_bench import files
 from fmcs_bench.config import BuildConfig, Options
 from fmcs_bench.environment import Environment, Sha256
-from fmcs_bench.images import SPLITS
+from fmcs_bench.images import SPLITS, ImageStatistics
 from fmcs_bench.trajectory import Run
 
 SCHEMA_VERSION = 1
@@ -101,6 +101,7 @@ class ImageInfo(Options):
     citation: str
     num_images: dict[str, int] = Field(description="by split")
     num_broken: int = Field(0, ge=0, description="images that could not be read and were left out (--skip-broken)")
+    statistics: ImageStatistics
 
 
 class RunInfo(Options):
@@ -156,8 +157,8 @@ def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, Fi
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "config": config.to_json(),
-        # Without num_broken = 0: datasets from before that field keep their digest.
-        "images": images.model_dump(mode="json", exclude_defaults=True),
+        # Statistics follow from the images, which their SHA-256 names; as sums they may differ in the last digit.
+        "images": images.model_dump(mode="json", exclude={"statistics"}),
         "files": {name: entry.sha256 for name, entry in entries.items()},
     }
     return files.digest(content)

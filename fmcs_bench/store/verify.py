@@ -141,6 +141,10 @@ class Verifier:
         counts = {split: int((splits_N == i).sum()) for i, split in enumerate(SPLITS)}
         if counts != self.manifest.images.num_images:
             fault(f"the images by split are {counts}; the manifest says {self.manifest.images.num_images}")
+        for i, split in enumerate(SPLITS):
+            found = np.bincount(labels_N[splits_N == i], minlength=num_classes).tolist()
+            if (stated := list(self.manifest.images.statistics.num_images.get(split, ()))) != found:
+                fault(f"the images of the split {split} by class are {found}; the manifest says {stated}")
         return f"{len(ids_N):,} unique ids, splits as the ids give them"
 
     def check_runs(self, fault: Fault) -> str:
