@@ -53,8 +53,8 @@ def fetching(name: str, source: str, folder: str, unreachable: str | None = None
         if not _is_about_fetching(error):
             raise ConfigError(f"the published weights of {name} ({source}) cannot be used: {reason}") from error
         raise MissingDataError(
-            f"the published weights of {name} cannot be had from {source} ({unreachable or reason}); connect this machine, put them "
-            f"into {folder}, or leave out --pretrained"
+            f"the published weights of {name} cannot be had from {source} ({unreachable or reason}); connect this "
+            f"machine, put them into {folder}, or leave out --pretrained"
         ) from error
     finally:
         socket.setdefaulttimeout(limit)
