@@ -26,7 +26,7 @@ from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, code
 from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training import choose_device
-from fmcs_bench.trajectory import Run, checkpoint_path, load_checkpoint, train_run
+from fmcs_bench.trajectory import Run, checkpoint_path, initial_backbone, load_checkpoint, train_run
 from fmcs_bench.workspace import Workspace
 
 CHOICE_OF_STAGES = ("stages", "markers", "convergence")
@@ -97,7 +97,9 @@ def build_dataset(
 def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path, *, leaving: Collection[str] = ()) -> None:
     old, new = existing.to_json(), wanted.to_json()
     different = [
-        f"{key}: {old[key]!r} there, {new[key]!r} wanted" for key in old if old[key] != new[key] and key not in leaving
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} wanted"
+        for key in old | new
+        if old.get(key) != new.get(key) and key not in leaving
     ]
     if different:
         raise ConfigError(
@@ -118,7 +120,7 @@ class _Build:
     ) -> None:
         self.config, self.images, self.path, self.device, self.progress = config, source, path, device, progress
         self.prepare = Preprocessor(source, config.image_size)
-        probe = backbones.create(config.backbone, len(source.classes), seed=0)
+        probe = initial_backbone(config, len(source.classes), seed=0)
         self.num_parameters = backbones.num_parameters(probe)
         self.map_shape = backbones.map_shape(probe, config.image_size)
         self.seconds = {"training": 0.0, "extraction": 0.0}

@@ -120,7 +120,14 @@ def quickstart(workspace: str, device: str) -> None:
 
 
 @main.command()
-@click.option("--backbone", required=True, help="Short name, or timm/NAME; see `fmcs-bench list backbones`.")
+@click.option(
+    "--backbone",
+    required=True,
+    help="Short name, timm/NAME or torchvision/NAME; see `fmcs-bench list backbones --size N`.",
+)
+@click.option("--layer", metavar="NAME", help="Take the maps of this module, as layer3.  [default: the last maps]")
+@click.option("--output-stride", type=int, metavar="8|16|32", help="Image side / map side.  [default: the network's]")
+@click.option("--pretrained", is_flag=True, help="Start from published weights; only the classifier is random.")
 @click.option(
     "--dataset",
     "image_dataset",
@@ -167,13 +174,17 @@ def build(
     batch_size: int | None,
     lr: float | None,
     precision: str | None,
+    layer: str | None,
+    output_stride: int | None,
+    pretrained: bool,
     **options: Any,
 ) -> None:
     """Build one FMCS dataset, or go on with an unfinished one."""
     from fmcs_bench import api
-    from fmcs_bench.config import ConvergenceRule, Recipe
+    from fmcs_bench.config import BackboneOptions, ConvergenceRule, Recipe
     from fmcs_bench.display import shown
 
+    options["backbone_options"] = BackboneOptions.make(layer=layer, output_stride=output_stride, pretrained=pretrained)
     if cqi_threshold is not None:
         options["convergence"] = ConvergenceRule.make(threshold=cqi_threshold)
     recipe = {"batch_size": batch_size, "lr": lr, "precision": precision}
@@ -367,35 +378,28 @@ def verify(
 
 @main.command("list")
 @click.argument("what", type=click.Choice(["backbones", "datasets", "evaluators", "methods"]))
+@click.option("--size", type=click.IntRange(8, 1024), help="backbones: show their maps of images of this many pixels.")
+@click.option("--name", "chosen", multiple=True, help="backbones: which, with --size; repeat.  [default: short names]")
 @_workspace_option
-def list_(what: str, workspace: str) -> None:
+@_json_option
+def list_(what: str, size: int | None, chosen: tuple[str, ...], workspace: str, as_json: bool) -> None:
     """List what can be named: backbones, (image) datasets, evaluators, methods."""
-    if what == "backbones":
-        from fmcs_bench import backbones
+    from fmcs_bench import listing
 
-        names = [*backbones.REGISTRY, "timm/NAME (any timm network whose features are maps)"]
-    elif what == "datasets":
-        from fmcs_bench import api, images
+    if (size is None and (chosen or as_json)) or (size is not None and what != "backbones"):
+        raise click.UsageError("--name and --json need --size, and these belong to `fmcs-bench list backbones`")
+    if size is None:
+        click.echo("\n".join(listing.lines(what, _place(workspace))))
+        return
+    rows = listing.describe_backbones(size, chosen)
+    if as_json:
+        _print_json([row.to_json() for row in rows])
+        return
+    from rich.console import Console
 
-        place = _place(workspace)
-        built = sorted(path.parent.name for path in place.datasets.glob("*/dataset.json"))
-        sources = [*images.REGISTRY, *(usage for _, usage in images.SCHEMES.values())]
-        names = ["image datasets", *(f"  {source}" for source in sources), f"FMCS datasets in {place.datasets}"]
-        names += [f"  {name}" for name in built]
-        names += [f"  {name} (unfinished: type its build command again)" for name in api.unfinished(place)]
-    elif what == "evaluators":
-        from fmcs_bench import evaluators
+    from fmcs_bench.terminal import backbone_table, print_table
 
-        names = []
-        for name in evaluators.REGISTRY:
-            kind = evaluators.REGISTRY[name]
-            traits = {"differentiable": kind.differentiable, "channel-invariant": kind.channel_invariant}
-            names.append(f"{name:<12} {', '.join(trait for trait, holds in traits.items() if holds)}".rstrip())
-    else:
-        from fmcs_bench.experiments import METHODS
-
-        names = list(METHODS)
-    click.echo("\n".join(names))
+    print_table(Console(highlight=False), backbone_table(rows))
 
 
 def _place(workspace: str) -> Workspace:

@@ -7,7 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fmcs_bench import files
 from fmcs_bench.errors import ConfigError, nearest
@@ -122,11 +130,41 @@ class ConvergenceRule(Options):
     threshold: float = Field(0.02, gt=0, description="mu_CQI: converged once CQI stays below, in nats per epoch")
 
 
-class BuildConfig(Options):
+class BackboneOptions(Options):
+    """How a backbone differs from what its name alone says.
+
+    Example:
+        >>> BackboneOptions.make(output_stride=12)
+        Traceback (most recent call last):
+        fmcs_bench.errors.ConfigError: output_stride = 12: Input should be 8, 16 or 32
+    """
+
+    layer: str | None = Field(None, min_length=1, description="module whose output are the maps; None is the last map")
+    output_stride: Literal[8, 16, 32] | None = Field(None, description="image side / map side; None is the network's")
+    pretrained: bool = Field(False, description="start from published weights; the classifier is random")
+
+
+class NamesBackbone(Options):
+    """Options that name a backbone. The JSON form leaves ``backbone_options`` out where nothing was chosen.
+
+    So what was written before there were any is read, and has the digest, as before.
+    """
+
+    backbone: str
+    backbone_options: BackboneOptions = BackboneOptions()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.backbone_options == BackboneOptions():
+            values.pop("backbone_options", None)
+        return values
+
+
+class BuildConfig(NamesBackbone):
     """Everything that decides what an FMCS dataset holds."""
 
     image_dataset: str = "digits"
-    backbone: str
     image_size: int = Field(ge=8, le=1024, description="side of the square input, in pixels")
     stages: int = Field(ge=2, le=99, description="K, the number of FMCS")
     runs: int = Field(2, ge=1, description="training runs")

@@ -13,6 +13,8 @@ from torch import nn
 
 from fmcs_bench import backbones
 from fmcs_bench.backbones import Backbone
+from fmcs_bench.config import BackboneOptions
+from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
 
 HIDDEN = 512
@@ -41,6 +43,9 @@ class DueHeadNet(Backbone):
         fusion: ``add`` or ``concat``.
         num_classes: of the image dataset.
         num_channels: D, channels of one head's maps.
+
+    Raises:
+        ConfigError: fusion ``add``, and the logits of the first head cannot be computed from maps.
     """
 
     def __init__(
@@ -53,6 +58,12 @@ class DueHeadNet(Backbone):
         num_channels: int,
     ) -> None:
         super().__init__()
+        if fusion == "add" and not first.classifies_maps:
+            raise ConfigError(
+                "in DueHeadNet with fusion add the classifier of the first head looks at the sum of the maps, and this "
+                f"{type(first).__name__} cannot compute logits from maps (it has a class token, or layers between the "
+                "maps and the logits); use fusion concat"
+            )
         self.first, self.second, self.fusion = first, second, fusion
         second.drop_head()
         self.head: nn.Module | None = None
@@ -89,11 +100,20 @@ class DueHeadNet(Backbone):
             self.head = nn.Identity()
 
 
-def create(base: str, num_classes: int, *, fusion: Literal["add", "concat"], image_size: int, seed: int) -> DueHeadNet:
+def create(
+    base: str,
+    num_classes: int,
+    *,
+    fusion: Literal["add", "concat"],
+    image_size: int,
+    seed: int,
+    options: BackboneOptions | None = None,
+) -> DueHeadNet:
     """A DueHeadNet with random weights that ``seed`` decides.
 
     Its first head has the weights of ``backbones.create(base, num_classes, seed=seed)``, so that for one seed it can be
-    paired with that single network; the second head's weights are another draw.
+    paired with that single network; the second head's weights are another draw. With ``pretrained`` the first head has
+    the published weights and the second is random: two equal heads would stay equal.
 
     Args:
         base: name of a backbone.
@@ -101,9 +121,16 @@ def create(base: str, num_classes: int, *, fusion: Literal["add", "concat"], ima
         fusion: ``add`` or ``concat``.
         image_size: side of the images, in pixels; the maps' channels are found with it.
         seed: of the weights.
+        options: of the backbone, the same for both heads but for ``pretrained``.
+
+    Raises:
+        ConfigError: see ``DueHeadNet`` and ``backbones.create``.
     """
-    first = backbones.create(base, num_classes, seed=seed)
-    second = backbones.create(base, num_classes, seed=derive(seed, "second head"))
+    options = options or BackboneOptions()
+    second_options = options.model_copy(update={"pretrained": False})
+    second_seed = derive(seed, "second head")
+    first = backbones.create(base, num_classes, seed=seed, image_size=image_size, options=options)
+    second = backbones.create(base, num_classes, seed=second_seed, image_size=image_size, options=second_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "fusion"))
         num_channels = backbones.map_shape(first, image_size)[0]

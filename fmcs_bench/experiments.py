@@ -214,6 +214,7 @@ class _Track:
         judge = self.judge if method.raf < 1 else None
         return TrainingUnit(
             backbone=config.backbone,
+            backbone_options=config.backbone_options,
             method=method,
             recipe=config.recipe,
             epochs=convergence_epochs(self.dataset) if epochs is None else epochs,
@@ -296,11 +297,12 @@ class _Track:
 
 def make_network(unit: TrainingUnit, num_classes: int) -> Backbone:
     """The network of a unit with its initial weights; a single network and a first head of one seed are equal."""
-    if unit.method.network == "single":
-        return backbones.create(unit.backbone, num_classes, seed=unit.seed)
-    assert unit.method.fusion is not None  # Method has checked it
+    method, size, options = unit.method, unit.image_size, unit.backbone_options
+    if method.network == "single":
+        return backbones.create(unit.backbone, num_classes, seed=unit.seed, image_size=size, options=options)
+    assert method.fusion is not None  # Method has checked it
     return dueheadnet.create(
-        unit.backbone, num_classes, fusion=unit.method.fusion, image_size=unit.image_size, seed=unit.seed
+        unit.backbone, num_classes, fusion=method.fusion, image_size=size, seed=unit.seed, options=options
     )
 
 

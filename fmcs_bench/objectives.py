@@ -101,11 +101,17 @@ class Objective:
         if not isinstance(model, Backbone):
             raise TypeError(f"the model must be a Backbone, not {type(model).__name__}")
         raf = self.method.raf
-        heads = model.heads(images_BCHW) if isinstance(model, DueHeadNet) else None
-        maps_BDHW = model.fuse(*heads) if isinstance(model, DueHeadNet) and heads else model.features(images_BCHW)
-        base = fmcs = None
-        if raf > 0:
-            base = F.cross_entropy(model.classify(maps_BDHW), labels_B)
+        heads = logits_BC = base = fmcs = None
+        if isinstance(model, DueHeadNet):
+            heads = model.heads(images_BCHW)
+            maps_BDHW = model.fuse(*heads)
+            logits_BC = model.classify(maps_BDHW) if raf > 0 else None
+        elif raf > 0:
+            maps_BDHW, logits_BC = model.maps_and_logits(images_BCHW)
+        else:
+            maps_BDHW = model.features(images_BCHW)
+        if logits_BC is not None:
+            base = F.cross_entropy(logits_BC, labels_B)
             if heads is not None and self.method.constraint != "none":
                 base = base + self.method.constraint_weight * cosine_constraint(*heads, self.method.constraint)
         if raf < 1 and self.judge is not None:

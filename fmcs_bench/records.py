@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench import files
-from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Method, NamesBackbone, Options, Recipe
 from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.errors import ConfigError, RecordError
 
@@ -132,10 +132,9 @@ class EvaluatorRecord(Record):
         return self.unit.settings
 
 
-class TrainingUnit(Options):
+class TrainingUnit(NamesBackbone):
     """A unit of work of the training track: everything that decides its result, besides the data and the code."""
 
-    backbone: str
     method: Method
     recipe: Recipe
     epochs: int = Field(ge=1)

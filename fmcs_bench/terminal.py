@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fmcs_bench.backbones.description import NUM_CLASSES, Description
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.statistics import Estimate
 from fmcs_bench.store.schema import Manifest
@@ -82,6 +85,26 @@ def stage_table(manifest: Manifest) -> Table:
                 f"{stage.train_loss:.3f}",
                 f"{100 * stage.validation_accuracy:.1f} %",
             )
+    return table
+
+
+def backbone_table(descriptions: Sequence[Description]) -> Table:
+    """Maps of backbones at one image size; a network that cannot take it says why."""
+    table = _table(f"Maps of images of {descriptions[0].image_size} px, in float16 before compression")
+    table.caption = Text(f"parameters: with a classifier for {NUM_CLASSES} classes")
+    table.add_column("backbone", overflow="fold")
+    for name in ("D x H x W", "parameters", "bytes per map"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if any(row.problem for row in descriptions):
+        table.add_column("why not", overflow="fold")
+    for row in descriptions:
+        table.add_row(
+            Text(row.name),
+            _NONE if row.map_shape is None else " x ".join(str(side) for side in row.map_shape),
+            _NONE if row.num_parameters is None else f"{row.num_parameters:,}",
+            _NONE if row.map_bytes is None else f"{row.map_bytes:,}",
+            *([Text(row.problem)] if row.problem else []),
+        )
     return table
 
 

@@ -77,7 +77,7 @@ def train_run(
     prepare = Preprocessor(images, config.image_size)
     train = image_batches(images, prepare, "train", device=device)
     validation = image_batches(images, prepare, "validation", device=device)
-    model = backbones.create(config.backbone, len(images.classes), seed=seed).to(device)
+    model = initial_backbone(config, len(images.classes), seed=seed).to(device)
     steps_per_epoch = train.num_steps(config.recipe.batch_size)
     wanted = set(checkpoint_steps(config.epochs * steps_per_epoch, config.checkpoints))
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +120,13 @@ def train_run(
     )
 
 
+def initial_backbone(config: BuildConfig, num_classes: int, *, seed: int) -> Backbone:
+    """The backbone of a configuration as a run from this seed starts with it."""
+    return backbones.create(
+        config.backbone, num_classes, seed=seed, image_size=config.image_size, options=config.backbone_options
+    )
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     """File of the checkpoint after ``step`` steps."""
     return folder / f"step-{step}.safetensors"
@@ -132,6 +139,8 @@ def save_checkpoint(model: Backbone, path: Path) -> None:
 
 def load_checkpoint(config: BuildConfig, num_classes: int, path: Path) -> Backbone:
     """The backbone with the weights of a checkpoint, frozen, in eval mode, on the CPU."""
-    model = backbones.create(config.backbone, num_classes, seed=0)
+    # Published weights are where a run started; here they would be fetched only to be replaced.
+    options = config.backbone_options.model_copy(update={"pretrained": False})
+    model = backbones.create(config.backbone, num_classes, seed=0, image_size=config.image_size, options=options)
     model.load_state_dict(load(path.read_bytes()))
     return freeze(model)

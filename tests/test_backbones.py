@@ -97,20 +97,14 @@ def test_an_unknown_backbone_comes_with_the_nearest():
         backbones.create("timm/resnet5", 10, seed=0)
     with pytest.raises(UnknownNameError, match=r"timm has no network '\.\./\.\./x'; known are"):
         backbones.factory("timm/../../x")
-
-
-@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "timm/test_vit"])
-def test_a_network_of_tokens_is_refused_with_its_shape(name):
-    model = backbones.create(name, 10, seed=0)
-    with pytest.raises(ConfigError, match=r"shape \(1, 197, \d+\); spatial maps \[B, D, H, W\] are needed"):
-        backbones.map_shape(model, 224)
-
-
-@pytest.mark.parametrize("size", [64, 224])
-def test_a_network_whose_channels_come_last_is_refused(size):
-    model = backbones.create("timm/test_mambaout", 10, seed=0)
-    with pytest.raises(ConfigError, match=rf"shape \(1, {size // 32}, {size // 32}, 64\); spatial maps \[B, D, H, W\]"):
-        backbones.map_shape(model, size)
+    with pytest.raises(UnknownNameError, match=r"timm has no weights 'a1_in2k' of 'resnet50'; did you mean .*a1_in1k"):
+        backbones.factory("timm/resnet50.a1_in2k")
+    with pytest.raises(UnknownNameError, match=r"no classification network 'resnet5'; did you mean .*resnet50"):
+        backbones.factory("torchvision/resnet5")
+    with pytest.raises(UnknownNameError, match=r"no classification network 'fcn_resnet50'"):
+        backbones.factory("torchvision/fcn_resnet50")  # torchvision has it, but it segments
+    with pytest.raises(UnknownNameError, match="unknown backbone 'timn/resnet50'"):
+        backbones.factory("timn/resnet50")
 
 
 def test_a_size_that_a_network_cannot_take_is_refused():

@@ -144,7 +144,7 @@ def test_info_draws_every_run(type_command, tmp_path):
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        ("backbones", ["smallcnn", "resnet50", "shufflenet_v2", "seresnet152", "timm/NAME"]),
+        ("backbones", ["smallcnn", "resnet50", "shufflenet_v2", "seresnet152", "timm/NAME", "torchvision/NAME"]),
         ("datasets", ["digits", "mnist", "flowers102", "folder:DIR", "hub:NAME_OR_PATH", "digits-smallcnn-16px-tiny"]),
         ("evaluators", ["norm", "conv", "set", "channel-invariant"]),
         ("methods", ["baseline", "ral", "dueheadnet-concat-diversify-ral"]),

@@ -5,7 +5,7 @@ import pytest
 import record_factory as factory
 from pydantic import ValidationError
 
-from fmcs_bench.config import BuildConfig, ConvergenceRule, EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, EvaluatorConfig, Method, Options, Recipe
 from fmcs_bench.errors import ConfigError, FmcsBenchError
 
 SPECIMENS = [
@@ -14,6 +14,8 @@ SPECIMENS = [
     ConvergenceRule(smoothing_epochs=0.1, window_epochs=2.5, threshold=1e-9),
     BuildConfig.create(backbone="smallcnn"),
     BuildConfig.create(backbone="timm/resnet10t", image_dataset="mnist", limit=3, recipe=Recipe(lr=0.5), name="v2.1_x"),
+    BackboneOptions(layer="layer3.0", output_stride=8, pretrained=True),
+    BuildConfig.create(backbone="resnet50", backbone_options=BackboneOptions(output_stride=16)),
     EvaluatorConfig(evaluator="conv", seed=3, limit=10),
     Method(),
     Method(raf=0.1 + 0.2),
@@ -33,6 +35,16 @@ def test_options_come_back_from_json_equal_and_with_an_equal_digest(options):
     assert again.to_json() == options.to_json()
 
 
+def test_a_configuration_without_backbone_options_is_written_as_before_there_were_any():
+    for options in (BuildConfig.create(backbone="smallcnn"), factory.training_record(0.9).unit):
+        assert "backbone_options" not in options.to_json()
+        assert type(options).from_json(options.to_json()).backbone_options == BackboneOptions()
+    # Published data and records are named by these digests.
+    config = BuildConfig.create(backbone="smallcnn")
+    assert config.digest == "9e9640fe87a085e14786febe25e4d3a919c465dc6d96a94d19d74024d8d417c1"
+    assert factory.training_record().unit.settings == "9ep-dfded3bb"
+
+
 def test_digests_are_all_different():
     assert len({options.digest for options in SPECIMENS}) == len(SPECIMENS)
 
@@ -49,6 +61,7 @@ def test_every_field_enters_the_digest():
         "image_dataset": "mnist", "backbone": "resnet50", "image_size": 64, "stages": 5, "runs": 3, "epochs": 2,
         "checkpoints": 10, "limit": 9, "markers": "epoch", "recipe": Recipe(lr=0.1),
         "convergence": ConvergenceRule(threshold=0.5), "seed": 4, "name": "other",
+        "backbone_options": BackboneOptions(layer="layer3"),
     }  # fmt: skip
     base = BuildConfig.create(backbone="smallcnn")
     unchangeable = {"codec", "held_out_runs"}  # one value each, so far
@@ -247,7 +260,7 @@ def test_a_backbone_with_path_parts_becomes_one_plain_folder_name(value):
 
 def other_value(kind, name):
     changed = {"epochs": 99, "patience": 9, "limit": 77, "recipe": Recipe(lr=0.123), "backbone": "resnet50",
-               "image_size": 99}  # fmt: skip
+               "image_size": 99, "backbone_options": BackboneOptions(pretrained=True)}  # fmt: skip
     assert name in changed, f"{kind.__name__} has the new option {name}: say here whether it belongs to the settings"
     return changed[name]
 

@@ -1,0 +1,95 @@
+"""The contract of a backbone: images -> maps (the last map before pooling) and logits, in one pass.
+
+Tensor names: B batch, C channels of images (always 3), D channels of maps, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fmcs_bench.errors import ConfigError
+
+
+class Backbone(nn.Module, ABC):
+    """A classifier whose feature maps can be taken out on the way.
+
+    Most networks compute their logits from the maps alone: they have ``features`` and ``classify``; the rest follows. A
+    network that needs more than the maps (a class token, or layers between the maps and the end) overrides
+    ``maps_and_logits`` instead and sets ``classifies_maps`` to False.
+    """
+
+    classifies_maps: bool = True
+    """Whether ``classify`` can compute the logits from the maps."""
+
+    @abstractmethod
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """float32 [B, 3, H, W] images, normalised -> float32 [B, D, H, W], the last map before pooling."""
+
+    @abstractmethod
+    def drop_head(self) -> None:
+        """Remove the parameters that ``features`` does not need, for networks that use nothing else."""
+
+    def classify(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """Maps -> logits, float32 [B, number of classes].
+
+        Raises:
+            ConfigError: the maps are not all that this network's classifier looks at (``classifies_maps`` is False).
+        """
+        raise ConfigError(
+            f"the logits of this {type(self).__name__} cannot be computed from its maps of shape "
+            f"{tuple(maps_BDHW.shape)}; use maps_and_logits(images)"
+        )
+
+    def maps_and_logits(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps [B, D, H, W] and logits [B, number of classes] of one pass; a loss of either reaches the network."""
+        maps_BDHW = self.features(images_BCHW)
+        return maps_BDHW, self.classify(maps_BDHW)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Images -> logits."""
+        return self.maps_and_logits(images_BCHW)[1]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a network of a library is made for.
+
+    Attributes:
+        num_classes: of the image dataset.
+        image_size: side of the square images, in pixels; None is the network's own size.
+        layer: name of the module whose output are the maps; None is the last map before pooling.
+        output_stride: side of the images divided by that of the last maps; None is the network's own.
+        pretrained: start from the published weights; the classifier stays random.
+    """
+
+    num_classes: int
+    image_size: int | None = None
+    layer: str | None = None
+    output_stride: int | None = None
+    pretrained: bool = False
+
+
+class Library(ABC):
+    """Makes one network of a library, in every way that a ``Request`` can ask for."""
+
+    def __call__(self, num_classes: int) -> Backbone:
+        """The network with random weights and its own settings."""
+        return self.make(Request(num_classes))
+
+    @abstractmethod
+    def make(self, request: Request) -> Backbone:
+        """The network as it is asked for.
+
+        Raises:
+            ConfigError: it cannot take images of this size, or has no such layer, output stride or published weights.
+            MissingDataError: the published weights are not here and cannot be fetched.
+        """
+
+
+Factory = Callable[[int], Backbone]
+"""Makes a backbone for a number of classes, with fresh random weights from torch's generator."""
