@@ -125,15 +125,17 @@ class _Build:
         # A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial.
         for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
             leftover.unlink()
-        writer = DatasetWriter(self.path, self.map_shape, self.config.codec)
-        writer.write_images(self.images)
         roles = self.config.run_roles
         run_files = {}
-        with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as task:
+        with (
+            DatasetWriter(self.path, self.map_shape, self.config.codec) as writer,
+            self.progress.task(f"building {self.config.dataset_name}", len(roles)) as task,
+        ):
+            writer.write_images(self.images)
             for seed, role in roles.items():
                 run_files[seed] = self._run(writer, seed, role)
                 task.advance()
-        self._write_manifest(writer, run_files)
+            self._write_manifest(writer, run_files)
         shutil.rmtree(self.path / schema.WORK)
 
     def _claim(self) -> None:
@@ -181,24 +183,31 @@ class _Build:
         return run
 
     def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
-        seed = run_file.run.seed
-        # Training runs hold all images; held-out runs none of the train split.
-        splits = SPLITS if run_file.role == "training" else SPLITS[1:]
-        image_N = self.images.indices(*splits)
-        writer.start_run(seed, run_file.stages, image_N)
+        """Maps of a run at its stages, and of the test run at every checkpoint; what is written already stays."""
+        seed, checkpoints = run_file.run.seed, run_file.run.checkpoints
+        image_N = self._run_images(run_file.role)
+        few_N = self._trajectory_images() if run_file.role == "test" else None
+        # Blocks of maps belong to these stages; with others, the run's maps begin anew.
+        plan, text = work / "stages.json", files.to_json(run_file.to_json())
+        if not plan.exists() or plan.read_bytes() != text:
+            plan.unlink(missing_ok=True)
+            writer.start_run(seed, run_file.stages, image_N, num_checkpoints=len(checkpoints), trajectory_image_N=few_N)
+            files.write_atomically(plan, text)
         for stage in run_file.stages:
             kept = self.path / schema.checkpoint_name(seed, stage.stage)
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
         self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
-        writer.finish(seed, "feature_maps")
-        if run_file.role == "test":
-            few_N = self._trajectory_images()
-            checkpoints = run_file.run.checkpoints
-            writer.start_trajectory(seed, len(checkpoints), few_N)
+        if few_N is not None:
             # One at a time: there are many more checkpoints than stages, too many to hold together.
             for row, checkpoint in enumerate(checkpoints):
                 self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
-            writer.finish(seed, "trajectory_maps")
+
+    def _run_images(self, role: schema.Role) -> np.ndarray:
+        """Positions of a run's images: all of them, or, for a held-out run, those outside the train split.
+
+        Split by split, so that the maps of a split lie side by side and are read without the others.
+        """
+        return np.concatenate([self.images.indices(split) for split in schema.splits_of(role)])
 
     def _trajectory_images(self) -> np.ndarray:
         return self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
@@ -206,20 +215,24 @@ class _Build:
     def _extract_rows(
         self, writer: DatasetWriter, work: Path, seed: int, array: str, row: int, steps: list[int], image_N: np.ndarray
     ) -> None:
-        num_classes = len(self.images.classes)
-        frozen = [load_checkpoint(self.config, num_classes, checkpoint_path(work, step)) for step in steps]
-        extract(
-            frozen,
-            self.images,
-            image_N,
-            self.prepare,
-            writer,
-            seed=seed,
-            array=array,
-            first_row=row,
-            device=self.device,
-            progress=self.progress,
-        )
+        if writer.missing(seed, array, row, len(image_N)):
+            num_classes = len(self.images.classes)
+            frozen = [load_checkpoint(self.config, num_classes, checkpoint_path(work, step)) for step in steps]
+            extract(
+                frozen,
+                self.images,
+                image_N,
+                self.prepare,
+                writer,
+                seed=seed,
+                array=array,
+                first_row=row,
+                device=self.device,
+                precision=self.config.recipe.precision,
+                progress=self.progress,
+            )
+        if row + len(steps) == writer.num_rows(seed, array):
+            writer.finish(seed, array)
 
     def _write_manifest(self, writer: DatasetWriter, run_files: dict[int, RunFile]) -> None:
         entries = list_files(self.path)
@@ -252,12 +265,11 @@ class _Build:
         files.write_atomically(self.path / schema.MANIFEST, files.to_json(manifest.to_json()))
 
     def _run_info(self, seed: int, run_file: RunFile) -> schema.RunInfo:
-        splits = SPLITS if run_file.role == "training" else SPLITS[1:]
         num_checkpoints = len(run_file.run.checkpoints)
         return schema.RunInfo(
             seed=seed,
             role=run_file.role,
-            num_images=len(self.images.indices(*splits)),
+            num_images=len(self._run_images(run_file.role)),
             num_checkpoints=num_checkpoints,
             num_trajectory_maps=num_checkpoints * len(self._trajectory_images()) if run_file.role == "test" else 0,
             convergence_epoch=run_file.convergence_step / run_file.run.steps_per_epoch,

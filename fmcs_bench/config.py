@@ -17,6 +17,7 @@ NUM_SEEDS = 5
 """Repetitions of a fit or a training, unless another number is asked for."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become part of a path: no separators, no leading dot."""
+Precision = Literal["float32", "bfloat16"]
 
 
 class Options(BaseModel):
@@ -107,6 +108,7 @@ class Recipe(Options):
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     batch_size: int = Field(64, ge=2)
+    precision: Precision = Field("float32", description="bfloat16 is mixed precision: weights stay float32")
 
 
 class ConvergenceRule(Options):

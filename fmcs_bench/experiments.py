@@ -33,7 +33,7 @@ from fmcs_bench.objectives import Objective
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, TrainingUnit
 from fmcs_bench.store import FmcsDataset
-from fmcs_bench.training import accuracy, choose_device, fit, predict
+from fmcs_bench.training import Batches, accuracy, choose_device, fit, predict
 from fmcs_bench.trajectory import image_batches
 from fmcs_bench.workspace import Workspace
 
@@ -243,14 +243,17 @@ class _Track:
             epochs=unit.epochs,
             seed=unit.seed,
             state_path=self.workspace.state(key),
-            after_epoch=lambda _, loss: {"loss": loss, "validation": accuracy(model, data["validation"])},
+            after_epoch=lambda _, loss: {
+                "loss": loss,
+                "validation": accuracy(model, data["validation"], precision=unit.recipe.precision),
+            },
         )
         seconds = time.monotonic() - begin
         predictions = {
             f"{name}/{what}": values
             for name, split in (("validation", "validation"), ("test", "unseen"))
             for what, values in (
-                ("predicted", predict(model, data[split]).argmax(dim=1).cpu().numpy().astype(np.int32)),
+                ("predicted", self._answer(model, data[split], unit)),
                 ("label", data[split].targets_N.cpu().numpy().astype(np.int32)),
                 ("image", self.images.ids_N[self.images.indices(split)]),
             )
@@ -277,6 +280,12 @@ class _Track:
         )
         self.store.write(record, packed)
         return record
+
+    @staticmethod
+    def _answer(model: Backbone, data: Batches, unit: TrainingUnit) -> np.ndarray:
+        """Predicted class of every image, int32 [N]."""
+        predicted: np.ndarray = predict(model, data, precision=unit.recipe.precision).argmax(dim=1).cpu().numpy()
+        return predicted.astype(np.int32)
 
 
 def make_network(unit: TrainingUnit, num_classes: int) -> Backbone:

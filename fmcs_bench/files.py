@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content is at ``path``, whole and on the disk, once the block has ended without an error.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
@@ -21,7 +24,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
@@ -29,6 +32,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
+
+    Raises:
+        OSError: see ``open_atomically``.
+    """
+    with open_atomically(path) as stream:
+        stream.write(data)
 
 
 def to_json(value: Any) -> bytes:

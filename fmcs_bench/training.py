@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmcs_bench.config import Recipe
+from fmcs_bench.config import Precision, Recipe
 from fmcs_bench.errors import ConfigError, DivergedError
 from fmcs_bench.seeding import derive
 
@@ -112,7 +112,8 @@ def fit(
             model.train()
             for inputs, targets_B in data.in_order(order.to(data.inputs.device), recipe.batch_size):
                 optimizer.zero_grad(set_to_none=True)
-                value = loss(model, inputs, targets_B)
+                with autocast(inputs.device, recipe.precision):
+                    value = loss(model, inputs, targets_B)
                 value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
                 scheduler.step()
@@ -136,16 +137,24 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Batches, *, batch_size: int = 512) -> torch.Tensor:
+def predict(
+    model: nn.Module, data: Batches, *, batch_size: int = 512, precision: Precision = "float32"
+) -> torch.Tensor:
     """Outputs of ``model`` in eval mode for all examples in order, float32 [N, ...]; the model stays in eval mode."""
     model.eval()
     order = torch.arange(len(data), device=data.inputs.device)
-    return torch.cat([model(inputs).float() for inputs, _ in data.in_order(order, batch_size)])
+    with autocast(data.inputs.device, precision):
+        return torch.cat([model(inputs).float() for inputs, _ in data.in_order(order, batch_size)])
 
 
-def accuracy(model: nn.Module, data: Batches) -> float:
+def accuracy(model: nn.Module, data: Batches, *, precision: Precision = "float32") -> float:
     """Share of the examples whose largest output is their target."""
-    return float((predict(model, data).argmax(dim=1) == data.targets_N).double().mean())
+    return float((predict(model, data, precision=precision).argmax(dim=1) == data.targets_N).double().mean())
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where a network computes in this precision; with float32 it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def choose_device(name: str) -> torch.device:

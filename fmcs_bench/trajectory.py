@@ -86,7 +86,7 @@ def train_run(
             if step not in wanted:
                 return None
             save_checkpoint(model, checkpoint_path(folder, step))
-            return {"step": step, "validation_accuracy": accuracy(model, validation)}
+            return {"step": step, "validation_accuracy": accuracy(model, validation, precision=config.recipe.precision)}
 
         def report(epoch: int, loss: float) -> dict[str, float]:  # noqa: ARG001
             task.advance()

@@ -18,7 +18,7 @@ from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.seeding import derive
 from fmcs_bench.store import FmcsDataset, codecs, schema
 from fmcs_bench.store.verify import Check, Fault, Report, Verifier, excess, guarded
-from fmcs_bench.training import choose_device
+from fmcs_bench.training import autocast, choose_device
 from fmcs_bench.trajectory import load_checkpoint
 
 
@@ -117,11 +117,12 @@ def check_recomputed(
                 checkpoint = verifier.path / schema.checkpoint_name(run.seed, row + 1)
                 backbone = load_checkpoint(verifier.config, len(source.classes), checkpoint).to(device)
                 input_NCHW = prepare(torch.from_numpy(source.images_NCHW[image_N[few_N]]).to(device))
-                again_NDHW = backbone.features(input_NCHW).float().cpu().numpy()
+                with autocast(device, verifier.config.recipe.precision):
+                    again_NDHW = backbone.features(input_NCHW).float().cpu().numpy()
                 stored_NDHW = np.concatenate(
                     [verifier.dataset.read_maps(run.seed, "feature_maps", row, n, n + 1) for n in few_N]
                 )
-                excess_N = excess(stored_NDHW, again_NDHW, verifier.half_step(run.seed, "feature_maps", row))
+                excess_N = excess(stored_NDHW, again_NDHW, verifier.half_step(run.seed, "feature_maps", row, few_N))
                 drawn, worst = drawn + len(few_N), max(worst, float(excess_N.max()))
                 if (wrong_N := excess_N > 1).any():
                     example = int(np.argmax(excess_N))

@@ -202,31 +202,24 @@ def test_a_missing_dataset_says_how_to_build_one(tmp_path):
         fb.open(tmp_path / "nothing")
 
 
-def test_the_writer_refuses_maps_that_float16_cannot_hold(tmp_path, tiny_dataset):
-    writer = DatasetWriter(tmp_path, (1, 2, 2))
-    stages = tiny_dataset.manifest.runs[0].stages
-    writer.start_run(0, stages, np.arange(4))
-    maps = np.zeros((4, 1, 2, 2), np.float16)
-    writer.write(0, "feature_maps", 0, 0, maps)
-    with np.errstate(over="ignore"):
-        maps[1] = np.float32(1e6).astype(np.float16)
-    with pytest.raises(DatasetError, match="not finite in float16"):
-        writer.write(0, "feature_maps", 0, 0, maps)
-    with pytest.raises(ValueError, match="no whole shards"):
-        writer.write(0, "feature_maps", 0, 0, np.zeros_like(maps[:2]))
-
-
 @pytest.mark.parametrize("map_shape", [(3, 2, 2), (64, 16, 16), (512, 12, 12)])
 def test_writing_in_shards_and_reading_gives_equal_bits(tmp_path, tiny_dataset, map_shape):
-    writer = DatasetWriter(tmp_path, map_shape)
-    num = writer.maps_per_shard + 5 if map_shape[0] > 3 else 40
-    maps = np.random.default_rng(0).normal(size=(num, *map_shape)).astype(np.float16).clip(min=0)
-    stages = tiny_dataset.manifest.runs[0].stages
-    writer.start_run(7, stages, np.arange(num))
-    for start in range(0, num, writer.maps_per_shard):
-        writer.write(7, "feature_maps", 1, start, maps[start : start + writer.maps_per_shard])
+    with DatasetWriter(tmp_path, map_shape) as writer:
+        num = writer.maps_per_shard + 5 if map_shape[0] > 3 else 40
+        maps = np.random.default_rng(0).normal(size=(num, *map_shape)).astype(np.float16).clip(min=0)
+        stages = tiny_dataset.manifest.runs[0].stages
+        writer.start_run(7, stages, np.arange(num))
+        for start in range(0, num, writer.maps_per_shard):
+            writer.write(7, "feature_maps", 1, start, maps[None, start : start + writer.maps_per_shard])
     read = zarr.open_group(tmp_path / "maps.zarr", mode="r")["run-7/feature_maps"]
     np.testing.assert_array_equal(read[1], maps)
+
+
+def test_the_images_of_a_run_stand_split_by_split(tiny_dataset):
+    for run in tiny_dataset.manifest.runs:
+        splits = np.asarray(tiny_dataset.array("split")[:])[np.asarray(tiny_dataset.array(f"run-{run.seed}/image")[:])]
+        assert splits.tolist() == sorted(splits)
+        assert len(np.unique(splits)) == (4 if run.role == "training" else 3)
 
 
 def test_backbone_of_the_manifest_has_the_stated_size(tiny_dataset):

@@ -237,7 +237,7 @@ SEALED = {
         "1 train im",
     ),
     "an image twice in a run": (
-        lambda p: assign(p, "run-0/image", 0, 1),
+        lambda p: assign(p, "run-0/image", 1, int(array(p, "run-0/image")[0])),
         "arrays",
         "run 0 \\(training\\) does not hold the images of its splits",
     ),
@@ -274,7 +274,7 @@ SEALED = {
         "maps",
         "run-3/trajectory_maps, position 0",
     ),
-    "a broken shard": (lambda p: flip(shard(p), 200), "maps", "run-0/feature_maps, position 1, images from 0: "),
+    "a broken shard": (lambda p: flip(shard(p), 0), "maps", "run-0/feature_maps, position 1, images from 0: "),
     "a broken index of a shard": (lambda p: flip(shard(p), -10), "maps", "run-0/feature_maps, position 1"),
     "maps of the test run changed": (
         lambda p: assign(p, "run-3/feature_maps", 0, array(p, "run-3/feature_maps")[1]),

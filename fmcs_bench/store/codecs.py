@@ -1,21 +1,24 @@
 """How maps are compressed: the arrays of each codec, and the arithmetic of the lossy one.
 
-``zstd`` and ``pco`` store float16 and lose nothing. ``q8`` stores whole numbers of 8 bits beside an array
-``<array>_scale`` [row, channel] of float32: value = stored number * scale, so that zero stays zero. A row is a stage or
-a checkpoint. Numbers are uint8, or int8 where an array has a negative value.
-R rows, N images, D channels, H height, W width.
+``zstd`` and ``pco`` store float16 and lose nothing. ``q8`` stores uint8 beside two small arrays [row, shard, channel],
+``<array>_scale`` (float32) and ``<array>_zero_point`` (uint8): value = (stored number - zero point) * scale, so that
+zero stays zero. A row is a stage or a checkpoint; each shard has a scale of its own, so that it can be written, and
+written again after a kill, without knowing the others.
+N images of one shard, D channels, H height, W width, S maps of a slice.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs.zstd import Zstd
 from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
@@ -23,8 +26,12 @@ from fmcs_bench.errors import ConfigError, DatasetError
 
 ZSTD_LEVEL = 1
 PCO_LEVEL = 8
-DTYPES = {"zstd": ("float16",), "pco": ("float16",), "q8": ("uint8", "int8")}
+PCO: dict[str, Any] = {"level": PCO_LEVEL, "mode_spec": "classic", "delta_encoding_order": 0}
+"""Neighbouring values are no sequence: differences (delta) add noise, and looking for a mode costs time."""
+DTYPES = {"zstd": "float16", "pco": "float16", "q8": "uint8"}
 """What maps are stored as, by codec."""
+LEVELS = 255
+_SLICE = 16
 
 
 def require(codec: str) -> None:
@@ -45,11 +52,15 @@ def scale_name(array: str) -> str:
     return f"{array}_scale"
 
 
+def zero_point_name(array: str) -> str:
+    """Name of the array with the number that stands for zero in an array of q8."""
+    return f"{array}_zero_point"
+
+
 def create_maps(
     group: zarr.Group,
     name: str,
     codec: str,
-    dtype: str,
     shape: tuple[int, ...],
     *,
     per_shard: int,
@@ -62,8 +73,7 @@ def create_maps(
         group: where.
         name: of the array.
         codec: ``zstd``, ``pco`` or ``q8``.
-        dtype: one of ``DTYPES[codec]``.
-        shape: (R, N, D, H, W).
+        shape: (rows, images, D, H, W).
         per_shard: maps in a shard.
         per_chunk: maps in an inner chunk.
         dimensions: names of the first two.
@@ -74,11 +84,10 @@ def create_maps(
         if codec == "pco":
             from zarr.codecs.numcodecs import PCodec
 
-            # Neighbouring values are no sequence: differences (delta) add noise, and looking for a mode costs time.
-            serializer = PCodec(level=PCO_LEVEL, mode_spec="classic", delta_encoding_order=0)
-            packing = {"serializer": serializer, "compressors": None}
+            packing = {"serializer": PCodec(**PCO), "compressors": None}
         return group.create_array(
-            name, shape=shape, dtype=dtype, chunks=(1, per_chunk, *shape[2:]), shards=(1, per_shard, *shape[2:]),
+            name, shape=shape, dtype=DTYPES[codec],
+            chunks=(1, per_chunk, *shape[2:]), shards=(1, per_shard, *shape[2:]),
             dimension_names=(*dimensions, "channel", "y", "x"), config=settings, overwrite=True, **packing,
         )  # fmt: skip
 
@@ -107,48 +116,95 @@ def _without_specification_warning() -> Iterator[None]:
         yield
 
 
-def choose_scale(low_RD: np.ndarray, high_RD: np.ndarray) -> tuple[str, np.ndarray]:
-    """The numbers that q8 uses for an array, and its scale.
+def encoder(codec: str) -> Callable[[np.ndarray], bytes]:
+    """The function that packs one inner chunk of maps, as ``create_maps`` tells Zarr; threads may share it."""
+    if codec == "pco":
+        from numcodecs.pcodec import PCodec
+
+        return lambda chunk: bytes(PCodec(**PCO).encode(chunk))
+    zstd = Zstd(level=ZSTD_LEVEL)
+    return lambda chunk: bytes(zstd.encode(chunk))
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The maps of one shard in 8 bits, and how far they are from what they were made of.
+
+    Attributes:
+        numbers_NDHW: uint8.
+        scale_D: float32; 0 where all values of the channel are 0.
+        zero_point_D: uint8.
+        largest_error: largest absolute error of a value.
+        sum_of_errors: sum of the absolute errors.
+    """
+
+    numbers_NDHW: np.ndarray
+    scale_D: np.ndarray
+    zero_point_D: np.ndarray
+    largest_error: float
+    sum_of_errors: float
+
+
+def quantise(maps_NDHW: np.ndarray) -> Quantised:
+    """Spread the 256 numbers of 8 bits evenly over the range of each channel, with zero on one of them.
 
     Args:
-        low_RD: lowest value of each row and channel.
-        high_RD: highest.
-
-    Returns:
-        dtype, ``uint8`` (0 .. 255) or, where a value is negative, ``int8`` (-127 .. 127); scale, float32 [R, D], 0
-        where all values are 0.
+        maps_NDHW: float16, finite.
 
     Example:
-        >>> choose_scale(np.array([[0.0]]), np.array([[51.0]]))
-        ('uint8', array([[0.2]], dtype=float32))
+        >>> q = quantise(np.array([[[[0, 51]]]], np.float16))
+        >>> q.numbers_NDHW.tolist(), q.scale_D.tolist(), q.zero_point_D.tolist()
+        ([[[[0, 255]]]], [0.20000000298023224], [0])
     """
-    dtype, levels = ("int8", 127) if (low_RD < 0).any() else ("uint8", 255)
-    largest_RD = np.maximum(np.abs(low_RD.astype(np.float64)), np.abs(high_RD.astype(np.float64)))
-    return dtype, (largest_RD / levels).astype(np.float32)
+    num_channels = maps_NDHW.shape[1]
+    low_D, high_D = np.zeros(num_channels, np.float32), np.zeros(num_channels, np.float32)
+    for part in _slices(maps_NDHW):
+        values_SDP = maps_NDHW[part].astype(np.float32).reshape(-1, num_channels, _positions(maps_NDHW))
+        np.minimum(low_D, values_SDP.min(axis=2).min(axis=0), out=low_D)
+        np.maximum(high_D, values_SDP.max(axis=2).max(axis=0), out=high_D)
+    scale_D = ((high_D.astype(np.float64) - low_D) / LEVELS).astype(np.float32)
+    divisor_D = np.where(scale_D > 0, scale_D, np.float32(1))
+    zero_point_D = np.rint(-low_D / divisor_D).astype(np.uint8)
+    numbers_NDHW = np.empty(maps_NDHW.shape, np.uint8)
+    largest, total = 0.0, 0.0
+    for part in _slices(maps_NDHW):
+        values_SDHW = maps_NDHW[part].astype(np.float32)
+        number_SDHW = np.rint(values_SDHW / divisor_D[:, None, None])
+        number_SDHW += zero_point_D[:, None, None]
+        numbers_NDHW[part] = np.clip(number_SDHW, 0, LEVELS, out=number_SDHW)
+        values_SDHW -= dequantise(numbers_NDHW[part], scale_D, zero_point_D)
+        np.abs(values_SDHW, out=values_SDHW)
+        largest, total = max(largest, float(values_SDHW.max())), total + float(values_SDHW.sum(dtype=np.float64))
+    return Quantised(numbers_NDHW, scale_D, zero_point_D, largest, total)
 
 
-def quantise(maps_NDHW: np.ndarray, scale_D: np.ndarray, dtype: str) -> np.ndarray:
-    """The nearest whole multiples of the scale.
-
-    Args:
-        maps_NDHW: float16, finite, of one row.
-        scale_D: float32, from ``choose_scale``.
-        dtype: from ``choose_scale``.
-    """
-    divisor_D = np.where(scale_D > 0, scale_D, 1)
-    levels = 127 if dtype == "int8" else 255
-    numbers_NDHW = np.rint(maps_NDHW.astype(np.float32) / divisor_D[:, None, None])
-    return np.clip(numbers_NDHW, -levels, levels).astype(dtype)
-
-
-def dequantise(numbers_NDHW: np.ndarray, scale_D: np.ndarray) -> np.ndarray:
+def dequantise(numbers_NDHW: np.ndarray, scale_D: np.ndarray, zero_point_D: np.ndarray) -> np.ndarray:
     """The values of q8's numbers, float16 [N, D, H, W]; within half a scale of what was quantised.
 
+    Args:
+        numbers_NDHW: uint8, of images of one shard.
+        scale_D: float32, of that row and shard.
+        zero_point_D: uint8, of that row and shard.
+
     Example:
-        >>> dequantise(np.array([[[[0, 255]]]], np.uint8), np.array([0.2], np.float32)).tolist()
-        [[[[0.0, 51.0]]]]
+        >>> numbers_NDHW = np.array([[[[5, 255]]]], np.uint8)
+        >>> dequantise(numbers_NDHW, np.array([0.2], np.float32), np.array([5], np.uint8)).tolist()
+        [[[[0.0, 50.0]]]]
     """
     maps_NDHW = np.empty(numbers_NDHW.shape, np.float16)
-    # Computed as float32 in NumPy's small buffers, not in an array of twice the size of the result.
-    np.multiply(numbers_NDHW, scale_D[:, None, None], out=maps_NDHW, dtype=np.float32, casting="same_kind")
+    for part in _slices(numbers_NDHW):
+        values_SDHW = numbers_NDHW[part].astype(np.float32)
+        values_SDHW -= zero_point_D[:, None, None]
+        values_SDHW *= scale_D[:, None, None]
+        maps_NDHW[part] = values_SDHW
     return maps_NDHW
+
+
+def _slices(maps_NDHW: np.ndarray) -> Iterator[slice]:
+    """A few maps at a time, so that float32 copies stay small."""
+    for start in range(0, len(maps_NDHW), _SLICE):
+        yield slice(start, start + _SLICE)
+
+
+def _positions(maps_NDHW: np.ndarray) -> int:
+    return int(np.prod(maps_NDHW.shape[2:]))

@@ -57,12 +57,13 @@ class MapArray:
             metadata = json.loads(location.read_bytes(file))
             self.shape = tuple(int(n) for n in metadata["shape"])
             self.dims = tuple(str(dim) for dim in metadata["dimension_names"])
+            self._per_shard = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][1])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise DatasetError(f"{location.shown(file)} is damaged: {error}") from None
-        if metadata.get("data_type") not in codecs.DTYPES[codec] or len(self.shape) != 5:
+        if metadata.get("data_type") != codecs.DTYPES[codec] or len(self.shape) != 5:
             raise DatasetError(
                 f"{location.shown(file)} is damaged: {len(self.shape)} axes of {metadata.get('data_type')}, "
-                f"not 5 of {' or '.join(codecs.DTYPES[codec])}"
+                f"not 5 of {codecs.DTYPES[codec]}"
             )
         layout, self.reason = ShardLayout.parse(metadata)
         self._shards: ShardReader | None = None
@@ -129,11 +130,29 @@ class MapArray:
         return out
 
     def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray) -> np.ndarray:
-        return codecs.dequantise(numbers_UDHW, self._scale_RD[row])
+        scale_RSD, zero_point_RSD = self._q8
+        shard_U = image_U // self._per_shard
+        shards = np.unique(shard_U).tolist()
+        if len(shards) == 1:
+            return codecs.dequantise(numbers_UDHW, scale_RSD[row, shards[0]], zero_point_RSD[row, shards[0]])
+        maps_UDHW = np.empty(numbers_UDHW.shape, np.float16)
+        for shard in shards:  # each has a scale of its own
+            here_U = shard_U == shard
+            maps_UDHW[here_U] = codecs.dequantise(
+                numbers_UDHW[here_U], scale_RSD[row, shard], zero_point_RSD[row, shard]
+            )
+        return maps_UDHW
 
     @cached_property
-    def _scale_RD(self) -> np.ndarray:
-        return np.asarray(codecs.open_array(self._group(), codecs.scale_name(self.name))[...])
+    def _q8(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point, each [row, shard, channel]."""
+        group, expected = self._group(), (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2])
+        found = [codecs.open_array(group, of(self.name)) for of in (codecs.scale_name, codecs.zero_point_name)]
+        for array in found:
+            if array.shape != expected:
+                raise DatasetError(f"{self.location.shown(array.path)} has the shape {array.shape}, not {expected}")
+        scale_RSD, zero_point_RSD = (np.asarray(array[...]) for array in found)
+        return scale_RSD, zero_point_RSD
 
     def _read_by_zarr(self, row: int, image_U: np.ndarray) -> np.ndarray:
         array = self._zarr()

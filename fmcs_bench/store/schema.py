@@ -4,11 +4,12 @@
 dataset.json                    manifest, written last
 maps.zarr/                      Zarr v3
   image_id label split          [image]
-  run-<seed>/image              [run image]: position in image_id, label, split
-  run-<seed>/feature_maps       [stage, run image, channel, y, x] float16; codec q8: uint8 or int8
-  run-<seed>/feature_maps_scale [stage, channel] float32, codec q8 only: value = stored number * scale
+  run-<seed>/image              [run image]: position in image_id, label, split; split by split
+  run-<seed>/feature_maps       [stage, run image, channel, y, x] float16; codec q8: uint8
+  run-<seed>/feature_maps_scale feature_maps_zero_point   [stage, shard, channel] float32 and uint8, codec q8 only:
+                                value = (stored number - zero point) * scale
   run-<seed>/step epoch train_loss validation_accuracy   [stage]
-  run-<test seed>/trajectory_maps    [checkpoint, trajectory image, channel, y, x]; and its scale, as above
+  run-<test seed>/trajectory_maps    [checkpoint, trajectory image, channel, y, x]; scale and zero point as above
   run-<test seed>/trajectory_image   [trajectory image]: position in image_id, label, split
 checkpoints/run-<seed>/stage-<k>.safetensors
 trajectories/run-<seed>.json
@@ -24,6 +25,7 @@ from pydantic import Field
 from fmcs_bench import files
 from fmcs_bench.config import BuildConfig, Options
 from fmcs_bench.environment import Environment, Sha256
+from fmcs_bench.images import SPLITS
 from fmcs_bench.trajectory import Run
 
 SCHEMA_VERSION = 1
@@ -36,6 +38,11 @@ NUM_TRAJECTORY_IMAGES = 64
 """Test images whose maps are kept at every checkpoint of the test run (fewer where the split has fewer)."""
 
 Role = Literal["training", "validation", "test"]
+
+
+def splits_of(role: Role) -> tuple[str, ...]:
+    """Splits whose images a run holds, in the order of its arrays: held-out runs have no train images."""
+    return SPLITS if role == "training" else SPLITS[1:]
 
 
 def run_group(seed: int) -> str:

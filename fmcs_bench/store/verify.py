@@ -29,8 +29,8 @@ OTHER_HARDWARE = 2.0**-7
 """And as a share of the map's largest value: sums in another order, TF32. The codec q8 adds half its scale."""
 
 Fault = Callable[[str], None]
-ArrayPlan = tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]
-"""Shape, allowed dtypes, names of the dimensions."""
+ArrayPlan = tuple[tuple[int, ...], str, tuple[str, ...]]
+"""Shape, dtype, names of the dimensions."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Verifier:
     def check_arrays(self, fault: Fault) -> str:
         """Every array has its shape, type and names of dimensions; every run the images of its splits."""
         planned = self._planned_arrays()
-        for name, (shape, dtypes, dimensions) in planned.items():
+        for name, (shape, dtype, dimensions) in planned.items():
             with guarded(fault, name):
                 array = self.dataset.array(name)
                 for what, found, expected in (
@@ -192,8 +192,11 @@ class Verifier:
                 ):
                     if tuple(found or ()) != expected:
                         fault(f"{name} has the {what} {found}, not {expected}")
-                if str(array.dtype) not in dtypes:
-                    fault(f"{name} has the type {array.dtype}, not {' or '.join(dtypes)}")
+                if str(array.dtype) != dtype:
+                    fault(f"{name} has the type {array.dtype}, not {dtype}")
+                whole = (1, *shape[2:])
+                if len(shape) == 5 and any((n[0], *n[2:]) != whole for n in (array.shards or (0,), array.chunks)):
+                    fault(f"{name} is not made of shards and chunks of whole maps of one row")
                 if array.shards is not None:
                     # Zarr reads a missing shard as zeros.
                     grid = [range(-(-n // m)) for n, m in zip(array.shape[:2], array.shards[:2], strict=True)]
@@ -211,8 +214,8 @@ class Verifier:
         for run in self.manifest.runs:
             with guarded(fault, f"images of run {run.seed}"):
                 image_N = self.values(f"{schema.run_group(run.seed)}/image")
-                allowed = range(len(SPLITS)) if run.role == "training" else range(1, len(SPLITS))
-                if not np.array_equal(image_N, np.flatnonzero(np.isin(splits_N, allowed))):
+                indices = [SPLITS.index(split) for split in schema.splits_of(run.role)]
+                if not np.array_equal(image_N, np.concatenate([np.flatnonzero(splits_N == i) for i in indices])):
                     train = int((splits_N[image_N] == 0).sum())
                     also = f" and holds {train:,} train images" if train and run.role != "training" else ""
                     fault(f"run {run.seed} ({run.role}) does not hold the images of its splits, each once{also}")
@@ -231,8 +234,8 @@ class Verifier:
                 with guarded(fault, name):
                     stored = self.dataset.array(name)
                     if self.config.codec == "q8":
-                        scale_KD = self.values(codecs.scale_name(name))
-                        if not (np.isfinite(scale_KD).all() and (scale_KD >= 0).all()):
+                        scale_RSD = self.values(codecs.scale_name(name))
+                        if not (np.isfinite(scale_RSD).all() and (scale_RSD >= 0).all()):
                             fault(f"{codecs.scale_name(name)} has values that are not finite or are below 0")
                         largest = max(largest, schema.MapError.from_json(stored.attrs["error"]).largest)
                     num_maps += stored.shape[0] * stored.shape[1]
@@ -270,25 +273,29 @@ class Verifier:
         """Maps at the checkpoints that end a stage stand in two arrays, which must agree."""
         group = schema.run_group(run.seed)
         steps = [checkpoint.step for checkpoint in self.dataset.run_file(run.seed).run.checkpoints]
-        place_N = np.searchsorted(self.values(f"{group}/image"), self.values(f"{group}/trajectory_image"))
+        place = {int(image): i for i, image in enumerate(self.values(f"{group}/image"))}
+        place_N = np.array([place[int(image)] for image in self.values(f"{group}/trajectory_image")])
         for row, stage in enumerate(run.stages):
             along = steps.index(stage.step)
             of_stage_NDHW = self.dataset.read_maps(run.seed, "feature_maps", row, 0, int(place_N.max()) + 1)[place_N]
             along_NDHW = self.dataset.read_maps(run.seed, "trajectory_maps", along)
-            half_step_DHW = self.half_step(run.seed, "feature_maps", row) + self.half_step(
-                run.seed, "trajectory_maps", along
+            half_step_NDHW = self.half_step(run.seed, "feature_maps", row, place_N) + self.half_step(
+                run.seed, "trajectory_maps", along, np.arange(len(place_N))
             )
-            if (excess(of_stage_NDHW, along_NDHW.astype(np.float32), half_step_DHW) > 1).any():
+            if (excess(of_stage_NDHW, along_NDHW.astype(np.float32), half_step_NDHW) > 1).any():
                 fault(
                     f"run {run.seed}: the maps of stage {row + 1} are not those of checkpoint {along} of the trajectory"
                 )
 
-    def half_step(self, seed: int, array: str, row: int) -> np.ndarray:
-        """Half of q8's scale [D, 1, 1]; 0 for the other codecs."""
+    def half_step(self, seed: int, array: str, row: int, place_N: np.ndarray) -> np.ndarray:
+        """Half of q8's scale for images at these places of the run [N, D, 1, 1]; 0 for the other codecs."""
         if self.config.codec != "q8":
-            return np.zeros((1, 1, 1), np.float32)
-        scale_RD = self.values(codecs.scale_name(f"{schema.run_group(seed)}/{array}"))
-        return np.asarray(scale_RD[row, :, None, None] / 2)
+            return np.zeros((1, 1, 1, 1), np.float32)
+        name = f"{schema.run_group(seed)}/{array}"
+        shards = self.dataset.array(name).shards
+        assert shards is not None  # another layout is a fault that check_arrays has found
+        scale_SD = self.values(codecs.scale_name(name))[row]
+        return np.asarray(scale_SD[place_N // shards[1], :, None, None] / 2)
 
     def values(self, name: str) -> np.ndarray:
         """All values of a small array."""
@@ -299,32 +306,31 @@ class Verifier:
         num_images = sum(self.manifest.images.num_images.values())
         num_held_out = num_images - self.manifest.images.num_images.get("train", 0)
         plan: dict[str, ArrayPlan] = {
-            name: ((num_images,), (dtype,), ("image",))
+            name: ((num_images,), dtype, ("image",))
             for name, dtype in (("image_id", "int64"), ("label", "int64"), ("split", "uint8"))
         }
         num_stages = self.config.stages
         for run in self.manifest.runs:
             group = schema.run_group(run.seed)
             num = num_images if run.role == "training" else num_held_out
-            plan[f"{group}/image"] = ((num,), ("int64",), ("image",))
-            plan[f"{group}/step"] = ((num_stages,), ("int64",), ("stage",))
+            plan[f"{group}/image"] = ((num,), "int64", ("image",))
+            plan[f"{group}/step"] = ((num_stages,), "int64", ("stage",))
             for name in ("epoch", "train_loss", "validation_accuracy"):
-                plan[f"{group}/{name}"] = ((num_stages,), ("float64",), ("stage",))
+                plan[f"{group}/{name}"] = ((num_stages,), "float64", ("stage",))
             sizes = {"feature_maps": (num_stages, num)}
             if run.role == "test":
                 num_few = run.num_trajectory_maps // max(1, run.num_checkpoints)
-                plan[f"{group}/trajectory_image"] = ((num_few,), ("int64",), ("trajectory_image",))
+                plan[f"{group}/trajectory_image"] = ((num_few,), "int64", ("trajectory_image",))
                 sizes["trajectory_maps"] = (run.num_checkpoints, num_few)
             for name, size in sizes.items():
                 dimensions = (*DIMENSIONS[name], "channel", "y", "x")
-                plan[f"{group}/{name}"] = (
-                    (*size, *self.manifest.map_shape),
-                    codecs.DTYPES[self.config.codec],
-                    dimensions,
-                )
+                dtype = codecs.DTYPES[self.config.codec]
+                plan[f"{group}/{name}"] = ((*size, *self.manifest.map_shape), dtype, dimensions)
                 if self.config.codec == "q8":
-                    shape = (size[0], self.manifest.map_shape[0])
-                    plan[codecs.scale_name(f"{group}/{name}")] = (shape, ("float32",), (dimensions[0], "channel"))
+                    shards = self.dataset.array(f"{group}/{name}").shards
+                    small = (size[0], -(-size[1] // shards[1]) if shards else 0, self.manifest.map_shape[0])
+                    for of, small_dtype in ((codecs.scale_name, "float32"), (codecs.zero_point_name, "uint8")):
+                        plan[of(f"{group}/{name}")] = (small, small_dtype, (dimensions[0], "shard", "channel"))
         return plan
 
 
@@ -336,10 +342,10 @@ def _same_stages(a: schema.RunFile, b: schema.RunFile) -> bool:
     return bool(np.allclose(of_a, of_b, rtol=1e-6, atol=1e-9))
 
 
-def excess(stored_NDHW: np.ndarray, again_NDHW: np.ndarray, half_step_DHW: np.ndarray) -> np.ndarray:
+def excess(stored_NDHW: np.ndarray, again_NDHW: np.ndarray, half_step_NDHW: np.ndarray) -> np.ndarray:
     """Largest difference of each map, as a multiple of what is allowed [N]; infinite where a value is not finite."""
     largest_N = np.abs(again_NDHW).max(axis=(1, 2, 3))
-    allowed_NDHW = ROUNDING * np.abs(again_NDHW) + OTHER_HARDWARE * largest_N[:, None, None, None] + half_step_DHW
+    allowed_NDHW = ROUNDING * np.abs(again_NDHW) + OTHER_HARDWARE * largest_N[:, None, None, None] + half_step_NDHW
     difference_NDHW = np.abs(stored_NDHW.astype(np.float32) - again_NDHW)
     otherwise_NDHW = np.where(difference_NDHW == 0, np.float32(0), np.float32(np.inf))
     share_NDHW = np.divide(difference_NDHW, allowed_NDHW, out=otherwise_NDHW, where=allowed_NDHW > 0)

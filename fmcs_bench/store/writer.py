@@ -1,56 +1,80 @@
 """Writes an FMCS dataset: arrays shard by shard, the manifest last.
 
+Flow: a block (the maps of one shard's images at some stages) -> threads, one shard file each -> the block's note, which
+says that it is done -> when all are done, the small arrays of the lossy codec.
 A dataset without its manifest is unfinished. Every run is one Zarr group, so that runs can be written apart.
-K stages, N images, D channels, H height, W width.
+K stages (or checkpoints) of a block, N images, D channels, H height, W width.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import zarr
+from safetensors.numpy import load, save
 from zarr.codecs import ZstdCodec
 
 from fmcs_bench import files
 from fmcs_bench.errors import DatasetError
 from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.shard_file import write_shard
 
 DIMENSIONS = {"feature_maps": ("stage", "image"), "trajectory_maps": ("checkpoint", "trajectory_image")}
 """First two dimensions of the arrays of maps; channel, y and x follow."""
+LARGEST_SHARD = 2**26
+CHUNK_BYTES = 2**17
+
+
+@dataclass
+class _Pending:
+    """A block whose shards are being written."""
+
+    note: Path
+    shards: list[Future[dict[str, np.ndarray]]] = field(default_factory=list)
 
 
 class DatasetWriter:
-    """Creates the arrays of one FMCS dataset.
+    """Creates and fills the arrays of one FMCS dataset; a context manager that ends its threads.
 
     Args:
         path: folder of the dataset.
         map_shape: (D, H, W).
         codec: ``zstd``, ``pco`` or ``q8``; see ``fmcs_bench.store.codecs``.
+        num_threads: that encode and write shards; None is one for each core, up to 16.
     """
 
-    def __init__(self, path: Path, map_shape: tuple[int, int, int], codec: str = "zstd") -> None:
+    def __init__(
+        self, path: Path, map_shape: tuple[int, int, int], codec: str = "zstd", *, num_threads: int | None = None
+    ) -> None:
         codecs.require(codec)
         self.path = path
         self.map_shape = map_shape
         self.codec = codec
+        self.maps_per_shard, self.maps_per_chunk = shard_sizes(map_shape)
+        self._encode = codecs.encoder(codec)
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
+        self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-writer")
+        self._pending: _Pending | None = None
 
-    @property
-    def maps_per_shard(self) -> int:
-        """Maps of one stage that lie in one shard file; the unit in which maps must be written."""
-        return self._sizes()[0]
+    def __enter__(self) -> Self:
+        return self
 
-    def _sizes(self) -> tuple[int, int]:
-        """Maps in a shard and in an inner chunk: small maps are packed more closely, for files of 4 to 64 MB."""
-        map_bytes = 2 * int(np.prod(self.map_shape))
-        if map_bytes < 16_384:
-            return 4096, 256
-        return 256, 32 if map_bytes < 65_536 else 8
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
     def write_images(self, images: ImageDataset) -> None:
         """Write id, label and split of every image."""
@@ -58,118 +82,122 @@ class DatasetWriter:
         for name, values in (("image_id", images.ids_N), ("label", images.labels_N), ("split", images.splits_N)):
             self._small(self._root, name, values, "image")
 
-    def start_run(self, seed: int, stages: tuple[schema.Stage, ...], image_N: np.ndarray) -> None:
-        """Create a run's group; what an interrupted build left of it is replaced.
+    def start_run(
+        self,
+        seed: int,
+        stages: tuple[schema.Stage, ...],
+        image_N: np.ndarray,
+        *,
+        num_checkpoints: int = 0,
+        trajectory_image_N: np.ndarray | None = None,
+    ) -> None:
+        """Create a run's group; what an earlier build left of it is replaced.
 
         Args:
             seed: of the run.
             stages: its K stages.
             image_N: int64, positions of its images in ``image_id``.
+            num_checkpoints: of the test run, whose maps are kept at every checkpoint.
+            trajectory_image_N: int64, positions of the images whose maps are kept there.
         """
+        self.flush()
+        notes = self._notes(seed)
+        for note in notes.glob("*/*"):
+            note.unlink()
         group = self._root.create_group(schema.run_group(seed), overwrite=True)
         self._small(group, "image", image_N.astype(np.int64), "image")
         for name, dtype in (
             ("step", np.int64), ("epoch", np.float64), ("train_loss", np.float64), ("validation_accuracy", np.float64)
         ):  # fmt: skip
             self._small(group, name, np.array([getattr(stage, name) for stage in stages], dtype), "stage")
-        self._maps(seed, "feature_maps", len(stages), len(image_N))
+        self._maps(group, "feature_maps", len(stages), len(image_N))
+        if trajectory_image_N is not None:
+            self._small(group, "trajectory_image", trajectory_image_N.astype(np.int64), "trajectory_image")
+            self._maps(group, "trajectory_maps", num_checkpoints, len(trajectory_image_N))
 
-    def start_trajectory(self, seed: int, num_checkpoints: int, image_N: np.ndarray) -> None:
-        """Create the arrays for the maps of a few images at every checkpoint of a run that ``start_run`` created."""
-        group = self._group(seed)
-        self._small(group, "trajectory_image", image_N.astype(np.int64), "trajectory_image")
-        self._maps(seed, "trajectory_maps", num_checkpoints, len(image_N))
+    def num_rows(self, seed: int, array: str) -> int:
+        """Stages, or checkpoints, of an array."""
+        return int(codecs.open_array(self._group(seed), array).shape[0])
 
-    def write(self, seed: int, array: str, row: int, start: int, maps_NDHW: np.ndarray) -> None:
-        """Write the maps of consecutive images, a whole shard or the rest of the array; ``finish`` ends an array.
+    def missing(self, seed: int, array: str, first_row: int, num_images: int) -> list[int]:
+        """Positions of the first image of the blocks that are not written yet, in order."""
+        starts = range(0, num_images, self.maps_per_shard)
+        return [start for start in starts if not self._note(seed, array, first_row, start).exists()]
+
+    def write(self, seed: int, array: str, first_row: int, start: int, block_KNDHW: np.ndarray) -> None:
+        """Write a block: the maps of one shard's images at neighbouring rows. Threads go on after the call returns.
+
+        At most one block is being written at a time: the call waits for the block before. ``block_KNDHW`` must stay as
+        it is until the next call, or ``flush``, has returned.
 
         Args:
             seed: of the run.
             array: ``feature_maps`` or ``trajectory_maps``.
-            row: position of the stage or checkpoint, from 0.
+            first_row: position of the first stage or checkpoint, from 0.
             start: position of the first image; a multiple of ``maps_per_shard``.
-            maps_NDHW: float16, finite.
+            block_KNDHW: float16, finite; a whole shard of images, or the rest of the array.
 
         Raises:
-            DatasetError: a value is not finite (float16 ends at 65,504).
+            DatasetError: a value of this block or of the one before is not finite (float16 ends at 65,504).
+            OSError: the block before could not be written.
         """
-        if not np.isfinite(maps_NDHW).all():
-            raise DatasetError(
-                f"run {seed}: a feature map at position {row} is not finite in float16 (largest: 65,504)"
-            )
-        target = codecs.open_array(self._target_group(seed), array)
-        stop = start + len(maps_NDHW)
+        target = codecs.open_array(self._group(seed), array)
+        stop = start + block_KNDHW.shape[1]
         if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != target.shape[1]):
             raise ValueError(f"images {start} to {stop} are no whole shards of {self.maps_per_shard}")
-        target[row, start:stop] = maps_NDHW
+        folder = self.path / schema.MAPS / schema.run_group(seed) / array / "c"
+        self.flush()
+        self._pending = _Pending(self._note(seed, array, first_row, start))
+        for k, maps_NDHW in enumerate(block_KNDHW):
+            row, shard = first_row + k, start // self.maps_per_shard
+            file = folder / str(row) / str(shard) / "0" / "0" / "0"
+            self._pending.shards.append(self._pool.submit(self._write_shard, file, maps_NDHW, f"run {seed}, row {row}"))
 
-    def _group(self, seed: int) -> zarr.Group:
-        group = self._root[schema.run_group(seed)]
-        if not isinstance(group, zarr.Group):
-            raise TypeError(f"{group.path} is no group")
-        return group
+    def flush(self) -> None:
+        """Wait until all shards are on the disk, and note that their block is done.
 
-    def _small(self, group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
-        array = group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape),
-            dimension_names=dimensions, compressors=ZstdCodec(level=codecs.ZSTD_LEVEL), overwrite=True,
-        )  # fmt: skip
-        array[...] = values
-
-    def _maps(self, seed: int, name: str, rows: int, num: int) -> None:
-        self._create(self._target_group(seed), name, "zstd" if self.codec == "q8" else self.codec, "float16", rows, num)
-
-    def _create(self, group: zarr.Group, name: str, codec: str, dtype: str, rows: int, num: int) -> zarr.Array[Any]:
-        per_shard, per_chunk = self._sizes()
-        return codecs.create_maps(
-            group,
-            name,
-            codec,
-            dtype,
-            (rows, num, *self.map_shape),
-            per_shard=per_shard,
-            per_chunk=per_chunk,
-            dimensions=DIMENSIONS[name],
-        )
-
-    def _target_group(self, seed: int) -> zarr.Group:
-        """Where maps are written: the run's group, or, for q8, a store in the work folder until ``finish``."""
-        return zarr.open_group(self._waiting(seed), mode="a") if self.codec == "q8" else self._group(seed)
-
-    def _waiting(self, seed: int) -> Path:
-        return self.path / schema.WORK / f"{schema.run_group(seed)}-maps.zarr"
+        Raises:
+            DatasetError: a value is not finite.
+            OSError: a shard could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            parts = [shard.result() for shard in pending.shards]
+        finally:
+            for shard in pending.shards:
+                shard.cancel()
+        names = parts[0]
+        files.write_atomically(pending.note, save({name: np.stack([part[name] for part in parts]) for name in names}))
 
     def finish(self, seed: int, array: str) -> None:
-        """End an array of which all maps were written.
+        """End an array of which all blocks were written.
 
-        The scale of q8 depends on all maps of a row. They wait as float16 on the disk until the range is known:
-        computing them twice would cost more time, and holding them memory that grows with the number of images.
-
-        Args:
-            seed: of the run.
-            array: ``feature_maps`` or ``trajectory_maps``.
+        Raises:
+            OSError: the last block could not be written.
         """
+        self.flush()
         if self.codec != "q8":
             return
-        waiting = codecs.open_array(self._target_group(seed), array)
-        low_RD, high_RD = (np.empty((waiting.shape[0], self.map_shape[0]), np.float16) for _ in range(2))
-        low_RD[:], high_RD[:] = np.inf, -np.inf
-        for row, _, maps_NDHW in self._shards(waiting):
-            np.minimum(low_RD[row], maps_NDHW.min(axis=(0, 2, 3)), out=low_RD[row])
-            np.maximum(high_RD[row], maps_NDHW.max(axis=(0, 2, 3)), out=high_RD[row])
-        dtype, scale_RD = codecs.choose_scale(low_RD, high_RD)
         group = self._group(seed)
-        self._small(group, codecs.scale_name(array), scale_RD, DIMENSIONS[array][0], "channel")
-        target = self._create(group, array, "q8", dtype, *waiting.shape[:2])
-        largest, total = 0.0, 0.0
-        for row, start, maps_NDHW in self._shards(waiting):
-            numbers_NDHW = codecs.quantise(maps_NDHW, scale_RD[row], dtype)
-            target[row, start : start + len(maps_NDHW)] = numbers_NDHW
-            error_NDHW = np.abs(codecs.dequantise(numbers_NDHW, scale_RD[row]).astype(np.float32) - maps_NDHW)
-            largest, total = max(largest, float(error_NDHW.max())), total + float(error_NDHW.sum(dtype=np.float64))
-        error = schema.MapError(largest=largest, mean=total / target.size)
-        target.attrs.update({"scale": codecs.scale_name(array), "error": error.to_json()})
-        shutil.rmtree(self._waiting(seed) / array)
+        target = codecs.open_array(group, array)
+        shape = (target.shape[0], -(-target.shape[1] // self.maps_per_shard))
+        scale_RSD = np.empty((*shape, self.map_shape[0]), np.float32)
+        zero_point_RSD = np.empty((*shape, self.map_shape[0]), np.uint8)
+        largest_RS, sum_RS = np.empty(shape), np.empty(shape)
+        for note in (self._notes(seed) / array).iterdir():
+            first_row, start = map(int, note.stem.split("-"))
+            parts = load(note.read_bytes())
+            where = slice(first_row, first_row + len(parts["scale"])), start // self.maps_per_shard
+            scale_RSD[where], zero_point_RSD[where] = parts["scale"], parts["zero_point"]
+            largest_RS[where], sum_RS[where] = parts["largest_error"], parts["sum_of_errors"]
+        dimensions = DIMENSIONS[array][0], "shard", "channel"
+        self._small(group, codecs.scale_name(array), scale_RSD, *dimensions)
+        self._small(group, codecs.zero_point_name(array), zero_point_RSD, *dimensions)
+        error = schema.MapError(largest=float(largest_RS.max()), mean=float(sum_RS.sum()) / target.size)
+        names = {"scale": codecs.scale_name(array), "zero_point": codecs.zero_point_name(array)}
+        target.attrs.update({**names, "error": error.to_json()})
 
     def map_error(self) -> schema.MapError | None:
         """Error of all maps that were written and finished; None where the codec loses nothing.
@@ -185,11 +213,84 @@ class DatasetWriter:
         size = sum(array.size for array in written)
         return schema.MapError(largest=max(error.largest for error in errors), mean=total / size)
 
-    def _shards(self, array: zarr.Array[Any]) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Row, position of the first image, and maps [N, D, H, W] of each shard."""
-        for row in range(array.shape[0]):
-            for start in range(0, array.shape[1], self.maps_per_shard):
-                yield row, start, np.asarray(array[row, start : start + self.maps_per_shard])
+    def _write_shard(self, file: Path, maps_NDHW: np.ndarray, where: str) -> dict[str, np.ndarray]:
+        """Write one shard; returns what its block's note keeps of it."""
+        if not is_finite(maps_NDHW):
+            raise DatasetError(f"{where}: a feature map is not finite in float16 (largest: 65,504)")
+        kept: dict[str, np.ndarray] = {"num_images": np.array(len(maps_NDHW))}
+        if self.codec == "q8":
+            packed = codecs.quantise(maps_NDHW)
+            maps_NDHW = packed.numbers_NDHW
+            kept |= {
+                "scale": packed.scale_D,
+                "zero_point": packed.zero_point_D,
+                "largest_error": np.array(packed.largest_error),
+                "sum_of_errors": np.array(packed.sum_of_errors),
+            }
+        write_shard(file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode)
+        return kept
+
+    def _notes(self, seed: int) -> Path:
+        return self.path / schema.WORK / f"{schema.run_group(seed)}-blocks"
+
+    def _note(self, seed: int, array: str, first_row: int, start: int) -> Path:
+        return self._notes(seed) / array / f"{first_row}-{start}.safetensors"
+
+    def _group(self, seed: int) -> zarr.Group:
+        group = self._root[schema.run_group(seed)]
+        if not isinstance(group, zarr.Group):
+            raise TypeError(f"{group.path} is no group")
+        return group
+
+    def _small(self, group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
+        array = group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape),
+            dimension_names=dimensions, compressors=ZstdCodec(level=codecs.ZSTD_LEVEL), overwrite=True,
+        )  # fmt: skip
+        array[...] = values
+
+    def _maps(self, group: zarr.Group, name: str, rows: int, num: int) -> zarr.Array[Any]:
+        return codecs.create_maps(
+            group,
+            name,
+            self.codec,
+            (rows, num, *self.map_shape),
+            per_shard=self.maps_per_shard,
+            per_chunk=self.maps_per_chunk,
+            dimensions=DIMENSIONS[name],
+        )
+
+
+def shard_sizes(map_shape: Sequence[int]) -> tuple[int, int]:
+    """Maps in a shard, the unit in which maps are written, and in an inner chunk, the unit in which they are read.
+
+    Shards have 4 to 64 MB before compression, and inner chunks about 128 KB, both as ``benchmarks/read.py`` and
+    ``benchmarks/build.py`` found good: a random map costs the decoding of one chunk.
+
+    Example:
+        >>> shard_sizes((1024, 7, 7)), shard_sizes((64, 4, 4)), shard_sizes((256, 56, 56))
+        ((256, 1), (4096, 64), (32, 1))
+    """
+    map_bytes = 2 * int(np.prod(map_shape))
+    per_shard = min(4096 if map_bytes < 16_384 else 256, _power_of_two(LARGEST_SHARD // map_bytes))
+    return per_shard, min(256, per_shard, _power_of_two(CHUNK_BYTES // map_bytes))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is not larger; at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def is_finite(maps_NDHW: np.ndarray) -> bool:
+    """Whether all values of a C-contiguous float16 array are finite, by their bits: NumPy's own test is far slower.
+
+    Example:
+        >>> is_finite(np.array([0, 65504, -1], np.float16)), is_finite(np.array([1, -np.inf], np.float16))
+        (True, False)
+    """
+    bits = maps_NDHW.reshape(-1).view(np.uint16)
+    step = 2**20
+    return all(int((bits[i : i + step] & 0x7FFF).max(initial=0)) < 0x7C00 for i in range(0, len(bits), step))
 
 
 def list_files(path: Path) -> dict[str, schema.FileEntry]:
