@@ -62,20 +62,22 @@ class Location:
     def __init__(self, place: str | Path) -> None:
         self.local: Path | None = None if is_url(place) else Path(place)
         self._url = ""
+        self._secrets: list[str] = []
         if self.local is None:
             self._open_url(str(place).rstrip("/"))
 
     def _open_url(self, url: str) -> None:
         shown = without_secrets(url)
+        self._secrets = _secrets(url)
         if "?" in url or "#" in url:
             raise ConfigError(f"{shown} was given with a query or a fragment; a folder of files has neither")
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise ConfigError(f"{shown} needs a package that is not installed: {without_secrets(str(error))}") from None
+            raise ConfigError(f"{shown} needs a package that is not installed: {self._hide(error)}") from None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise ConfigError(
-                f"{shown} cannot be opened: {without_secrets(str(error))}; give a folder, or a URL such as "
+                f"{shown} cannot be opened: {self._hide(error)}; give a folder, or a URL such as "
                 "hf://datasets/owner/name, s3://bucket/name or https://host/name"
             ) from None
         if isinstance(self._fs, LocalFileSystem):
@@ -118,7 +120,7 @@ class Location:
         except FileNotFoundError:
             raise MissingDataError(f"{self.shown(name)} does not exist") from None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise _unreadable(self.shown(name), error) from None
+            raise self.unreadable(self.shown(name), error) from None
 
     def sizes(self, names: Collection[str]) -> dict[str, int] | None:
         """Size of these files, by name, without those that are missing; None where the protocol has no listing.
@@ -138,7 +140,7 @@ class Location:
         except NotImplementedError:
             return None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise _unreadable(str(self), error) from None
+            raise self.unreadable(str(self), error) from None
         root = self._root.lstrip("/") + "/"
         return {name.lstrip("/").removeprefix(root): int(info["size"]) for name, info in found.items()}
 
@@ -149,11 +151,24 @@ class Location:
             name: of the store's folder inside this one.
             expected: paths inside the store of all files that must be there.
         """
+        store: Store
         if self.local is not None:
-            return _StrictStore(LocalStore(self.local / name, read_only=True), self.shown(name), expected)
-        return _StrictStore(
-            FsspecStore.from_url(f"{self._url}/{name}", read_only=True), self.shown(name), expected
-        )  # fmt: skip
+            store = LocalStore(self.local / name, read_only=True)
+        else:
+            store = FsspecStore.from_url(f"{self._url}/{name}", read_only=True)
+        return _StrictStore(store, self, name, expected)
+
+    def unreadable(self, what: str, error: Exception) -> FmcsBenchError:
+        """Our error for one of a library, without secrets; ours stay as they are."""
+        if isinstance(error, FmcsBenchError):
+            return error
+        return DatasetError(f"{what} cannot be read: {type(error).__name__}: {self._hide(error)}")
+
+    def _hide(self, error: Exception) -> str:
+        text = without_secrets(str(error))
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 class _StrictStore(WrapperStore[Store]):
@@ -161,24 +176,26 @@ class _StrictStore(WrapperStore[Store]):
 
     Args:
         store: does the reading.
-        shown: its name in messages.
+        location: of the dataset.
+        name: of the store's folder there.
         expected: keys that must be there.
     """
 
-    def __init__(self, store: Store, shown: str, expected: Collection[str]) -> None:
+    def __init__(self, store: Store, location: Location, name: str, expected: Collection[str]) -> None:
         super().__init__(store)
-        self._shown, self._expected = shown, frozenset(expected)
+        self._location, self._name, self._expected = location, name, frozenset(expected)
 
     def _with_store(self, store: Store) -> _StrictStore:
-        return _StrictStore(store, self._shown, self._expected)
+        return _StrictStore(store, self._location, self._name, self._expected)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        file = self._location.shown(f"{self._name}/{key}")
         try:
             value = await self._store.get(key, prototype, byte_range)
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise _unreadable(f"{self._shown}/{key}", error) from None
+            raise self._location.unreadable(file, error) from None
         if value is None and key in self._expected:
-            raise DatasetError(f"{self._shown}/{key} is missing")
+            raise DatasetError(f"{file} is missing")
         return value
 
 
@@ -193,7 +210,7 @@ def stays_inside(name: str) -> bool:
     return bool(name) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:?#%]", name)
 
 
-def _unreadable(what: str, error: Exception) -> FmcsBenchError:
-    if isinstance(error, FmcsBenchError):
-        return error
-    return DatasetError(f"{what} cannot be read: {type(error).__name__}: {without_secrets(str(error))}")
+def _secrets(url: str) -> list[str]:
+    """User with password, and password, as they stand in a URL: libraries repeat parts of it in their messages."""
+    found = re.search(r"://([^/@]*:([^/@]+))@", url)
+    return [found[1] + "@", found[2]] if found else []

@@ -114,7 +114,7 @@ class MapArray:
         """
         if self._shards is not None:
             num = min(self.unit, self.shape[1] - unit * self.unit)
-            is_whole = len(take_U) == num and bool((take_U == np.arange(num)).all())
+            is_whole = len(take_U) == num and (num == 1 or bool((take_U == np.arange(num)).all()))
             target = out if is_whole and self.codec != "q8" else None
             stored = self._shards.read_chunk(row, unit, target)
             if target is not None:
@@ -206,32 +206,23 @@ class Job:
     take_U: np.ndarray
     place_U: np.ndarray
 
-    def run(self, out_BNDHW: Sequence[np.ndarray]) -> None:
-        """Read the maps into parts of equal length (the last may be shorter), float16 [N, D, H, W] each."""
-        part_U, inner_U = np.divmod(self.place_U, len(out_BNDHW[0]))
-        first, last = int(inner_U[0]), int(inner_U[-1]) + 1
-        if len(inner_U) == 1 or (part_U[0] == part_U[-1] and (np.diff(self.place_U) == 1).all()):
-            self.array.read_unit(self.row, self.unit, self.take_U, out_BNDHW[part_U[0]][first:last])
-            return
-        maps_UDHW = self.array.read_unit(self.row, self.unit, self.take_U)
-        if len(out_BNDHW) == 1:
-            out_BNDHW[0][inner_U] = maps_UDHW
-            return
-        for maps_DHW, part, inner in zip(maps_UDHW, part_U.tolist(), inner_U.tolist(), strict=True):
-            out_BNDHW[part][inner] = maps_DHW
+    def run(self, out_MDHW: np.ndarray) -> None:
+        """Read the maps to their places in a float16 array [M, D, H, W]."""
+        first = int(self.place_U[0])
+        if len(self.place_U) == 1 or (np.diff(self.place_U) == 1).all():
+            self.array.read_unit(self.row, self.unit, self.take_U, out_MDHW[first : first + len(self.place_U)])
+        else:
+            out_MDHW[self.place_U] = self.array.read_unit(self.row, self.unit, self.take_U)
 
 
-def plan(
-    arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, image_M: np.ndarray, *, first_place: int = 0
-) -> list[Job]:
-    """Jobs that read M maps, each unit once; map m goes to the place ``first_place + m``.
+def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, image_M: np.ndarray) -> list[Job]:
+    """Jobs that read M maps, each unit once; map m goes to the place m.
 
     Args:
         arrays: that the maps are in.
         source_M: int64, which of them.
         row_M: int64, position of the stage or checkpoint.
         image_M: int64, position on the second axis.
-        first_place: of the result.
     """
     if not len(source_M):
         return []
@@ -246,7 +237,7 @@ def plan(
         of_unit = order_M[start:stop]
         m = of_unit[0]
         array = arrays[source_M[m]]
-        jobs.append(Job(array, int(row_M[m]), int(unit_M[m]), take_M[of_unit], of_unit + first_place))
+        jobs.append(Job(array, int(row_M[m]), int(unit_M[m]), take_M[of_unit], of_unit))
     return jobs
 
 
@@ -259,10 +250,10 @@ def tasks(jobs: list[Job]) -> list[list[Job]]:
     return [jobs[start : start + per_task] for start in range(0, len(jobs), per_task)]
 
 
-def run_task(task: list[Job], out_BNDHW: Sequence[np.ndarray]) -> None:
+def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
     """Run jobs one after the other."""
     for job in task:
-        job.run(out_BNDHW)
+        job.run(out_MDHW)
 
 
 def gather(
@@ -292,10 +283,10 @@ def gather(
     groups = tasks(plan(arrays, source_M, row_M, image_M))
     if len(groups) <= 1:  # threads would take longer to start than to work
         for group in groups:
-            run_task(group, [maps_MDHW])
+            run_task(group, maps_MDHW)
         return maps_MDHW
     with ThreadPoolExecutor(usable_cores() if threads is None else threads, "fmcs-bench-read") as pool:
-        futures = [pool.submit(run_task, group, [maps_MDHW]) for group in groups]
+        futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
         try:
             for future in futures:
                 future.result()

@@ -171,6 +171,9 @@ class ShardReader:
     def __init__(self, folder: Path, layout: ShardLayout, *, max_open: int = MAX_OPEN) -> None:
         self.folder, self.layout, self.max_open = folder, layout, max_open
         self._codec: Codec = get_codec(layout.codec)
+        self._chunks_per_shard = layout.per_shard // layout.per_chunk
+        self._chunk_shape = (layout.per_chunk, *layout.shape[2:])
+        self._chunk_bytes = math.prod(self._chunk_shape) * np.dtype(layout.dtype).itemsize
         self._start()
 
     def _start(self) -> None:
@@ -204,37 +207,38 @@ class ShardReader:
             DatasetError: the shard is missing or damaged; the message names its file.
         """
         layout = self.layout
-        per_shard = layout.per_shard // layout.per_chunk
-        shard = self._shard(row, chunk // per_shard)
-        begin, length = (int(n) for n in shard.spans[chunk % per_shard])
+        number, place = divmod(chunk, self._chunks_per_shard)
+        shard = self._shard(row, number)
+        begin, length = shard.spans[place].tolist()
         num = min(layout.per_chunk, layout.shape[1] - chunk * layout.per_chunk)
         if begin == NOT_THERE:
             numbers = out if out is not None else np.empty((num, *layout.shape[2:]), layout.dtype)
             numbers[...] = layout.fill_value
             return numbers
-        whole = (layout.per_chunk, *layout.shape[2:])
         target = out if out is not None and num == layout.per_chunk else None
         try:
-            decoded = self._decode(shard.data[begin : begin + length], whole, target)
+            decoded = self._decode(shard.data[begin : begin + length], target)
         except Exception as error:  # noqa: BLE001  (which error a codec raises over damaged bytes, only it knows)
-            file = self._file(row, chunk // per_shard)
-            raise DatasetError(f"{file} is damaged: chunk {chunk % per_shard} cannot be decoded ({error})") from None
-        if out is None or target is not None:
+            raise DatasetError(
+                f"{self._file(row, number)} is damaged: chunk {place} cannot be decoded ({error})"
+            ) from None
+        if target is not None:
+            return decoded
+        if out is None:
             return decoded[:num]
         out[...] = decoded[:num]
         return out
 
-    def _decode(self, data: memoryview, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
-        num_bytes = math.prod(shape) * np.dtype(self.layout.dtype).itemsize
-        if self.layout.codec["id"] == "zstd" and _zstd_content_size(data) == num_bytes:
+    def _decode(self, data: memoryview, out: np.ndarray | None) -> np.ndarray:
+        if self._codec.codec_id == "zstd" and _zstd_content_size(data) == self._chunk_bytes:
             # The decoder takes a place that is too large without a word, so the size is compared before.
-            target = np.empty(shape, self.layout.dtype) if out is None else out
+            target = np.empty(self._chunk_shape, self.layout.dtype) if out is None else out
             self._codec.decode(data, out=target)
             return target
         decoded = np.frombuffer(self._codec.decode(data), np.uint8)
-        if len(decoded) != num_bytes:
-            raise ValueError(f"it has {len(decoded):,} bytes, not {num_bytes:,}")
-        numbers = decoded.view(self.layout.dtype).reshape(shape)
+        if len(decoded) != self._chunk_bytes:
+            raise ValueError(f"it has {len(decoded):,} bytes, not {self._chunk_bytes:,}")
+        numbers = decoded.view(self.layout.dtype).reshape(self._chunk_shape)
         if out is None:
             return numbers
         out[...] = numbers
@@ -251,7 +255,7 @@ class ShardReader:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-        opened = _Shard(self._file(row, shard), self.layout.per_shard // self.layout.per_chunk)
+        opened = _Shard(self._file(row, shard), self._chunks_per_shard)
         with self._lock:
             self._open[key] = opened
             while len(self._open) > self.max_open:

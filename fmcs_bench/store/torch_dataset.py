@@ -1,7 +1,7 @@
 """Maps as batches for PyTorch, decoded ahead in threads: shuffled over all shards, or in order.
 
-Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks, shuffled inside -> threads decode each map to
-its place in its batch -> batches. The order is known before anything is read, so no thread can change it.
+Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks -> the next block, decoded by threads into half
+of the buffer -> batches, from the other half. The order is known before anything is read: no thread can change it.
 M maps of the selection, N maps of a part, B maps of a batch, D channels, H height, W width.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from fmcs_bench.seeding import derive
 from fmcs_bench.store.maps import plan, run_task, tasks, usable_cores
 from fmcs_bench.store.selection import MapSelection
 
-BUFFER_BYTES = 256 << 20
+BUFFER_BYTES = 64 << 20
 """Default memory of the buffer in each process."""
 
 
@@ -57,7 +57,7 @@ class MapBatches(IterableDataset[MapBatch]):
         batch_size: B, 1 or more.
         shuffle: another order in each epoch (see ``set_epoch``).
         seed: of the order.
-        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 256 MiB.
+        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB.
         dtype: of the maps; None is float16, as stored.
         drop_last: leave out a last batch that is smaller than B.
         even: give every rank the same number of maps, and so of batches, as gradient averaging needs it. Up to
@@ -106,6 +106,8 @@ class MapBatches(IterableDataset[MapBatch]):
         self._grouped_M = np.argsort(units_M, kind="stable")
         self._starts_U = np.flatnonzero(np.diff(units_M[self._grouped_M], prepend=-1))
         self._units_M = units_M
+        self._places = selection.source_M, selection.stages_M, selection.image_M
+        self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epochs that begin from now on; call it before each shuffled epoch."""
@@ -178,49 +180,81 @@ class MapBatches(IterableDataset[MapBatch]):
         return blocks
 
     def _read(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
-        """While the batches of one block are given out, the next block is decoded."""
-        selection, size = self.selection, self.batch_size
-        order_N = np.concatenate([*blocks, np.zeros(0, np.int64)])
-        ends = np.cumsum([len(block) for block in blocks]).tolist()
-        maps: dict[int, torch.Tensor] = {}
-        waiting: deque[list[Future[None]]] = deque()
-        given = 0
+        """While the batches of one block are given out, threads decode the next into the other half of the buffer."""
+        selection = self.selection
+        buffer_SNDHW = self._spare.pop() if self._spare else self._new_buffer()
+        decoding: deque[tuple[list[Future[None]], np.ndarray]] = deque()
         with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
 
             def start(number: int) -> None:
-                block, first = blocks[number], ends[number] - len(blocks[number])
-                batches = range(first // size, -(-ends[number] // size))
-                for b in batches:
-                    if b not in maps:
-                        num = min(size, len(order_N) - b * size)
-                        maps[b] = torch.empty((num, *selection.shape[1:]), dtype=torch.float16)
-                jobs = plan(
-                    selection.arrays, selection.source_M[block], selection.stages_M[block], selection.image_M[block],
-                    first_place=first - batches[0] * size,
-                )  # fmt: skip
-                parts = [maps[b].numpy() for b in batches]
-                waiting.append([pool.submit(run_task, task, parts) for task in tasks(jobs)])
+                block = blocks[number]
+                # Neighbours on the disk are neighbours in the buffer: chunks are decoded to where they stay.
+                sources, rows, images = (of_M[block] for of_M in self._places)
+                sorted_N = np.lexsort((images, rows, sources))
+                place_N = np.empty_like(sorted_N)
+                place_N[sorted_N] = np.arange(len(block))
+                jobs = plan(selection.arrays, sources[sorted_N], rows[sorted_N], images[sorted_N])
+                half_NDHW = buffer_SNDHW[number % 2]
+                decoding.append(([pool.submit(run_task, task, half_NDHW) for task in tasks(jobs)], place_N))
 
             try:
                 for number in range(min(2, len(blocks))):
                     start(number)
-                for number, end in enumerate(ends):
-                    for future in waiting.popleft():
+                batch, num_left = _Batch(self), sum(map(len, blocks))
+                for number, block in enumerate(blocks):
+                    futures, place_N = decoding.popleft()
+                    for future in futures:
                         future.result()
-                    while given < (-(-end // size) if end == len(order_N) else end // size):
-                        index_B = order_N[given * size : (given + 1) * size]
-                        yield self._batch(maps.pop(given), index_B)
-                        given += 1
+                    first = 0
+                    while first < len(block):
+                        if batch.is_full:
+                            batch = _Batch(self, min(self.batch_size, num_left))
+                        num = batch.fill(buffer_SNDHW[number % 2], place_N[first:], block[first:])
+                        first, num_left = first + num, num_left - num
+                        if batch.is_full and first < len(block):
+                            yield batch.finish()
                     if number + 2 < len(blocks):
-                        start(number + 2)
+                        start(number + 2)  # all of this block is copied: its half is free
+                    if batch.is_full:
+                        yield batch.finish()
             finally:
                 pool.shutdown(cancel_futures=True)
+                self._spare.append(buffer_SNDHW)
 
-    def _batch(self, maps_BDHW: torch.Tensor, index_B: np.ndarray) -> MapBatch:
-        labels = (
-            values[index_B] for values in (self.selection.stages_M, self.selection.image_ids_M, self.selection.runs_M)
-        )
-        return MapBatch(maps_BDHW.to(self.dtype), *(torch.from_numpy(values_B) for values_B in labels))
+    def _new_buffer(self) -> np.ndarray:
+        return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_spare": []}
+
+
+class _Batch:
+    """A batch that is being put together, of maps of one or more blocks."""
+
+    def __init__(self, batches: MapBatches, num: int = 0) -> None:
+        self._batches = batches
+        self._maps_BDHW = np.empty((num, *batches.selection.shape[1:]), np.float16)
+        self._index_B = np.empty(num, np.int64)
+        self._num = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._num == len(self._index_B)
+
+    def fill(self, buffer_NDHW: np.ndarray, place_N: np.ndarray, index_N: np.ndarray) -> int:
+        """Take as many maps as there is room for; returns how many."""
+        here = slice(self._num, self._num + len(place_N))
+        num = len(self._index_B[here])
+        # mode: places are in range; with the default, NumPy would copy twice
+        np.take(buffer_NDHW, place_N[:num], axis=0, out=self._maps_BDHW[here], mode="clip")
+        self._index_B[here] = index_N[:num]
+        self._num += num
+        return num
+
+    def finish(self) -> MapBatch:
+        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self._maps_BDHW).to(self._batches.dtype)
+        labels = (of_M[self._index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
+        return MapBatch(maps_BDHW, *(torch.from_numpy(values_B) for values_B in labels))
 
 
 def image_units(selection: MapSelection) -> np.ndarray:
