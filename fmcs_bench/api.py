@@ -18,7 +18,7 @@ from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import FmcsDataset, open_dataset, schema
+from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
 from fmcs_bench.store.verify import Report
 from fmcs_bench.workspace import Workspace
 
@@ -34,13 +34,14 @@ def open(path: PathLike) -> FmcsDataset:  # noqa: A001  (as zarr.open and PIL.Im
     """Open a finished FMCS dataset for reading.
 
     Args:
-        path: its folder.
+        path: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
 
     Raises:
+        ConfigError: the URL's protocol is unknown or needs a package.
         MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema.
+        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
-    return open_dataset(Path(path))
+    return open_dataset(os.fspath(path))
 
 
 def build(
@@ -271,13 +272,15 @@ def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:
-    """A dataset by its name in the workspace or by its path.
+    """A dataset by its name in the workspace, by its path or by its URL.
 
     Raises:
         MissingDataError: neither; the message has the nearest names.
     """
     if isinstance(dataset, FmcsDataset):
         return dataset
+    if is_url(dataset):
+        return open_dataset(os.fspath(dataset))
     return open_dataset(_dataset_path(workspace, dataset))
 
 

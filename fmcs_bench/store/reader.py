@@ -1,80 +1,61 @@
 """Reads an FMCS dataset.
 
-Flow: folder -> manifest, checked -> lazy Zarr arrays -> ``MapSet``, the maps of some images of one run at all stages.
+Flow: folder or URL -> manifest, checked -> lazy arrays -> ``MapSelection`` by run, stage, split -> ``MapSet``.
 M maps (images x stages), N images, K stages, D channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
 
 from fmcs_bench import images
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, nearest
 from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.location import Location, stays_inside
+from fmcs_bench.store.maps import MapArray, gather, open_group
+from fmcs_bench.store.selection import MapSelection, MapSet
 
-
-@dataclass(frozen=True)
-class MapSet:
-    """Feature maps with what is known of each.
-
-    Attributes:
-        maps_MDHW: float16.
-        stages_M: int64, 0 .. K - 1; the FMCS is one more.
-        image_ids_M: int64.
-        runs_M: int64, seed of the run.
-    """
-
-    maps_MDHW: np.ndarray
-    stages_M: np.ndarray
-    image_ids_M: np.ndarray
-    runs_M: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.stages_M)
-
-    @classmethod
-    def concatenate(cls, parts: list[MapSet]) -> MapSet:
-        """One set with all maps of the parts, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            np.concatenate([part.maps_MDHW for part in parts]),
-            np.concatenate([part.stages_M for part in parts]),
-            np.concatenate([part.image_ids_M for part in parts]),
-            np.concatenate([part.runs_M for part in parts]),
-        )
+T = TypeVar("T")
 
 
 class FmcsDataset:
     """A finished FMCS dataset, opened for reading; ``fmcs_bench.open`` makes one.
 
     Args:
-        path: its folder.
+        place: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
         check: refuse a folder that is not as its manifest says; ``fmcs_bench.verification`` does without, to list every
             fault.
 
+    Attributes:
+        location: where it is.
+        manifest: the content of ``dataset.json``.
+
     Raises:
+        ConfigError: the URL's protocol is unknown or needs a package.
         MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema.
+        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
 
-    def __init__(self, path: str | Path, *, check: bool = True) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+    def __init__(self, place: str | Path, *, check: bool = True) -> None:
+        self.location = Location(place)
+        self.manifest = read_manifest(self.location)
+        self._check = check
         if check:
             if not self.manifest.states_its_digest:
-                raise DatasetError(f"{self.path / schema.MANIFEST} was changed: its content does not have its digest")
-            _check_files(self.path, self.manifest)
+                raise DatasetError(
+                    f"{self.location.shown(schema.MANIFEST)} was changed: its content does not have its digest"
+                )
+            _check_files(self.location, self.manifest)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -95,13 +76,44 @@ class FmcsDataset:
             f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
             f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
             f"{loss}"
-            f"  path    {self.path}"
+            f"  path    {self.location}"
         )
+
+    @property
+    def path(self) -> Path:
+        """Its folder.
+
+        Raises:
+            ConfigError: it is not on this machine.
+        """
+        if self.location.local is None:
+            raise ConfigError(f"{self.location} is not on this machine; copy it into a folder and give that")
+        return self.location.local
 
     @cached_property
     def maps(self) -> zarr.Group:
         """The Zarr group with all arrays, for use with any Zarr tool."""
-        return zarr.open_group(self.path / schema.MAPS, mode="r")
+        if self.location.local is not None:
+            return zarr.open_group(self.location.local / schema.MAPS, mode="r")
+        return open_group(self.location, self._files)
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        return frozenset(self.manifest.files)
+
+    def read_file(self, name: str) -> bytes:
+        """All bytes of a file that the manifest names, such as ``checkpoints/run-0/stage-1.safetensors``.
+
+        Raises:
+            MissingDataError: the manifest does not name it, or it is not there.
+            DatasetError: it does not have the manifest's SHA-256, or cannot be read.
+        """
+        if name not in self.manifest.files:
+            raise MissingDataError(f"{name} is no file of {self.location}; {nearest(name, self.manifest.files)}")
+        data = self.location.read_bytes(name)
+        if self._check and hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
+            raise DatasetError(f"{self.location.shown(name)} was changed: its SHA-256 is not that of the manifest")
+        return data
 
     @property
     def id(self) -> str:
@@ -126,6 +138,27 @@ class FmcsDataset:
         """A lazy array by its path in the store, such as ``run-0/feature_maps``."""
         return codecs.open_array(self.maps, name)
 
+    def map_array(self, seed: int, array: str = "feature_maps") -> MapArray:
+        """The maps of a run as a lazy array [row, image, channel, y, x] of float16, whatever the codec.
+
+        Args:
+            seed: of the run.
+            array: ``feature_maps``, or ``trajectory_maps`` of the test run.
+
+        Raises:
+            ConfigError: the codec needs a package that is not installed.
+            DatasetError: the run has no such array.
+        """
+        codecs.require(self.manifest.config.codec)
+        name = f"{schema.run_group(seed)}/{array}"
+        if name not in self._map_arrays:
+            self._map_arrays[name] = MapArray(self.location, name, self.manifest.config.codec, self._files)
+        return self._map_arrays[name]
+
+    @cached_property
+    def _map_arrays(self) -> dict[str, MapArray]:
+        return {}
+
     def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Maps of consecutive images at one stage or checkpoint, whatever the codec.
 
@@ -141,27 +174,11 @@ class FmcsDataset:
 
         Raises:
             ConfigError: the codec needs a package that is not installed.
-            DatasetError: the run has no such array.
+            DatasetError: the run has no such array, or a file is missing or damaged.
         """
-        codecs.require(self.manifest.config.codec)
-        name = f"{schema.run_group(seed)}/{array}"
-        stored = self.array(name)
-        stored_NDHW = np.asarray(stored[row, start:stop])
-        if self.manifest.config.codec != "q8":
-            return stored_NDHW
-        assert stored.shards is not None  # the writer makes no others
-        scale_SD, zero_point_SD = (
-            np.asarray(self.array(of(name))[row]) for of in (codecs.scale_name, codecs.zero_point_name)
-        )
-        per_shard, first = stored.shards[1], range(stored.shape[1])[start:stop].start
-        bounds = [first, *range(first // per_shard * per_shard + per_shard, first + len(stored_NDHW), per_shard)]
-        parts = np.split(stored_NDHW, [bound - first for bound in bounds[1:]])
-        return np.concatenate(
-            [
-                codecs.dequantise(part, scale_SD[bound // per_shard], zero_point_SD[bound // per_shard])
-                for part, bound in zip(parts, bounds, strict=True)
-            ]
-        )
+        maps = self.map_array(seed, array)
+        image_N = np.arange(maps.shape[1])[start:stop]
+        return gather([maps], np.zeros_like(image_N), np.full_like(image_N, range(maps.shape[0])[row]), image_N)
 
     def trajectory_maps(self, seed: int) -> np.ndarray:
         """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W].
@@ -169,8 +186,10 @@ class FmcsDataset:
         Raises:
             DatasetError: this is not the test run.
         """
-        num_checkpoints = self.array(f"{schema.run_group(seed)}/trajectory_maps").shape[0]
-        return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in range(num_checkpoints)])
+        maps = self.map_array(seed, "trajectory_maps")
+        row_M = np.repeat(np.arange(maps.shape[0]), maps.shape[1])
+        image_M = np.tile(np.arange(maps.shape[1]), maps.shape[0])
+        return gather([maps], np.zeros_like(row_M), row_M, image_M).reshape(maps.shape)
 
     def load_images(
         self,
@@ -205,10 +224,64 @@ class FmcsDataset:
 
     def run_file(self, seed: int) -> schema.RunFile:
         """Loss sequence, CQI and markers of a run."""
-        return schema.RunFile.from_json(json.loads((self.path / schema.trajectory_name(seed)).read_bytes()))
+        return schema.RunFile.from_json(json.loads(self.read_file(schema.trajectory_name(seed))))
+
+    def sel(
+        self,
+        run: int | str | Iterable[int | str] | None = None,
+        stage: int | Iterable[int] | None = None,
+        split: str | Iterable[str] | None = None,
+        *,
+        limit: int | None = None,
+    ) -> MapSelection:
+        """Choose maps by run, stage and split; no map is read.
+
+        Args:
+            run: seed, or ``training``, ``validation`` or ``test`` for the runs of this role; None is every run.
+            stage: FMCS, 1 .. K; None is every stage.
+            split: ``train``, ``validation``, ``test`` or ``unseen``; None is every split.
+            limit: at most this many images of each run and split, those that come first; None is all.
+
+        Returns:
+            Run by run, each stage by stage, each in the order of the images. Every argument may also be several values;
+            their order is kept for runs and stages.
+
+        Raises:
+            ConfigError: a value that is not allowed, or there is no such map.
+            DatasetError: the dataset is damaged.
+        """
+        seeds = self._chosen_runs(run)
+        rows = [fmcs - 1 for fmcs in _chosen(stage, range(1, self.num_stages + 1), "stage")]
+        splits = _chosen(split, SPLITS, "split")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit = {limit}; the number of images must be 1 or more")
+        image_N, run_N = [], []  # of each run: position on the second axis, and in the arrays of all images
+        for seed in seeds:
+            of_run = np.asarray(self.array(f"{schema.run_group(seed)}/image")[...])
+            split_N = self._of_images("split")[of_run]
+            chosen = [np.flatnonzero(split_N == SPLITS.index(name))[:limit] for name in splits]
+            image_N.append(np.sort(np.concatenate(chosen)))
+            run_N.append(of_run[image_N[-1]])
+        nums = [len(rows) * len(images) for images in image_N]
+        if not sum(nums):
+            raise ConfigError(
+                f"run {' or '.join(map(str, seeds))} of {self.manifest.name} has no image of the split "
+                f"{' or '.join(splits)}"
+            )
+        everywhere_M = np.concatenate([np.tile(images, len(rows)) for images in run_N])
+        return MapSelection(
+            [self.map_array(seed) for seed in seeds],
+            source_M=np.repeat(np.arange(len(seeds)), nums),
+            image_M=np.concatenate([np.tile(images, len(rows)) for images in image_N]),
+            stages_M=np.concatenate([np.repeat(np.array(rows), len(images)) for images in image_N]),
+            image_ids_M=self._of_images("image_id")[everywhere_M],
+            labels_M=self._of_images("label")[everywhere_M],
+            splits_M=self._of_images("split")[everywhere_M],
+            runs_M=np.repeat(np.array(seeds), nums),
+        )
 
     def select(self, seed: int, split: str, *, limit: int | None = None) -> MapSet:
-        """The maps of one run's images of one split, at all K stages, in memory.
+        """The maps of one run's images of one split, at all K stages, in memory: ``sel(seed, split=split).load()``.
 
         Args:
             seed: of the run.
@@ -220,83 +293,103 @@ class FmcsDataset:
 
         Raises:
             ConfigError: the run has no image of that split, or the maps do not fit in memory.
+            DatasetError: the dataset is damaged.
         """
-        if split not in SPLITS:
-            raise ConfigError(f"split = {split!r}; allowed are {', '.join(SPLITS)}")
-        group = schema.run_group(seed)
-        image_N = np.asarray(self.array(f"{group}/image")[:])
-        split_N = np.asarray(self.array("split")[:])[image_N]
-        row_N = np.flatnonzero(split_N == SPLITS.index(split))[:limit]
-        if not len(row_N):
-            raise ConfigError(f"run {seed} of {self.manifest.name} has no image of the split {split}")
-        _check_memory(self.num_stages * len(row_N) * 2 * int(np.prod(self.manifest.map_shape)))
-        first, last = int(row_N[0]), int(row_N[-1]) + 1
-        parts = [
-            self.read_maps(seed, "feature_maps", stage, first, last)[row_N - first] for stage in range(self.num_stages)
-        ]
-        ids_N = np.asarray(self.array("image_id")[:])[image_N[row_N]]
-        return MapSet(
-            np.concatenate(parts),
-            np.repeat(np.arange(self.num_stages), len(row_N)),
-            np.tile(ids_N, self.num_stages),
-            np.full(self.num_stages * len(row_N), seed),
-        )
+        return self.sel(seed, split=split, limit=limit).load()
+
+    def _of_images(self, name: str) -> np.ndarray:
+        """A small array over all images, read once."""
+        if name not in self._read_arrays:
+            self._read_arrays[name] = np.asarray(self.array(name)[...])
+        return self._read_arrays[name]
+
+    @cached_property
+    def _read_arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _chosen_runs(self, run: int | str | Iterable[int | str] | None) -> list[int]:
+        seeds = [info.seed for info in self.manifest.runs]
+        roles: dict[str, list[int]] = {}
+        for info in self.manifest.runs:
+            roles.setdefault(info.role, []).append(info.seed)
+        allowed: list[int | str] = [*seeds, *roles]
+        chosen = _chosen(seeds if run is None else run, allowed, "run")
+        found: list[int] = []
+        for each in chosen:
+            found += roles[each] if isinstance(each, str) else [each]
+        return list(dict.fromkeys(found))
 
 
-def open_dataset(path: str | Path) -> FmcsDataset:
+def _chosen(value: T | Iterable[T] | None, allowed: Sequence[T], name: str) -> list[T]:
+    """The values that were asked for, each once; None is all."""
+    if value is None:
+        return list(allowed)
+    several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    for each in several:
+        if isinstance(each, bool) or each not in allowed:
+            raise ConfigError(f"{name} = {each!r}; allowed are {', '.join(map(str, allowed))}")
+    if not several:
+        raise ConfigError(f"no {name} is chosen; allowed are {', '.join(map(str, allowed))}")
+    return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
+
+
+def open_dataset(place: str | Path) -> FmcsDataset:
     """Open a finished FMCS dataset for reading.
 
     Args:
-        path: its folder.
+        place: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
 
     Raises:
+        ConfigError: the URL's protocol is unknown or needs a package.
         MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema.
+        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
-    return FmcsDataset(path)
+    return FmcsDataset(place)
 
 
-def read_manifest(path: Path) -> schema.Manifest:
+def read_manifest(location: Location) -> schema.Manifest:
     """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
 
     Raises:
         MissingDataError: there is no such folder.
         DatasetError: there is none, or it is damaged, or of another schema.
     """
-    if not path.is_dir():
-        raise MissingDataError(f"there is no FMCS dataset at {path}; build one with `fmcs-bench build`")
-    file = path / schema.MANIFEST
-    if not file.is_file():
-        raise DatasetError(f"{path} is unfinished (no {schema.MANIFEST}); type its build command again to go on")
+    file = location.shown(schema.MANIFEST)
+    if location.local is not None:
+        if not location.local.is_dir():
+            raise MissingDataError(f"there is no FMCS dataset at {location}; build one with `fmcs-bench build`")
+        if not (location.local / schema.MANIFEST).is_file():
+            raise DatasetError(
+                f"{location} is unfinished (no {schema.MANIFEST}); type its build command again to go on"
+            )
     try:
-        value = json.loads(file.read_bytes())
+        content = location.read_bytes(schema.MANIFEST)
+    except MissingDataError:
+        raise MissingDataError(f"there is no finished FMCS dataset at {location} (no {schema.MANIFEST})") from None
+    try:
+        value = json.loads(content)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != schema.SCHEMA_VERSION:
             raise DatasetError(
-                f"{path} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
+                f"{location} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
             )
         return schema.Manifest.from_json(value)
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"{file} is damaged: {error}") from None
 
 
-def _check_files(path: Path, manifest: schema.Manifest) -> None:
+def _check_files(location: Location, manifest: schema.Manifest) -> None:
     """Refuse a half-copied dataset: every file is there, inside the folder, with its size."""
-    root = path.resolve()
+    for name in manifest.files:
+        if not stays_inside(name) or not _links_inside(location.local, name):
+            raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
+    sizes = location.sizes(manifest.files)
+    if sizes is None:
+        return  # this place cannot list its files; each is looked at when it is read
     for name, entry in manifest.files.items():
-        file = (path / name).resolve()
-        if not file.is_relative_to(root):
-            raise DatasetError(f"the manifest of {path} names a file outside its folder: {name!r}")
-        if not file.is_file() or file.stat().st_size != entry.num_bytes:
-            raise DatasetError(f"{path} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
+        if sizes.get(name) != entry.num_bytes:
+            raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
 
 
-def _check_memory(num_bytes: int) -> None:
-    try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return  # the platform does not tell
-    if num_bytes > 0.8 * available:
-        raise ConfigError(
-            f"these maps take {num_bytes / 1e9:,.1f} GB in memory and {available / 1e9:,.1f} GB are free; use --limit"
-        )
+def _links_inside(folder: Path | None, name: str) -> bool:
+    return folder is None or (folder / name).resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,303 @@
+"""The maps of one array as float16, whatever its codec and wherever it is, and the work of reading many of them.
+
+Flow: position of each map -> jobs, one for each unit that must be decoded -> threads -> each map at its place.
+A unit is what is decoded at once: an inner chunk, or, where zarr-python reads, a range of about 32 maps.
+N images, M maps wanted, U maps wanted of one unit, D channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import zarr
+
+from fmcs_bench.errors import DatasetError, FmcsBenchError
+from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.location import Location
+from fmcs_bench.store.shards import ShardLayout, ShardReader
+
+ZARR_UNIT = 32
+"""Maps that zarr-python is asked for at once, where an inner chunk has fewer."""
+TASK_BYTES = 1 << 20
+"""Maps that a thread decodes before it asks for more work; handing over work costs as much as decoding 10 KB."""
+
+
+class MapArray:
+    """One array of maps [row, image, channel, y, x], read as float16; it can be pickled, and threads may share it.
+
+    Args:
+        location: of the dataset.
+        name: path of the array in the store, such as ``run-0/feature_maps``.
+        codec: of the dataset.
+        files: names of all files of the dataset.
+
+    Attributes:
+        is_direct: shards are read by ``ShardReader``; otherwise by zarr-python, which reads every store. It is so where
+            the dataset lies on this machine and the array has a layout that ``ShardLayout`` knows.
+        reason: why not, where it is not.
+
+    Raises:
+        DatasetError: there is no such array, or its metadata is damaged.
+    """
+
+    def __init__(self, location: Location, name: str, codec: str, files: frozenset[str]) -> None:
+        self.location, self.name, self.codec, self._files = location, name, codec, files
+        file = f"{schema.MAPS}/{name}/zarr.json"
+        if file not in files:
+            raise DatasetError(f"{name} is no array of {location}")
+        try:
+            metadata = json.loads(location.read_bytes(file))
+            self.shape = tuple(int(n) for n in metadata["shape"])
+            self.dims = tuple(str(dim) for dim in metadata["dimension_names"])
+            self._per_shard = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][1])
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise DatasetError(f"{location.shown(file)} is damaged: {error}") from None
+        if metadata.get("data_type") != codecs.DTYPES[codec] or len(self.shape) != 5:
+            raise DatasetError(
+                f"{location.shown(file)} is damaged: {len(self.shape)} axes of {metadata.get('data_type')}, "
+                f"not 5 of {codecs.DTYPES[codec]}"
+            )
+        layout, self.reason = ShardLayout.parse(metadata)
+        self._shards: ShardReader | None = None
+        if location.local is None:
+            self.reason = "the dataset is not on this machine"
+        elif layout is not None:
+            self._shards = ShardReader(location.local / schema.MAPS / name, layout)
+
+    def __repr__(self) -> str:
+        how = "directly" if self.is_direct else f"by zarr-python: {self.reason}"
+        sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(self.dims, self.shape, strict=True))
+        return f"MapArray {self.name} ({sizes}) float16, read {how}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"location": self.location, "name": self.name, "codec": self.codec, "files": self._files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        MapArray.__init__(self, **state)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether shards are read without zarr-python."""
+        return self._shards is not None
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """(D, H, W)."""
+        return self.shape[2:]
+
+    @cached_property
+    def unit(self) -> int:
+        """Consecutive images that are decoded at once."""
+        if self._shards is not None:
+            return self._shards.layout.per_chunk
+        return max(int(self._zarr().chunks[1]), ZARR_UNIT)
+
+    def read_unit(self, row: int, unit: int, take_U: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Maps of one unit.
+
+        Args:
+            row: position of the stage or checkpoint.
+            unit: number of the unit; it begins at the image ``unit * self.unit``.
+            take_U: int64, positions of the maps inside the unit.
+            out: float16 [U, D, H, W], contiguous; None makes a new array.
+
+        Raises:
+            DatasetError: a file is missing or damaged.
+        """
+        if self._shards is not None:
+            num = min(self.unit, self.shape[1] - unit * self.unit)
+            is_whole = len(take_U) == num and (num == 1 or bool((take_U == np.arange(num)).all()))
+            target = out if is_whole and self.codec != "q8" else None
+            stored = self._shards.read_chunk(row, unit, target)
+            if target is not None:
+                return target
+            stored_UDHW = stored if is_whole else stored[take_U]
+        else:
+            stored_UDHW = self._read_by_zarr(row, unit * self.unit + take_U)
+        if self.codec == "q8":
+            stored_UDHW = self._values_of_q8(stored_UDHW, row, unit * self.unit + take_U)
+        if out is None:
+            return stored_UDHW
+        out[...] = stored_UDHW
+        return out
+
+    def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray) -> np.ndarray:
+        scale_RSD, zero_point_RSD = self._q8
+        shard_U = image_U // self._per_shard
+        shards = np.unique(shard_U).tolist()
+        if len(shards) == 1:
+            return codecs.dequantise(numbers_UDHW, scale_RSD[row, shards[0]], zero_point_RSD[row, shards[0]])
+        maps_UDHW = np.empty(numbers_UDHW.shape, np.float16)
+        for shard in shards:  # each has a scale of its own
+            here_U = shard_U == shard
+            maps_UDHW[here_U] = codecs.dequantise(
+                numbers_UDHW[here_U], scale_RSD[row, shard], zero_point_RSD[row, shard]
+            )
+        return maps_UDHW
+
+    @cached_property
+    def _q8(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point, each [row, shard, channel]."""
+        group, expected = self._group(), (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2])
+        found = [codecs.open_array(group, of(self.name)) for of in (codecs.scale_name, codecs.zero_point_name)]
+        for array in found:
+            if array.shape != expected:
+                raise DatasetError(f"{self.location.shown(array.path)} has the shape {array.shape}, not {expected}")
+        scale_RSD, zero_point_RSD = (np.asarray(array[...]) for array in found)
+        return scale_RSD, zero_point_RSD
+
+    def _read_by_zarr(self, row: int, image_U: np.ndarray) -> np.ndarray:
+        array = self._zarr()
+        try:
+            if (np.diff(image_U) == 1).all():
+                return np.asarray(array[row, int(image_U[0]) : int(image_U[-1]) + 1])
+            return np.asarray(array.oindex[row, image_U])
+        except (FmcsBenchError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (which error zarr raises over damaged bytes, only it knows)
+            raise DatasetError(
+                f"{self.location.shown(f'{schema.MAPS}/{self.name}')} is damaged: row {row}, images {int(image_U[0])} "
+                f"to {int(image_U[-1])} cannot be decoded ({type(error).__name__}: {error})"
+            ) from None
+
+    def _zarr(self) -> zarr.Array[Any]:
+        cached = self.__dict__.get("_opened")
+        if cached is None or cached[0] != os.getpid():  # connections do not outlive a fork
+            cached = self.__dict__["_opened"] = (os.getpid(), codecs.open_array(self._group(), self.name))
+        return cached[1]
+
+    def _group(self) -> zarr.Group:
+        return open_group(self.location, self._files)
+
+
+def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
+    """The Zarr group of a dataset, read-only; a file of the manifest that is missing is an error."""
+    prefix = f"{schema.MAPS}/"
+    expected = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+    try:
+        return zarr.open_group(location.zarr_store(schema.MAPS, expected), mode="r")
+    except FileNotFoundError:
+        raise DatasetError(f"{location.shown(schema.MAPS)} is no Zarr group") from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Maps of one unit, and where they go.
+
+    Attributes:
+        array: that they are in.
+        row: of the array.
+        unit: of the array.
+        take_U: positions in the unit.
+        place_U: positions in the result.
+    """
+
+    array: MapArray
+    row: int
+    unit: int
+    take_U: np.ndarray
+    place_U: np.ndarray
+
+    def run(self, out_MDHW: np.ndarray) -> None:
+        """Read the maps to their places in a float16 array [M, D, H, W]."""
+        first = int(self.place_U[0])
+        if len(self.place_U) == 1 or (np.diff(self.place_U) == 1).all():
+            self.array.read_unit(self.row, self.unit, self.take_U, out_MDHW[first : first + len(self.place_U)])
+        else:
+            out_MDHW[self.place_U] = self.array.read_unit(self.row, self.unit, self.take_U)
+
+
+def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, image_M: np.ndarray) -> list[Job]:
+    """Jobs that read M maps, each unit once; map m goes to the place m.
+
+    Args:
+        arrays: that the maps are in.
+        source_M: int64, which of them.
+        row_M: int64, position of the stage or checkpoint.
+        image_M: int64, position on the second axis.
+    """
+    if not len(source_M):
+        return []
+    unit_M, take_M = np.divmod(image_M, np.array([array.unit for array in arrays])[source_M])
+    order_M = np.lexsort((unit_M, row_M, source_M))
+    ends = np.flatnonzero(
+        np.diff(source_M[order_M]) | np.diff(row_M[order_M]) | np.diff(unit_M[order_M]),
+    )
+    starts = [0, *(ends + 1).tolist(), len(order_M)]
+    jobs = []
+    for start, stop in pairwise(starts):
+        of_unit = order_M[start:stop]
+        m = of_unit[0]
+        array = arrays[source_M[m]]
+        jobs.append(Job(array, int(row_M[m]), int(unit_M[m]), take_M[of_unit], of_unit))
+    return jobs
+
+
+def tasks(jobs: list[Job]) -> list[list[Job]]:
+    """Jobs in groups that are worth handing to a thread."""
+    if not jobs:
+        return []
+    array = jobs[0].array
+    per_task = max(1, TASK_BYTES // (2 * int(np.prod(array.map_shape)) * array.unit))
+    return [jobs[start : start + per_task] for start in range(0, len(jobs), per_task)]
+
+
+def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
+    """Run jobs one after the other."""
+    for job in task:
+        job.run(out_MDHW)
+
+
+def gather(
+    arrays: Sequence[MapArray],
+    source_M: np.ndarray,
+    row_M: np.ndarray,
+    image_M: np.ndarray,
+    *,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Read M maps from anywhere, in the order given.
+
+    Args:
+        arrays: that the maps are in.
+        source_M: int64, which of them.
+        row_M: int64, position of the stage or checkpoint.
+        image_M: int64, position on the second axis.
+        threads: that decode; None is one for each core that this process may use.
+
+    Returns:
+        float16 [M, D, H, W].
+
+    Raises:
+        DatasetError: a file is missing or damaged.
+    """
+    maps_MDHW = np.empty((len(source_M), *arrays[0].map_shape), np.float16)
+    groups = tasks(plan(arrays, source_M, row_M, image_M))
+    if len(groups) <= 1:  # threads would take longer to start than to work
+        for group in groups:
+            run_task(group, maps_MDHW)
+        return maps_MDHW
+    with ThreadPoolExecutor(usable_cores() if threads is None else threads, "fmcs-bench-read") as pool:
+        futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return maps_MDHW
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1

@@ -1,0 +1,239 @@
+"""Some maps of a dataset, chosen by run, stage and split, and read when they are asked for.
+
+Flow: runs, stages, splits -> position and labels of each map, from small arrays -> maps, when indexed or loaded.
+M maps, N images of a run, D channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from fmcs_bench.errors import ConfigError
+from fmcs_bench.store.maps import MapArray, gather
+
+if TYPE_CHECKING:
+    import torch
+
+    from fmcs_bench.store.torch_dataset import MapBatches
+
+DIMS = ("map", "channel", "y", "x")
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """Feature maps with what is known of each.
+
+    Attributes:
+        maps_MDHW: float16.
+        stages_M: int64, 0 .. K - 1; the FMCS is one more.
+        image_ids_M: int64.
+        runs_M: int64, seed of the run.
+    """
+
+    maps_MDHW: np.ndarray
+    stages_M: np.ndarray
+    image_ids_M: np.ndarray
+    runs_M: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stages_M)
+
+    @classmethod
+    def concatenate(cls, parts: list[MapSet]) -> MapSet:
+        """One set with all maps of the parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.maps_MDHW for part in parts]),
+            np.concatenate([part.stages_M for part in parts]),
+            np.concatenate([part.image_ids_M for part in parts]),
+            np.concatenate([part.runs_M for part in parts]),
+        )
+
+
+class MapSelection:
+    """A lazy array [map, channel, y, x] of float16, with labels; ``FmcsDataset.sel`` makes one.
+
+    ``selection[3]`` reads one map, ``selection[2:9]`` and ``selection[[4, 0, 4]]`` several, as NumPy would index them;
+    labels are there without reading any map. It can be pickled.
+
+    Args:
+        arrays: of the maps, one for each run.
+        source_M: int64, which array each map is in.
+        image_M: int64, its position on the array's second axis.
+        stages_M: int64, its position on the first.
+        image_ids_M: int64.
+        labels_M: int64.
+        splits_M: uint8.
+        runs_M: int64.
+
+    Attributes:
+        stages_M: 0 .. K - 1; the FMCS is one more.
+        image_ids_M: ids of the images.
+        labels_M: classes of the images.
+        splits_M: index into ``fmcs_bench.images.SPLITS``.
+        runs_M: seeds of the runs.
+    """
+
+    dims = DIMS
+    dtype = np.dtype(np.float16)
+
+    def __init__(
+        self,
+        arrays: Sequence[MapArray],
+        *,
+        source_M: np.ndarray,
+        image_M: np.ndarray,
+        stages_M: np.ndarray,
+        image_ids_M: np.ndarray,
+        labels_M: np.ndarray,
+        splits_M: np.ndarray,
+        runs_M: np.ndarray,
+    ) -> None:
+        self.arrays = tuple(arrays)
+        self.source_M, self.image_M, self.stages_M = source_M, image_M, stages_M
+        self.image_ids_M, self.labels_M, self.splits_M, self.runs_M = image_ids_M, labels_M, splits_M, runs_M
+
+    def __len__(self) -> int:
+        return len(self.stages_M)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, D, H, W)."""
+        return (len(self), *self.arrays[0].map_shape)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size by name of the dimension."""
+        return dict(zip(self.dims, self.shape, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps in memory."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether all maps are read without zarr-python; see ``MapArray``."""
+        return all(array.is_direct for array in self.arrays)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{dim}: {size:,}" for dim, size in self.sizes.items())
+        return (
+            f"MapSelection ({sizes}) float16, {self.nbytes / 1e6:,.1f} MB, not loaded\n"
+            f"  runs   {', '.join(str(run) for run in np.unique(self.runs_M))}\n"
+            f"  FMCS   {', '.join(str(stage + 1) for stage in np.unique(self.stages_M))}\n"
+            f"  images {len(np.unique(self.image_ids_M)):,}"
+        )
+
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read maps: one [D, H, W] for a number, several [N, D, H, W] for a slice, a mask or a list of numbers.
+
+        Raises:
+            IndexError: a number is out of range, or the index is none of these.
+            DatasetError: a file is missing or damaged.
+        """
+        if isinstance(index, SupportsIndex) and not isinstance(index, np.ndarray):
+            m = self._position(index)
+            array, image = self.arrays[self.source_M[m]], int(self.image_M[m])
+            take_U = np.array([image % array.unit])
+            maps_UDHW = array.read_unit(int(self.stages_M[m]), image // array.unit, take_U)
+            return np.asarray(maps_UDHW[0])
+        index_N = self._positions(index)
+        return gather(self.arrays, self.source_M[index_N], self.stages_M[index_N], self.image_M[index_N])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("maps that are not loaded cannot be an array without a copy")
+        maps_MDHW = self.load().maps_MDHW
+        return maps_MDHW if dtype is None else maps_MDHW.astype(dtype, copy=False)
+
+    def take(self, index: slice | Sequence[int] | np.ndarray) -> MapSelection:
+        """A selection of some of these maps, in the order given, still not loaded.
+
+        Raises:
+            IndexError: a number is out of range.
+        """
+        index_N = self._positions(index)
+        return MapSelection(
+            self.arrays,
+            source_M=self.source_M[index_N],
+            image_M=self.image_M[index_N],
+            stages_M=self.stages_M[index_N],
+            image_ids_M=self.image_ids_M[index_N],
+            labels_M=self.labels_M[index_N],
+            splits_M=self.splits_M[index_N],
+            runs_M=self.runs_M[index_N],
+        )
+
+    def load(self) -> MapSet:
+        """All maps in memory, in the order of the selection.
+
+        Raises:
+            ConfigError: they do not fit.
+            DatasetError: a file is missing or damaged.
+        """
+        _check_memory(self.nbytes)
+        return MapSet(self[:], self.stages_M, self.image_ids_M, self.runs_M)
+
+    def torch(
+        self,
+        *,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer_maps: int | None = None,
+        dtype: torch.dtype | None = None,
+        drop_last: bool = False,
+        even: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        threads: int | None = None,
+    ) -> MapBatches:
+        """These maps as a ``torch.utils.data.IterableDataset`` of batches: see ``MapBatches`` for the options."""
+        from fmcs_bench.store.torch_dataset import MapBatches
+
+        return MapBatches(
+            self, batch_size=batch_size, shuffle=shuffle, seed=seed, buffer_maps=buffer_maps, dtype=dtype,
+            drop_last=drop_last, even=even, rank=rank, world_size=world_size, threads=threads,
+        )  # fmt: skip
+
+    def _position(self, index: SupportsIndex) -> int:
+        m = index.__index__()
+        if not -len(self) <= m < len(self):
+            raise IndexError(f"map {m} of a selection of {len(self):,} maps")
+        return m % len(self)
+
+    def _positions(self, index: Any) -> np.ndarray:
+        if isinstance(index, slice):
+            return np.arange(len(self))[index]
+        index_N = np.asarray(index)
+        if index_N.dtype == bool and index_N.shape == (len(self),):
+            return np.flatnonzero(index_N)
+        if index_N.size == 0 and index_N.ndim == 1:
+            return np.zeros(0, np.int64)
+        if index_N.ndim != 1 or index_N.dtype.kind not in "iu":
+            raise IndexError(
+                f"an index of type {index_N.dtype} and shape {index_N.shape}; "
+                "allowed are a number, a slice, a list of numbers, or a mask of all maps"
+            )
+        for extreme in (int(index_N.min()), int(index_N.max())):
+            self._position(extreme)
+        return index_N.astype(np.int64) % len(self)
+
+
+def _check_memory(num_bytes: int) -> None:
+    try:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return  # the platform does not tell
+    if num_bytes > 0.8 * available:
+        raise ConfigError(
+            f"these maps take {num_bytes / 1e9:,.1f} GB in memory and {available / 1e9:,.1f} GB are free; "
+            "use --limit, or in Python read them in parts (FmcsDataset.sel)"
+        )

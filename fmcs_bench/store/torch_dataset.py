@@ -1,0 +1,283 @@
+"""Maps as batches for PyTorch, decoded ahead in threads: shuffled over all shards, or in order.
+
+Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks -> the next block, decoded by threads into half
+of the buffer -> batches, from the other half. The order is known before anything is read: no thread can change it.
+M maps of the selection, N maps of a part, B maps of a batch, D channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from fmcs_bench.errors import ConfigError
+from fmcs_bench.seeding import derive
+from fmcs_bench.store.maps import plan, run_task, tasks, usable_cores
+from fmcs_bench.store.selection import MapSelection
+
+BUFFER_BYTES = 64 << 20
+"""Default memory of the buffer in each process."""
+
+
+class MapBatch(NamedTuple):
+    """Some maps and their labels.
+
+    Attributes:
+        maps_BDHW: float16, or the type that was asked for.
+        stages_B: int64, 0 .. K - 1; the FMCS is one more.
+        image_ids_B: int64.
+        runs_B: int64, seed of the run.
+    """
+
+    maps_BDHW: torch.Tensor
+    stages_B: torch.Tensor
+    image_ids_B: torch.Tensor
+    runs_B: torch.Tensor
+
+
+class MapBatches(IterableDataset[MapBatch]):
+    """An epoch of batches of a selection; ``MapSelection.torch`` makes one.
+
+    Every map comes exactly once in an epoch, over all ranks and workers, whatever their number; the last batch of a
+    rank is smaller where it must be. Use it in a loop, or as ``DataLoader(dataset, batch_size=None, num_workers=2)``.
+    One order belongs to each (seed, epoch, ranks, workers, buffer, batch size). An epoch that is not shuffled has the
+    order of the selection (a rank its part of it), also with workers.
+
+    Shuffling is in two steps. Units, the chunks that are decoded at once, are shuffled over all runs, stages and
+    shards; then maps are shuffled within blocks of half the buffer. Where a chunk is one map this is a full shuffle.
+
+    Args:
+        selection: of a dataset.
+        batch_size: B, 1 or more.
+        shuffle: another order in each epoch (see ``set_epoch``).
+        seed: of the order.
+        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB.
+        dtype: of the maps; None is float16, as stored.
+        drop_last: leave out a last batch that is smaller than B.
+        even: give every rank the same number of maps, and so of batches, as gradient averaging needs it. Up to
+            ``world_size - 1`` maps are then left out, others in each shuffled epoch. Without it, ranks differ by at
+            most one map, and the number of their batches by at most one.
+        rank: of this process; None is ``torch.distributed``'s where it is initialised, else 0.
+        world_size: number of ranks; None likewise, else 1.
+        threads: that decode in each process; None is one for each usable core, divided by the number of workers.
+
+    Raises:
+        ConfigError: an option has a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        selection: MapSelection,
+        *,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer_maps: int | None = None,
+        dtype: torch.dtype | None = None,
+        drop_last: bool = False,
+        even: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        largest_unit = max(array.unit for array in selection.arrays)
+        if buffer_maps is None:
+            map_bytes = max(1, selection.nbytes // max(1, len(selection)))
+            buffer_maps = max(2 * largest_unit, BUFFER_BYTES // map_bytes)
+        _require_at_least("batch_size", batch_size, 1)
+        _require_at_least("buffer_maps", buffer_maps, 2 * largest_unit, "two chunks of this selection")
+        _require_at_least("threads", 1 if threads is None else threads, 1)
+        self.selection, self.batch_size, self.shuffle, self.seed = selection, batch_size, shuffle, seed
+        self.buffer_maps, self.drop_last, self.even, self.threads = buffer_maps, drop_last, even, threads
+        self.dtype = torch.float16 if dtype is None else dtype
+        if not self.dtype.is_floating_point:
+            raise ConfigError(f"dtype = {dtype}; maps need a floating-point type")
+        self.rank, self.world_size = _ranks(rank, world_size)
+        # Workers that stay between epochs have copies of this object; the number in shared memory reaches them.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # PyTorch leaves it without types
+        units_M = image_units(selection)
+        self._grouped_M = np.argsort(units_M, kind="stable")
+        self._starts_U = np.flatnonzero(np.diff(units_M[self._grouped_M], prepend=-1))
+        self._units_M = units_M
+        self._places = selection.source_M, selection.stages_M, selection.image_M
+        self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the epochs that begin from now on; call it before each shuffled epoch."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch."""
+        first, last = self._range_of_rank()
+        return self._num_batches(last - first)
+
+    def __iter__(self) -> Iterator[MapBatch]:
+        worker = get_worker_info()
+        number, num_workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        threads = self.threads or max(1, usable_cores() // num_workers)
+        return self._read(self.blocks(int(self._epoch), number, num_workers), threads)
+
+    def blocks(self, epoch: int, worker: int = 0, num_workers: int = 1) -> list[np.ndarray]:
+        """Positions in the selection, in the order in which a worker gives them, in blocks that are decoded together.
+
+        Args:
+            epoch: as for ``set_epoch``.
+            worker: number of the worker.
+            num_workers: number of workers of each rank.
+        """
+        first, last = self._range_of_rank()
+        order_N = (self._shuffled_units(epoch) if self.shuffle else np.arange(len(self.selection)))[first:last]
+        num_batches = self._num_batches(len(order_N))
+        if self.shuffle:  # neighbouring batches share units
+            numbers = np.arange(num_batches * worker // num_workers, num_batches * (worker + 1) // num_workers)
+        else:  # DataLoader takes a batch of each worker in turn
+            numbers = np.arange(worker, num_batches, num_workers)
+        place_N = (numbers[:, None] * self.batch_size + np.arange(self.batch_size)).ravel()
+        order_N = order_N[place_N[place_N < len(order_N)]]
+        blocks = self._cut(order_N)
+        if self.shuffle:
+            generator = np.random.default_rng(
+                derive(self.seed, "blocks", epoch, self.rank, self.world_size, worker, num_workers)
+            )
+            blocks = [generator.permutation(block) for block in blocks]
+        return blocks
+
+    def _range_of_rank(self) -> tuple[int, int]:
+        num = len(self.selection)
+        if self.even:
+            num -= num % self.world_size
+        return num * self.rank // self.world_size, num * (self.rank + 1) // self.world_size
+
+    def _num_batches(self, num_maps: int) -> int:
+        return num_maps // self.batch_size if self.drop_last else -(-num_maps // self.batch_size)
+
+    def _shuffled_units(self, epoch: int) -> np.ndarray:
+        """All positions, units in an order that all ranks and workers agree on."""
+        lengths_U = np.diff(self._starts_U, append=len(self._grouped_M))
+        order_U = np.random.default_rng(derive(self.seed, "units", epoch)).permutation(len(lengths_U))
+        lengths_U = lengths_U[order_U]
+        begin_U = np.cumsum(lengths_U) - lengths_U
+        place_M = np.arange(lengths_U.sum()) + np.repeat(self._starts_U[order_U] - begin_U, lengths_U)
+        return np.asarray(self._grouped_M[place_M])
+
+    def _cut(self, order_N: np.ndarray) -> list[np.ndarray]:
+        """Blocks of at most half the buffer, cut where a unit ends, so that none is decoded twice."""
+        ends = np.append(np.flatnonzero(np.diff(self._units_M[order_N])) + 1, len(order_N))
+        blocks, start = [], 0
+        while start < len(order_N):
+            latest = start + self.buffer_maps // 2
+            stop = int(ends[np.searchsorted(ends, latest, side="right") - 1]) if ends[0] <= latest else latest
+            stop = stop if stop > start else latest
+            blocks.append(order_N[start:stop])
+            start = stop
+        return blocks
+
+    def _read(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
+        """While the batches of one block are given out, threads decode the next into the other half of the buffer."""
+        selection = self.selection
+        buffer_SNDHW = self._spare.pop() if self._spare else self._new_buffer()
+        decoding: deque[tuple[list[Future[None]], np.ndarray]] = deque()
+        with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
+
+            def start(number: int) -> None:
+                block = blocks[number]
+                # Neighbours on the disk are neighbours in the buffer: chunks are decoded to where they stay.
+                sources, rows, images = (of_M[block] for of_M in self._places)
+                sorted_N = np.lexsort((images, rows, sources))
+                place_N = np.empty_like(sorted_N)
+                place_N[sorted_N] = np.arange(len(block))
+                jobs = plan(selection.arrays, sources[sorted_N], rows[sorted_N], images[sorted_N])
+                half_NDHW = buffer_SNDHW[number % 2]
+                decoding.append(([pool.submit(run_task, task, half_NDHW) for task in tasks(jobs)], place_N))
+
+            try:
+                for number in range(min(2, len(blocks))):
+                    start(number)
+                batch, num_left = _Batch(self), sum(map(len, blocks))
+                for number, block in enumerate(blocks):
+                    futures, place_N = decoding.popleft()
+                    for future in futures:
+                        future.result()
+                    first = 0
+                    while first < len(block):
+                        if batch.is_full:
+                            batch = _Batch(self, min(self.batch_size, num_left))
+                        num = batch.fill(buffer_SNDHW[number % 2], place_N[first:], block[first:])
+                        first, num_left = first + num, num_left - num
+                        if batch.is_full and first < len(block):
+                            yield batch.finish()
+                    if number + 2 < len(blocks):
+                        start(number + 2)  # all of this block is copied: its half is free
+                    if batch.is_full:
+                        yield batch.finish()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self._spare.append(buffer_SNDHW)
+
+    def _new_buffer(self) -> np.ndarray:
+        return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_spare": []}
+
+
+class _Batch:
+    """A batch that is being put together, of maps of one or more blocks."""
+
+    def __init__(self, batches: MapBatches, num: int = 0) -> None:
+        self._batches = batches
+        self._maps_BDHW = np.empty((num, *batches.selection.shape[1:]), np.float16)
+        self._index_B = np.empty(num, np.int64)
+        self._num = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._num == len(self._index_B)
+
+    def fill(self, buffer_NDHW: np.ndarray, place_N: np.ndarray, index_N: np.ndarray) -> int:
+        """Take as many maps as there is room for; returns how many."""
+        here = slice(self._num, self._num + len(place_N))
+        num = len(self._index_B[here])
+        # mode: places are in range; with the default, NumPy would copy twice
+        np.take(buffer_NDHW, place_N[:num], axis=0, out=self._maps_BDHW[here], mode="clip")
+        self._index_B[here] = index_N[:num]
+        self._num += num
+        return num
+
+    def finish(self) -> MapBatch:
+        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self._maps_BDHW).to(self._batches.dtype)
+        labels = (of_M[self._index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
+        return MapBatch(maps_BDHW, *(torch.from_numpy(values_B) for values_B in labels))
+
+
+def image_units(selection: MapSelection) -> np.ndarray:
+    """A number for the unit that each map is in, int64 [M]; maps with the same number are decoded at once."""
+    units = np.array([array.unit for array in selection.arrays])
+    most_rows = int(selection.stages_M.max(initial=0)) + 1
+    most_units = int(selection.image_M.max(initial=0)) + 1
+    unit_M = selection.image_M // units[selection.source_M]
+    return np.asarray((selection.source_M * most_rows + selection.stages_M) * most_units + unit_M)
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ConfigError(f"rank = {rank}, world_size = {world_size}; give both, or none")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank = {rank}, world_size = {world_size}; the rank must be 0 to world_size - 1")
+    return rank, world_size
+
+
+def _require_at_least(name: str, value: int, least: int, which: str = "") -> None:
+    if value < least:
+        raise ConfigError(f"{name} = {value}; it must be {least} or more{f' ({which})' if which else ''}")

@@ -1,0 +1,318 @@
+"""Maps are what zarr-python reads, in every layout; what is damaged is refused with the name of its file."""
+
+import json
+import operator
+import pickle
+import re
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import google_crc32c
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import BytesCodec, GzipCodec, ShardingCodec, ZstdCodec
+
+from fmcs_bench.errors import DatasetError
+from fmcs_bench.store import codecs, maps
+from fmcs_bench.store.location import Location
+from fmcs_bench.store.maps import MapArray, gather
+from fmcs_bench.store.shards import ShardLayout, ShardReader
+
+NAME = "run-0/feature_maps"
+
+
+def sample(num_rows, num, shape, seed=0):
+    values = np.random.default_rng(seed).normal(size=(num_rows, num, *shape)).clip(min=0)
+    return values.astype(np.float16)
+
+
+def open_maps(path, codec="zstd"):
+    files = frozenset(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return MapArray(Location(path), NAME, codec, files)
+
+
+def write(path, values, codec="zstd", per_shard=8, per_chunk=2, seed=1):
+    """An array of the writer's kind, written by zarr-python; returns the maps that it stands for."""
+    group = zarr.open_group(path / "maps.zarr", mode="a")
+    sizes = {"per_shard": per_shard, "per_chunk": per_chunk, "dimensions": ("stage", "image")}
+    array = codecs.create_maps(group, NAME, codec, values.shape, **sizes)
+    if codec != "q8":
+        array[...] = values
+        return values
+    generator = np.random.default_rng(seed)
+    numbers = generator.integers(0, 256, values.shape, dtype=np.uint8)
+    small = (values.shape[0], -(-values.shape[1] // per_shard), values.shape[2])
+    scale = generator.random(small, dtype=np.float32)
+    zero_point = generator.integers(0, 256, small, dtype=np.uint8)
+    array[...] = numbers
+    for name, of in ((codecs.scale_name(NAME), scale), (codecs.zero_point_name(NAME), zero_point)):
+        group.create_array(name, shape=small, dtype=of.dtype)[...] = of
+    shard_N = np.arange(values.shape[1]) // per_shard
+    offsets = numbers.astype(np.float32) - zero_point[:, shard_N, :, None, None]
+    return (offsets * scale[:, shard_N, :, None, None]).astype(np.float16)
+
+
+def everything(array):
+    rows, num = array.shape[:2]
+    row_M, image_M = np.repeat(np.arange(rows), num), np.tile(np.arange(num), rows)
+    return gather([array], np.zeros_like(row_M), row_M, image_M).reshape(array.shape)
+
+
+def by_zarr(path):
+    return np.asarray(codecs.open_array(zarr.open_group(path / "maps.zarr", mode="r"), NAME)[...])
+
+
+@pytest.mark.parametrize("codec", ["zstd", "pco", "q8"])
+@pytest.mark.parametrize(
+    ("per_shard", "per_chunk", "num", "shape"),
+    [
+        (4, 1, 11, (5, 3, 2)),  # chunks of one map; the last shard is partial
+        (12, 3, 29, (4, 2, 2)),  # the last shard and its last chunk are partial
+        (8, 8, 16, (3, 1, 1)),  # one chunk in a shard, all full
+        (64, 16, 7, (2, 4, 3)),  # one shard, larger than the array
+    ],
+)
+def test_direct_reading_is_what_zarr_reads(tmp_path, codec, per_shard, per_chunk, num, shape):
+    expected = write(tmp_path, sample(3, num, shape), codec, per_shard, per_chunk)
+    array = open_maps(tmp_path, codec)
+    assert array.is_direct
+    assert array.reason == ""
+    assert array.unit == per_chunk
+    assert array.dims == ("stage", "image", "channel", "y", "x")
+    read = everything(array)
+    assert read.dtype == np.float16
+    np.testing.assert_array_equal(read.view(np.uint16), expected.view(np.uint16))
+    if codec != "q8":
+        np.testing.assert_array_equal(read, by_zarr(tmp_path))
+
+
+@pytest.mark.parametrize("codec", ["zstd", "pco", "q8"])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_maps_in_any_order(tmp_path, codec, seed, monkeypatch):
+    generator = np.random.default_rng(seed)
+    per_chunk = int(generator.integers(1, 5))
+    per_shard = per_chunk * int(generator.integers(1, 5))
+    expected = write(tmp_path, sample(4, int(generator.integers(1, 40)), (3, 2, 2)), codec, per_shard, per_chunk)
+    array = open_maps(tmp_path, codec)
+    for task_bytes in (1, maps.TASK_BYTES):  # many tasks for the threads, or one
+        monkeypatch.setattr(maps, "TASK_BYTES", task_bytes)
+        for num in (1, 2, 50):
+            row_M, image_M = (generator.integers(0, n, num) for n in array.shape[:2])
+            read = gather([array, array], generator.integers(0, 2, num), row_M, image_M, threads=2)
+            np.testing.assert_array_equal(read, expected[row_M, image_M])
+
+
+def create(path, values, **options):
+    group = zarr.open_group(path / "maps.zarr", mode="a")
+    names = ("stage", "image", "channel", "y", "x")
+    array = group.create_array(NAME, shape=values.shape, dtype=values.dtype, dimension_names=names, **options)
+    array[...] = values
+
+
+CHUNK, SHARD = (1, 2, 3, 2, 2), (1, 4, 3, 2, 2)
+OTHER_LAYOUTS = {
+    "not sharded": {"chunks": CHUNK},
+    r"codecs are bytes, gzip": {"chunks": CHUNK, "shards": SHARD, "compressors": GzipCodec()},
+    "codecs are bytes, not": {"chunks": CHUNK, "shards": SHARD, "compressors": None},
+    "codecs are bytes, zstd": {"chunks": CHUNK, "shards": SHARD, "serializer": BytesCodec(endian="big")},
+    "along the first axis": {"chunks": CHUNK, "shards": (2, 4, 3, 2, 2)},
+    "from the third axis": {"chunks": (1, 2, 1, 2, 2), "shards": SHARD},
+    "separator": {"chunks": CHUNK, "shards": SHARD, "chunk_key_encoding": {"name": "default", "separator": "."}},
+    "index_location": {
+        "chunks": SHARD,
+        "compressors": None,
+        "serializer": ShardingCodec(
+            chunk_shape=CHUNK, codecs=[BytesCodec(), ZstdCodec(level=1)], index_location="start"
+        ),
+    },
+    "index_codecs": {
+        "chunks": SHARD,
+        "compressors": None,
+        "serializer": ShardingCodec(
+            chunk_shape=CHUNK, codecs=[BytesCodec(), ZstdCodec(level=1)], index_codecs=[BytesCodec()]
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("reason", OTHER_LAYOUTS)
+def test_zarr_reads_the_layouts_that_are_not_known(tmp_path, reason):
+    values = sample(3, 7, (3, 2, 2))
+    create(tmp_path, values, **OTHER_LAYOUTS[reason])
+    array = open_maps(tmp_path)
+    assert not array.is_direct
+    assert re.search(reason, array.reason)
+    assert "by zarr-python" in repr(array)
+    np.testing.assert_array_equal(everything(array), values)
+    index = np.array([6, 0, 0, 3, 5])
+    read = gather([array], np.zeros(5, int), np.array([2, 0, 0, 1, 2]), index)
+    np.testing.assert_array_equal(read, values[[2, 0, 0, 1, 2], index])
+    next(
+        file for file in (tmp_path / "maps.zarr" / NAME).rglob("*") if file.is_file() and file.name != "zarr.json"
+    ).unlink()
+    with pytest.raises(DatasetError, match=r"feature_maps/c.* is missing"):
+        everything(array)
+
+
+def shard_file(path, row=0, shard=0):
+    return path / "maps.zarr" / NAME / f"c/{row}/{shard}/0/0/0"
+
+
+def with_index(data, change, num_chunks=4):
+    """A shard with another index, and the right checksum of it."""
+    index = np.frombuffer(data[-16 * num_chunks - 4 : -4], "<u8").reshape(-1, 2).copy()
+    change(index)
+    content = index.tobytes()
+    return data[: -16 * num_chunks - 4] + content + google_crc32c.value(content).to_bytes(4, "little")
+
+
+def far_away(index):
+    index[1, 0] = 2**63
+
+
+def too_long(index):
+    index[2, 1] = 2**64 - 2
+
+
+def half_missing(index):
+    index[3, 0] = 2**64 - 1
+
+
+def shorter(index):
+    index[0, 1] -= 7
+
+
+def replaced(index):
+    index[0] = index[1, 0] + 1, index[1, 1] - 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:30], "is damaged: it has 30 bytes, its index alone 68"),
+        (lambda _: b"", "is damaged: it has 0 bytes"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "CRC-32C"),
+        (lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:], "CRC-32C"),
+        (lambda data: data[1:], "is damaged: chunk .* cannot be decoded|lies outside"),
+        (lambda data: with_index(data, far_away), "lies outside the file"),
+        (lambda data: with_index(data, too_long), "lies outside the file"),
+        (lambda data: with_index(data, half_missing), "lies outside the file"),
+        (lambda data: with_index(data, shorter), "chunk 0 cannot be decoded"),
+        (lambda data: with_index(data, replaced), "chunk 0 cannot be decoded"),
+        (None, "is missing: a shard of the maps"),
+    ],
+)
+@pytest.mark.parametrize("codec", ["zstd", "pco"])
+def test_a_damaged_shard_is_named(tmp_path, damage, message, codec):
+    values = write(tmp_path, sample(2, 20, (3, 4, 4)), codec)
+    file = shard_file(tmp_path, 1, 1)
+    file.unlink() if damage is None else file.write_bytes(damage(file.read_bytes()))
+    array = open_maps(tmp_path, codec)
+    with pytest.raises(DatasetError, match=message) as caught:
+        everything(array)
+    assert str(file) in str(caught.value)
+    np.testing.assert_array_equal(array.read_unit(0, 0, np.arange(2)), values[0, :2])
+
+
+def test_a_chunk_of_another_size_is_refused(tmp_path):
+    """The decoder itself takes a frame that is too small without a word."""
+    write(tmp_path, sample(1, 8, (3, 4, 4)))
+    write(tmp_path / "small", sample(1, 8, (3, 4, 2)))
+    shard_file(tmp_path).write_bytes(shard_file(tmp_path / "small").read_bytes())
+    with pytest.raises(
+        DatasetError, match=r"c/0/0/0/0/0 is damaged: chunk 0 cannot be decoded \(it has 96 bytes, not 192"
+    ):
+        everything(open_maps(tmp_path))
+
+
+def test_a_frame_without_its_size_is_read(tmp_path):
+    values = write(tmp_path, sample(1, 2, (3, 2, 2)), per_shard=2)
+    content = values[0].tobytes()
+    frame = b"\x28\xb5\x2f\xfd\x00\x58" + ((len(content) << 3) | 1).to_bytes(3, "little") + content
+    index = np.array([0, len(frame)], "<u8").tobytes()
+    shard_file(tmp_path).write_bytes(frame + index + google_crc32c.value(index).to_bytes(4, "little"))
+    np.testing.assert_array_equal(by_zarr(tmp_path), values)
+    np.testing.assert_array_equal(everything(open_maps(tmp_path)), values)
+
+
+def test_chunks_that_were_left_out_have_the_fill_value(tmp_path):
+    values = sample(2, 8, (3, 2, 2)) + 1
+    values[1, 2:4] = 7.5
+    create(tmp_path, values, chunks=CHUNK, shards=(1, 8, 3, 2, 2), fill_value=7.5, compressors=ZstdCodec(level=1),
+           config={"write_empty_chunks": False})  # fmt: skip
+    array = open_maps(tmp_path)
+    assert array.is_direct
+    assert ((np.frombuffer(shard_file(tmp_path, 1).read_bytes()[-68:-4], "<u8") == 2**64 - 1).sum()) == 2
+    np.testing.assert_array_equal(everything(array), values)
+
+
+def test_few_files_stay_open(tmp_path):
+    values = write(tmp_path, sample(5, 16, (3, 2, 2)))
+    layout, _ = ShardLayout.parse(json.loads((tmp_path / "maps.zarr" / NAME / "zarr.json").read_bytes()))
+    reader = ShardReader(tmp_path / "maps.zarr" / NAME, layout, max_open=3)
+
+    def read(number):
+        row, chunk = number % 5, number % 8
+        return np.array_equal(reader.read_chunk(row, chunk), values[row, 2 * chunk : 2 * chunk + 2])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(400)))
+    assert reader.num_open == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("codec", ["zstd", "q8"])
+def test_another_process_reads_the_same(tmp_path, method, codec):
+    expected = write(tmp_path, sample(2, 9, (3, 2, 2)), codec)
+    array = open_maps(tmp_path, codec)
+    np.testing.assert_array_equal(everything(array), expected)  # files are open when the other process starts
+    assert pickle.loads(pickle.dumps(array)).is_direct
+    with ProcessPoolExecutor(1, get_context(method)) as pool:
+        call = operator.methodcaller("read_unit", 1, 2, np.arange(2))
+        np.testing.assert_array_equal(pool.submit(call, array).result(), expected[1, 4:6])
+
+
+def test_a_fork_does_not_wait_for_a_lock_of_its_parent(tmp_path):
+    expected = write(tmp_path, sample(1, 4, (3, 2, 2)))
+    array = open_maps(tmp_path)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with array._shards._lock:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        call = operator.methodcaller("read_unit", 0, 0, np.arange(2))
+        np.testing.assert_array_equal(pool.submit(call, array).result(timeout=30), expected[0, :2])
+    done.set()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"data_type": "float32"}, "5 axes of float32, not 5 of float16"),
+        (lambda m: m | {"shape": [2, 9]}, "2 axes"),
+        (lambda m: {k: m[k] for k in m if k != "shape"}, "is damaged"),
+    ],
+)
+def test_damaged_metadata_is_refused(tmp_path, change, message):
+    write(tmp_path, sample(2, 9, (3, 2, 2)))
+    file = tmp_path / "maps.zarr" / NAME / "zarr.json"
+    file.write_text(json.dumps(change(json.loads(file.read_bytes()))))
+    with pytest.raises(DatasetError, match=message):
+        open_maps(tmp_path)
+
+
+def test_a_scale_of_another_shape_is_refused(tmp_path):
+    write(tmp_path, sample(2, 9, (3, 2, 2)), "q8")
+    group = zarr.open_group(tmp_path / "maps.zarr", mode="a")
+    group.create_array(codecs.scale_name(NAME), data=np.ones((2, 1, 3), np.float32), overwrite=True)
+    with pytest.raises(DatasetError, match=r"feature_maps_scale has the shape \(2, 1, 3\), not \(2, 2, 3\)"):
+        everything(open_maps(tmp_path, "q8"))
