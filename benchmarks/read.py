@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from fmcs_bench.store.shards import ShardLayout, ShardReader
 from result import report
 
 import fmcs_bench as fb
 from fmcs_bench.store import FmcsDataset, codecs, shard_file
+from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 BATCH_SIZE = 64
 CHUNKS = (1, 2, 4, 8, 32)

@@ -48,7 +48,7 @@ def test_encoded_images_can_be_pickled(pets, tmp_path):
     write_parquet(tmp_path / "farm.parquet", range(60))
     for source in (f"folder:{pets}", f"hub:{tmp_path / 'farm.parquet'}"):
         dataset = images.load(source, image_size=12, stream=True)
-        again = pickle.loads(pickle.dumps(dataset.images_NCHW))  # noqa: S301  (what was just written)
+        again = pickle.loads(pickle.dumps(dataset.images_NCHW))
         np.testing.assert_array_equal(again[:], dataset.images_NCHW[:])
 
 
