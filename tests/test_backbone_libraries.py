@@ -220,7 +220,6 @@ def test_dueheadnet_adds_only_where_maps_can_be_classified():
             assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in head.parameters())
 
 
-@pytest.mark.slow
 def test_every_small_architecture_of_timm_gives_maps():
     """The networks that timm keeps for tests: one of each of its larger families."""
     names = timm.list_models("test_*")
