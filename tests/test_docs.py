@@ -24,7 +24,6 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.slow
 def test_python_examples_run_in_order(tmp_path):
     examples = [block for page in PAGES for block in blocks(page, "python")]
     assert len(examples) >= 2
