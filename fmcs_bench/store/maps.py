@@ -123,25 +123,24 @@ class MapArray:
         else:
             stored_UDHW = self._read_by_zarr(row, unit * self.unit + take_U)
         if self.codec == "q8":
-            stored_UDHW = self._values_of_q8(stored_UDHW, row, unit * self.unit + take_U)
+            target = np.empty(stored_UDHW.shape, np.float16) if out is None else out
+            self._values_of_q8(stored_UDHW, row, unit * self.unit + take_U, target)
+            return target
         if out is None:
             return stored_UDHW
         out[...] = stored_UDHW
         return out
 
-    def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray) -> np.ndarray:
+    def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray, out: np.ndarray) -> None:
         scale_RSD, zero_point_RSD = self._q8
         shard_U = image_U // self._per_shard
         shards = np.unique(shard_U).tolist()
         if len(shards) == 1:
-            return codecs.dequantise(numbers_UDHW, scale_RSD[row, shards[0]], zero_point_RSD[row, shards[0]])
-        maps_UDHW = np.empty(numbers_UDHW.shape, np.float16)
+            codecs.dequantise(numbers_UDHW, scale_RSD[row, shards[0]], zero_point_RSD[row, shards[0]], out)
+            return
         for shard in shards:  # each has a scale of its own
             here_U = shard_U == shard
-            maps_UDHW[here_U] = codecs.dequantise(
-                numbers_UDHW[here_U], scale_RSD[row, shard], zero_point_RSD[row, shard]
-            )
-        return maps_UDHW
+            out[here_U] = codecs.dequantise(numbers_UDHW[here_U], scale_RSD[row, shard], zero_point_RSD[row, shard])
 
     @cached_property
     def _q8(self) -> tuple[np.ndarray, np.ndarray]:

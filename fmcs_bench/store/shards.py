@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import struct
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ MAX_OPEN = 64
 """Shard files of one array that a process keeps open."""
 NOT_THERE = 2**64 - 1
 """In an index: the chunk was left out, so all its values are the fill value."""
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_MAGIC = 0xFD2FB528
+ZSTD_HEADER = struct.Struct("<IB")
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
@@ -179,7 +180,7 @@ class ShardReader:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[int, int], _Shard] = OrderedDict()
+        self._open: dict[tuple[int, int], _Shard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "layout": self.layout, "max_open": self.max_open}
@@ -251,25 +252,27 @@ class ShardReader:
         if self._process != os.getpid():
             self._start()  # after a fork: another thread of the parent may have held the lock
         key = (row, shard)
-        with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-                return self._open[key]
+        opened = self._open.get(key)
+        if opened is not None:
+            return opened
         opened = _Shard(self._file(row, shard), self._chunks_per_shard)
         with self._lock:
             self._open[key] = opened
             while len(self._open) > self.max_open:
-                self._open.popitem(last=False)  # closed when the last thread that decodes from it is done
+                del self._open[next(iter(self._open))]  # closed when the last thread that decodes from it is done
         return opened
 
 
 def _zstd_content_size(data: memoryview) -> int | None:
     """Size of a frame's content as its header states it (RFC 8878, 3.1.1.1); None where it does not."""
-    if len(data) < 6 or data[:4] != ZSTD_MAGIC:
+    if len(data) < 18:  # the longest header; what is shorter takes the long way
         return None
-    flag, is_single_segment = data[4] >> 6, data[4] >> 5 & 1
+    magic, descriptor = ZSTD_HEADER.unpack_from(data)
+    if magic != ZSTD_MAGIC:
+        return None
+    flag, is_single_segment = descriptor >> 6, descriptor >> 5 & 1
     num_bytes = (is_single_segment, 2, 4, 8)[flag]
-    begin = 5 + (1 - is_single_segment) + (0, 1, 2, 4)[data[4] & 3]
+    begin = 5 + (1 - is_single_segment) + (0, 1, 2, 4)[descriptor & 3]
     if not num_bytes:
         return None
     return int.from_bytes(data[begin : begin + num_bytes], "little") + (256 if num_bytes == 2 else 0)
