@@ -69,22 +69,14 @@ def training_table(board: TrainingBoard) -> Table:
 
 
 def stage_table(manifest: Manifest) -> Table:
-    """Stages of every run: where they end, smoothed training loss and validation accuracy there."""
-    table = _table("Stages (FMCS): where each ends on its run")
-    for name in ("run", "role", "FMCS", "step", "epoch", "train loss", "validation accuracy"):
-        table.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
+    """Where the stages of every run end: epoch, smoothed training loss and validation accuracy there."""
+    table = _table("Stages (FMCS): where each ends on its run: epoch, training loss, validation accuracy")
+    table.add_column("FMCS", justify="right", no_wrap=True)
     for run in manifest.runs:
-        for stage in run.stages:
-            first = stage.stage == 1
-            table.add_row(
-                str(run.seed) if first else "",
-                run.role if first else "",
-                str(stage.stage),
-                f"{stage.step:,}",
-                f"{stage.epoch:.2f}",
-                f"{stage.train_loss:.3f}",
-                f"{100 * stage.validation_accuracy:.1f} %",
-            )
+        table.add_column(f"run {run.seed}, {run.role}", justify="right", no_wrap=True)
+    for stages in zip(*(run.stages for run in manifest.runs), strict=True):
+        cells = (f"{s.epoch:.2f}  {s.train_loss:.3f}  {100 * s.validation_accuracy:4.1f} %" for s in stages)
+        table.add_row(str(stages[0].stage), *cells)
     return table
 
 

@@ -66,16 +66,23 @@ class FmcsDataset:
         error = manifest.map_error
         loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
         position = "" if height * width > 1 else "; one position, a larger image size gives more"
+        images, made = manifest.images, manifest.environment
+        size = images.statistics.size
+        pixels = size if isinstance(size, str) else " x ".join(map(str, size))
+        seconds = ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items())
         return (
             f"FmcsDataset {self.id}\n"
             f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages"
             f"{position}\n"
             f"  runs    {roles}\n"
-            f"  images  {', '.join(f'{n:,} {split}' for split, n in manifest.images.num_images.items())}\n"
+            f"  images  {', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
+            f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; {len(images.classes):,} classes\n"
             f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
             f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
             f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
             f"{loss}"
+            f"  made    {manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) "
+            f"with fmcs-bench {made.fmcs_bench}, torch {made.libraries['torch']}; {seconds}\n"
             f"  path    {self.location}"
         )
 
