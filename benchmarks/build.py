@@ -32,7 +32,7 @@ from result import report
 
 from fmcs_bench import backbones, images
 from fmcs_bench.config import Method, Recipe
-from fmcs_bench.extraction import BATCH_SIZE, extract
+from fmcs_bench.extraction import batch_size, extract, memory_format
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.objectives import Objective
 from fmcs_bench.store import DatasetWriter, codecs, schema
@@ -75,11 +75,13 @@ def extraction(
     frozen = [backbones.create(name, num_classes, seed=seed).eval().to(device) for seed in range(num_networks)]
     prepare = Preprocessor(source, SIZE)
     image_N = np.arange(num_images) % len(source.labels_N)
-    batch = prepare(torch.from_numpy(source.images_NCHW[image_N[:BATCH_SIZE]])).to(device)
+    size = batch_size(device)
+    layout = memory_format(frozen, device, precision, SIZE)
+    batch = prepare(torch.from_numpy(source.images_NCHW[image_N[:size]])).to(device).contiguous(memory_format=layout)
     shape = backbones.map_shape(frozen[0], SIZE)
 
     def bare() -> None:
-        for first in range(0, num_images, BATCH_SIZE):
+        for first in range(0, num_images, size):
             for backbone in frozen:
                 with autocast(device, precision):
                     backbone.features(batch[: num_images - first])
@@ -105,7 +107,8 @@ def extraction(
         "map_shape": shape,
         "images": num_images,
         "networks": num_networks,
-        "batch_size": BATCH_SIZE,
+        "batch_size": size,
+        "memory_format": str(layout),
         "rounds": rounds,
         "precision": precision,
         "bare_maps_per_second": round(maps / bare_seconds, 1),
@@ -139,7 +142,7 @@ def trained_maps(
     with torch.no_grad():
         maps = [
             model.features(prepare(torch.from_numpy(source.images_NCHW[part]).to(device))).half().cpu().numpy()
-            for part in np.array_split(chosen, -(-len(chosen) // BATCH_SIZE))
+            for part in np.array_split(chosen, -(-len(chosen) // 32))
         ]
     info = {"trained_on_images": used, "last_loss": round(losses[-1], 3), "maps": len(chosen)}
     return np.concatenate(maps), info

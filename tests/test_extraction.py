@@ -9,7 +9,7 @@ from conftest import build_tiny
 from fmcs_bench import backbones, images
 from fmcs_bench.config import Recipe
 from fmcs_bench.errors import ConfigError
-from fmcs_bench.extraction import BATCH_SIZE, extract
+from fmcs_bench.extraction import BATCH_SIZES, extract, memory_format
 from fmcs_bench.images import Preprocessor
 from fmcs_bench.store import DatasetWriter, schema
 from fmcs_bench.training import autocast
@@ -40,6 +40,10 @@ def frozen():
     return [backbones.create("smallcnn", 10, seed=seed).eval() for seed in (0, 1, 2)]
 
 
+BATCH_SIZE = BATCH_SIZES["cpu"]
+CPU = torch.device("cpu")
+
+
 def run(path, source, frozen, tiny_dataset, *, start=True, precision="float32"):
     counting = [Counting(backbone) for backbone in frozen]
     with DatasetWriter(path, (64, 16, 16)) as writer:
@@ -53,7 +57,7 @@ def run(path, source, frozen, tiny_dataset, *, start=True, precision="float32"):
             writer,
             seed=SEED,
             array="feature_maps",
-            device=torch.device("cpu"),
+            device=CPU,
             precision=precision,
         )
     stored = zarr.open_group(path / schema.MAPS, mode="r")[f"run-{SEED}/feature_maps"]
@@ -61,14 +65,15 @@ def run(path, source, frozen, tiny_dataset, *, start=True, precision="float32"):
 
 
 def expected_maps(source, frozen, index, precision="float32"):
-    with torch.no_grad(), autocast(torch.device("cpu"), precision):
+    with torch.no_grad(), autocast(CPU, precision):
         inputs = Preprocessor(source, SIDE)(torch.from_numpy(source.images_NCHW[index]))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         return np.stack([backbone.features(inputs).to(torch.float16).numpy() for backbone in frozen])
 
 
 def test_maps_are_those_of_the_backbones_in_the_order_of_the_images(tmp_path, source, frozen, tiny_dataset):
     counts, stored = run(tmp_path, source, frozen, tiny_dataset)
-    assert counts == [NUM] * 3
+    assert counts == [NUM + 2, NUM, NUM]
     for first in (0, BATCH_SIZE, 256):
         index = np.arange(NUM)[::-1][first : first + min(BATCH_SIZE, NUM - first)]
         np.testing.assert_array_equal(
@@ -81,7 +86,7 @@ def test_only_blocks_that_are_missing_are_computed(tmp_path, source, frozen, tin
     (note,) = tmp_path.rglob("0-0.safetensors")
     note.unlink()  # as if a kill had come before the first block was noted
     counts, again = run(tmp_path, source, frozen, tiny_dataset, start=False)
-    assert counts == [256] * 3
+    assert counts == [256 + 2, 256, 256]  # two images tell whether the network takes channels last
     np.testing.assert_array_equal(again, whole)
     counts, _ = run(tmp_path, source, frozen, tiny_dataset, start=False)
     assert counts == [0] * 3
@@ -102,6 +107,35 @@ def test_a_build_in_bfloat16_verifies_and_says_so(tmp_path):
     dataset = build_tiny(tmp_path, recipe=Recipe(batch_size=16, lr=3e-3, precision="bfloat16"))
     assert dataset.manifest.to_json()["config"]["recipe"]["precision"] == "bfloat16"
     assert not verify(dataset.path, recompute=5, device="cpu").faults
+
+
+class Viewing(torch.nn.Module):
+    """A network that cannot take channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 4, 1)
+
+    def features(self, images_BCHW):
+        maps_BDHW = self.layer(images_BCHW)
+        return maps_BDHW.view(len(maps_BDHW), -1).view(maps_BDHW.shape)
+
+
+def test_a_network_that_cannot_take_channels_last_keeps_the_usual_order(frozen):
+    viewing = Viewing().eval()
+    assert memory_format([viewing], CPU, "float32", 16) == torch.contiguous_format
+    assert viewing.layer.weight.is_contiguous()
+    assert memory_format(frozen, CPU, "float32", 16) == torch.channels_last
+
+
+class Wrong(Viewing):
+    def features(self, images_BCHW):
+        return self.layer(images_BCHW[:, :2])
+
+
+def test_another_error_of_a_network_is_not_taken_for_that():
+    with pytest.raises(RuntimeError, match="channels"):
+        memory_format([Wrong().eval()], CPU, "float32", 16)
 
 
 def test_another_precision_is_refused():
