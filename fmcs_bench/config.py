@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -35,6 +35,15 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are written only where they differ from their default, so that digests from before them stay."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        unchanged = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unchanged}
 
     @classmethod
     def make(cls, **values: Any) -> Self:
@@ -118,6 +127,8 @@ class Recipe(Options):
     batch_size: int = Field(64, ge=2)
     precision: Precision = Field("float32", description="bfloat16 is mixed precision: weights stay float32")
 
+    added_later = frozenset({"precision"})
+
 
 class ConvergenceRule(Options):
     """Parameters of the CQI rule (arXiv 2405.04041); see ``fmcs_bench.convergence``.
@@ -153,12 +164,7 @@ class NamesBackbone(Options):
     backbone: str
     backbone_options: BackboneOptions = BackboneOptions()
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        if self.backbone_options == BackboneOptions():
-            values.pop("backbone_options", None)
-        return values
+    added_later = frozenset({"backbone_options"})
 
 
 class BuildConfig(NamesBackbone):
