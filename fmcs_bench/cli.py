@@ -6,104 +6,36 @@ standard error. Exit codes: 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fmcs_bench import __version__
-from fmcs_bench.errors import FmcsBenchError
+from fmcs_bench.command import (
+    Commands,
+    data_dir_option,
+    device_option,
+    images_option,
+    json_option,
+    stream_option,
+    workspace_option,
+)
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
     from fmcs_bench.workspace import Workspace
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-class _Failure(click.ClickException):
-    """Shown as one or two lines on standard error, without a traceback."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click types it as a class variable and reads the instance's
-
-
-class _Commands(click.Group):
-    """Turns the errors that a person can act on into a line and an exit code; keeps the order of the verbs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FmcsBenchError as error:
-            raise _Failure(str(error), error.exit_code) from error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            message = (
-                f"the disk is full ({error.filename or 'while writing'}); free some space and type the command again"
-            )
-            raise _Failure(message, 1) from error
-        except KeyboardInterrupt:
-            raise _Failure("stopped; type the same command again and it goes on where it was", 1) from None
-
-
-def _workspace_option(command: Command) -> Command:
-    return click.option(
-        "--workspace",
-        envvar="FMCS_BENCH_WORKSPACE",
-        default="fmcs-workspace",
-        show_default=True,
-        show_envvar=True,
-        help="Folder of everything that is made.",
-    )(command)
-
-
-def _data_dir_option(command: Command) -> Command:
-    return click.option(
-        "--data-dir", envvar="FMCS_BENCH_DATA", show_envvar=True, help="Folder with the files of the image dataset."
-    )(command)
-
-
-def _images_option(command: Command) -> Command:
-    return click.option(
-        "--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from."
-    )(command)
-
-
-def _stream_option(command: Command) -> Command:
-    return click.option(
-        "--stream-images/--no-stream-images",
-        default=None,
-        help="Decode images when they are needed instead of holding them in memory.  [default: where they would take "
-        "more than half of the free memory]",
-    )(command)
-
-
-def _device_option(command: Command) -> Command:
-    return click.option(
-        "--device", default="auto", show_default=True, help="auto takes CUDA where torch has it, else the CPU."
-    )(command)
-
-
-def _json_option(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="fmcs-bench")
 def main() -> None:
     """Feature-map data sets labelled by convergence, and a benchmark of the networks that judge them."""
 
 
 @main.command()
-@_workspace_option
-@_device_option
+@workspace_option
+@device_option
 def quickstart(workspace: str, device: str) -> None:
     """Do everything once on real digits, in minutes: build, evaluate, train, leaderboard."""
     from fmcs_bench import quickstart as road
@@ -160,11 +92,11 @@ def quickstart(workspace: str, device: str) -> None:
 @click.option("--name", help="Last part of the dataset's name.  [default: base]")
 @click.option("--download", is_flag=True, help="Fetch missing files of a named image dataset into --data-dir.")
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read; their number is kept.")
-@_stream_option
-@_data_dir_option
-@_workspace_option
-@_device_option
-@_json_option
+@stream_option
+@data_dir_option
+@workspace_option
+@device_option
+@json_option
 def build(
     workspace: str,
     data_dir: str | None,
@@ -199,9 +131,9 @@ def build(
 @click.option("--evaluator", "evaluators", multiple=True, help="Which; repeat for several.  [default: all]")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
 @click.option("--limit", type=int, help="At most this many images in each split of each run.")
-@_workspace_option
-@_device_option
-@_json_option
+@workspace_option
+@device_option
+@json_option
 def evaluate(
     datasets: tuple[str, ...],
     evaluators: tuple[str, ...],
@@ -239,12 +171,12 @@ def evaluate(
 @click.option("--seeds", type=int, default=5, show_default=True, help="Paired trainings of each method.")
 @click.option("--evaluator", help="The judge.  [default: the best on the validation run]")
 @click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
-@_images_option
-@_stream_option
-@_data_dir_option
-@_workspace_option
-@_device_option
-@_json_option
+@images_option
+@stream_option
+@data_dir_option
+@workspace_option
+@device_option
+@json_option
 def train(
     dataset: str | None,
     methods: tuple[str, ...],
@@ -293,7 +225,7 @@ def leaderboard() -> None:
 
 
 @leaderboard.command("build")
-@_workspace_option
+@workspace_option
 def leaderboard_build(workspace: str) -> None:
     """Make the page of all records of the workspace; its path is printed."""
     from fmcs_bench import api
@@ -304,8 +236,8 @@ def leaderboard_build(workspace: str) -> None:
 @main.command()
 @click.argument("dataset", required=False)
 @click.option("--plot", metavar="DIR", help="Also draw loss, CQI and stages of every run into this folder.")
-@_workspace_option
-@_json_option
+@workspace_option
+@json_option
 def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
     """Show one FMCS dataset: shapes, sizes, runs, stages."""
     from fmcs_bench import api
@@ -336,12 +268,12 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
-@_images_option
-@_stream_option
-@_data_dir_option
-@_workspace_option
-@_device_option
-@_json_option
+@images_option
+@stream_option
+@data_dir_option
+@workspace_option
+@device_option
+@json_option
 @click.pass_context
 def verify(
     context: click.Context,
@@ -380,8 +312,8 @@ def verify(
 @click.argument("what", type=click.Choice(["backbones", "datasets", "evaluators", "methods"]))
 @click.option("--size", type=click.IntRange(8, 1024), help="backbones: show their maps of images of this many pixels.")
 @click.option("--name", "chosen", multiple=True, help="backbones: which, with --size; repeat.  [default: short names]")
-@_workspace_option
-@_json_option
+@workspace_option
+@json_option
 def list_(what: str, size: int | None, chosen: tuple[str, ...], workspace: str, as_json: bool) -> None:
     """List what can be named: backbones, (image) datasets, evaluators, methods."""
     from fmcs_bench import listing

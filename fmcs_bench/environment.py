@@ -23,19 +23,33 @@ _PRESENTATION = (
     "api.py",
     "boards.py",
     "cli.py",
+    "command.py",
     "display.py",
     "leaderboard/",
+    "listing.py",
     "plot_style.py",
     "plots.py",
     "progress.py",
     "quickstart.py",
     "statistics.py",
+    "store/summary.py",
     "store/verify.py",
     "terminal.py",
     "verification.py",
     "workspace.py",
 )
-_LIBRARIES = ("numpy", "pillow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr")
+_LIBRARIES = (
+    "numcodecs",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "zarr",
+)
 
 
 class Environment(Options):

@@ -24,6 +24,7 @@ from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.location import Location, stays_inside
 from fmcs_bench.store.maps import MapArray, gather, open_group
 from fmcs_bench.store.selection import MapSelection, MapSet
+from fmcs_bench.store.summary import summary
 
 T = TypeVar("T")
 
@@ -58,34 +59,7 @@ class FmcsDataset:
             _check_files(self.location, self.manifest)
 
     def __repr__(self) -> str:
-        manifest = self.manifest
-        channels, height, width = manifest.map_shape
-        roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
-        map_bytes = manifest.bytes_under(schema.MAPS)
-        checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
-        error = manifest.map_error
-        loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
-        position = "" if height * width > 1 else "; one position, a larger image size gives more"
-        images, made = manifest.images, manifest.environment
-        size = images.statistics.size
-        pixels = size if isinstance(size, str) else " x ".join(map(str, size))
-        seconds = ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items())
-        return (
-            f"FmcsDataset {self.id}\n"
-            f"  maps    {self.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} stages"
-            f"{position}\n"
-            f"  runs    {roles}\n"
-            f"  images  {', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
-            f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; "
-            f"{len(images.classes):,} classes\n"
-            f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
-            f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
-            f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
-            f"{loss}"
-            f"  made    {manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) "
-            f"with fmcs-bench {made.fmcs_bench}, torch {made.libraries['torch']}; {seconds}\n"
-            f"  path    {self.location}"
-        )
+        return summary(self.manifest, str(self.location))
 
     @property
     def path(self) -> Path:
@@ -126,7 +100,7 @@ class FmcsDataset:
     @property
     def id(self) -> str:
         """``<name>@<first 12 digits of the digest>``, as records name it."""
-        return f"{self.manifest.name}@{self.manifest.dataset_digest[:12]}"
+        return self.manifest.id
 
     @property
     def num_stages(self) -> int:
@@ -136,7 +110,7 @@ class FmcsDataset:
     @property
     def num_maps(self) -> int:
         """Feature maps of all runs and stages."""
-        return sum(run.num_images for run in self.manifest.runs) * self.num_stages
+        return self.manifest.num_maps
 
     def seeds(self, role: schema.Role) -> list[int]:
         """Seeds of the runs with this role."""

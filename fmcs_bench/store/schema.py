@@ -143,6 +143,16 @@ class Manifest(Options):
     build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
 
     @property
+    def id(self) -> str:
+        """``<name>@<first 12 digits of the digest>``, as records name it."""
+        return f"{self.name}@{self.dataset_digest[:12]}"
+
+    @property
+    def num_maps(self) -> int:
+        """Feature maps of all runs and stages."""
+        return sum(run.num_images for run in self.runs) * self.config.stages
+
+    @property
     def states_its_digest(self) -> bool:
         """Whether ``dataset_digest`` is the digest of the rest; otherwise something was changed."""
         return dataset_digest(self.config, self.images, self.files) == self.dataset_digest
