@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from result import report
 
-from fmcs_bench import backbones, images
+from fmcs_bench import backbones, environment, images
 from fmcs_bench.config import Method, Recipe
 from fmcs_bench.extraction import batch_size, extract, memory_format
 from fmcs_bench.images import ImageDataset, Preprocessor
@@ -116,7 +115,7 @@ def extraction(
         "gb_per_second": round(maps * 2 * int(np.prod(shape)) / seconds / 1e9, 4),
         "ratio_to_bare_forward": round(ratio, 4),
         "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_process_bytes": environment.process_peak_bytes(),
     }
 
 
@@ -239,7 +238,7 @@ def extract_digits(num_images: int) -> int:
             frozen, source, image_N, Preprocessor(source, SIZE), writer,
             seed=SEED, array="feature_maps", device=torch.device("cpu"),
         )  # fmt: skip
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return environment.process_peak_bytes()
 
 
 def main() -> None:

@@ -173,7 +173,7 @@ def chunk_sizes(dataset: FmcsDataset, *, rounds: int, num_single: int) -> dict[s
             )
             file = Path(folder) / "maps/c/0/0/0/0/0"
             encode = codecs.encoder(codec)
-            shard_file.write_shard(file, data, per_shard=num, per_chunk=per_chunk, encode=encode)
+            shard_file.write_shard(file, data, per_shard=num, per_chunk=per_chunk, encode=encode).commit()
             layout, reason = ShardLayout.parse(json.loads((Path(folder) / "maps/zarr.json").read_bytes()))
             if layout is None:
                 raise SystemExit(reason)

@@ -7,9 +7,51 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+class PendingFile:
+    """A file that is written beside its place, and moved there once it is on the disk.
+
+    Attributes:
+        stream: takes the content.
+
+    Args:
+        path: its place; the folder is made.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        self._path, self._temporary = path, Path(name)
+        self.stream: BinaryIO = os.fdopen(descriptor, "wb")
+
+    def commit(self) -> None:
+        """Wait until the content is on the disk, and move it to its place.
+
+        Raises:
+            OSError: the disk is full; nothing stays.
+        """
+        try:
+            with self.stream:
+                self.stream.flush()
+                os.fsync(self.stream.fileno())
+            self._temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+            self._temporary.replace(self._path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        with suppress(OSError):  # a full disk also fails to take what is still in memory
+            self.stream.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -19,19 +61,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
+    file = PendingFile(path)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        temporary.replace(path)
+        yield file.stream
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        file.discard()
         raise
+    file.commit()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

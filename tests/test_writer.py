@@ -38,7 +38,7 @@ def test_a_full_shard_has_the_bytes_of_zarr_python(tmp_path, codec):
     array[...] = data
     file = tmp_path / "a.zarr/maps/c/0/0/0/0/0"
     expected = file.read_bytes()
-    shard_file.write_shard(tmp_path / "ours", data[0], **sizes, encode=codecs.encoder(codec))
+    shard_file.write_shard(tmp_path / "ours", data[0], **sizes, encode=codecs.encoder(codec)).commit()
     assert (tmp_path / "ours").read_bytes() == expected
 
 
@@ -65,14 +65,15 @@ def test_a_block_is_missing_until_its_shards_are_on_the_disk(tmp_path, writer, m
     assert writer.missing(SEED, "feature_maps", 0, 300) == [256]
     assert len(list((tmp_path / schema.MAPS / f"run-{SEED}/feature_maps/c").glob("*/0/0/0/0"))) == 3
 
-    def full(path):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "open_atomically", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     writer.write(SEED, "feature_maps", 0, 256, block[:, :44].copy())
     with pytest.raises(OSError, match="No space left"):
         writer.flush()
     assert writer.missing(SEED, "feature_maps", 0, 300) == [256]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

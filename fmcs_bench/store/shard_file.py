@@ -23,8 +23,8 @@ MISSING = 2**64 - 1
 
 def write_shard(
     path: Path, maps_NDHW: np.ndarray, *, per_shard: int, per_chunk: int, encode: Callable[[np.ndarray], bytes]
-) -> None:
-    """Write one shard, whole or not at all. Memory holds one encoded inner chunk at a time.
+) -> files.PendingFile:
+    """Write one shard beside its place; ``commit`` waits for the disk. Memory holds one encoded inner chunk at a time.
 
     Args:
         path: of the shard's file.
@@ -41,15 +41,21 @@ def write_shard(
         raise ValueError(f"{len(maps_NDHW)} maps for a shard of {per_shard}")
     index = np.full((per_shard // per_chunk, 2), MISSING, dtype="<u8")
     place = 0
-    with files.open_atomically(path) as stream:
+    file = files.PendingFile(path)
+    try:
         for number, start in enumerate(range(0, len(maps_NDHW), per_chunk)):
             data = encode(_padded(maps_NDHW[start : start + per_chunk], per_chunk))
-            stream.write(data)
+            file.stream.write(data)
             index[number] = place, len(data)
             place += len(data)
         encoded_index = index.tobytes()
-        stream.write(encoded_index)
-        stream.write(int(google_crc32c.value(encoded_index)).to_bytes(4, "little"))
+        file.stream.write(encoded_index)
+        file.stream.write(int(google_crc32c.value(encoded_index)).to_bytes(4, "little"))
+        file.stream.flush()
+    except BaseException:
+        file.discard()
+        raise
+    return file
 
 
 def _padded(maps_NDHW: np.ndarray, num: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -35,10 +35,10 @@ CHUNK_BYTES = 2**17
 
 @dataclass
 class _Pending:
-    """A block whose shards are being written."""
+    """A block whose shards are being written: each is encoded first, and then waits for the disk."""
 
     note: Path
-    shards: list[Future[dict[str, np.ndarray]]] = field(default_factory=list)
+    shards: list[Future[tuple[dict[str, np.ndarray], Future[None]]]] = field(default_factory=list)
 
 
 class DatasetWriter:
@@ -61,7 +61,8 @@ class DatasetWriter:
         self.maps_per_shard, self.maps_per_chunk = shard_sizes(map_shape)
         self._encode = codecs.encoder(codec)
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
-        self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-writer")
+        self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
+        self._disk = ThreadPoolExecutor(2, "shard-committer")  # so that no encoder waits for the disk
         self._pending: _Pending | None = None
 
     def __enter__(self) -> Self:
@@ -75,6 +76,7 @@ class DatasetWriter:
                 self.flush()
         finally:
             self._pool.shutdown(cancel_futures=True)
+            self._disk.shutdown()
 
     def write_images(self, images: ImageDataset) -> None:
         """Write id, label and split of every image."""
@@ -163,11 +165,14 @@ class DatasetWriter:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        try:
-            parts = [shard.result() for shard in pending.shards]
-        finally:
-            for shard in pending.shards:
-                shard.cancel()
+        wait(pending.shards)
+        # All of them end before an error is told: no file is left that is being written.
+        wait([shard.result()[1] for shard in pending.shards if shard.exception() is None])
+        parts = []
+        for shard in pending.shards:
+            kept, committed = shard.result()
+            committed.result()
+            parts.append(kept)
         names = parts[0]
         files.write_atomically(pending.note, save({name: np.stack([part[name] for part in parts]) for name in names}))
 
@@ -213,8 +218,8 @@ class DatasetWriter:
         size = sum(array.size for array in written)
         return schema.MapError(largest=max(error.largest for error in errors), mean=total / size)
 
-    def _write_shard(self, file: Path, maps_NDHW: np.ndarray, where: str) -> dict[str, np.ndarray]:
-        """Write one shard; returns what its block's note keeps of it."""
+    def _write_shard(self, file: Path, maps_NDHW: np.ndarray, where: str) -> tuple[dict[str, np.ndarray], Future[None]]:
+        """Write one shard; returns what its block's note keeps of it, and the wait for the disk."""
         if not is_finite(maps_NDHW):
             raise DatasetError(f"{where}: a feature map is not finite in float16 (largest: 65,504)")
         kept: dict[str, np.ndarray] = {"num_images": np.array(len(maps_NDHW))}
@@ -227,8 +232,10 @@ class DatasetWriter:
                 "largest_error": np.array(packed.largest_error),
                 "sum_of_errors": np.array(packed.sum_of_errors),
             }
-        write_shard(file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode)
-        return kept
+        pending = write_shard(
+            file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode
+        )
+        return kept, self._disk.submit(pending.commit)
 
     def _notes(self, seed: int) -> Path:
         return self.path / schema.WORK / schema.run_group(seed) / "blocks"
@@ -288,9 +295,11 @@ def is_finite(maps_NDHW: np.ndarray) -> bool:
         >>> is_finite(np.array([0, 65504, -1], np.float16)), is_finite(np.array([1, -np.inf], np.float16))
         (True, False)
     """
-    bits = maps_NDHW.reshape(-1).view(np.uint16)
-    step = 2**20
-    return all(int((bits[i : i + step] & 0x7FFF).max(initial=0)) < 0x7C00 for i in range(0, len(bits), step))
+    flat = maps_NDHW.reshape(-1)
+    if not flat.size:
+        return True
+    # Infinities and NaNs are the highest bit patterns among the positive values, and so among the negative ones.
+    return int(flat.view(np.int16).max()) < 0x7C00 and int(flat.view(np.uint16).max()) < 0xFC00
 
 
 def list_files(path: Path) -> dict[str, schema.FileEntry]:
