@@ -30,18 +30,17 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount a small disk")
-@pytest.mark.parametrize("codec", ["zstd", "q8"])
-def test_a_build_goes_on_after_the_disk_was_full(tiny_dataset, tmp_path, codec):
+def test_a_build_goes_on_after_the_disk_was_full(tiny_dataset, tmp_path):
     disk, output, errors = tmp_path / "disk", tmp_path / "output", tmp_path / "errors"
     disk.mkdir()
     environment = subprocess_environment() | {
         "PYTHON": sys.executable,
-        "BUILD": " ".join([*BUILD[1:], "--codec", codec]),
+        "BUILD": " ".join(BUILD[1:]),
         "DISK": str(disk),
         "OUTPUT": str(output),
         "ERRORS": str(errors),
     }
-    sizes = ["300k", "1500k", "2600k", "3600k", "4600k", "100m", "100m"]
+    sizes = ["300k", "2600k", "4600k", "100m", "100m"]
     command = ["unshare", "--mount", "sh", "-c", PROGRAM, "sh", str(disk), *sizes]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     told = errors.read_text()
@@ -50,5 +49,4 @@ def test_a_build_goes_on_after_the_disk_was_full(tiny_dataset, tmp_path, codec):
     assert told.count("free some space and type the command again") == told.count("the disk is full")
     assert "Traceback" not in told
     digest = json.loads(output.read_text())["dataset_digest"]
-    if codec == "zstd":
-        assert digest == tiny_dataset.manifest.dataset_digest
+    assert digest == tiny_dataset.manifest.dataset_digest

@@ -1,5 +1,6 @@
 """Examples in the documentation run, their links lead somewhere, and the README's numbers are the records'."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -99,3 +100,23 @@ def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
         if path.suffix in (".html", ".md"):
             committed = ROOT / "leaderboard" / path.relative_to(tmp_path / "leaderboard")
             assert path.read_bytes() == committed.read_bytes(), f"{committed.name}: type `fmcs-bench leaderboard build`"
+
+
+def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    tables = re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n\n", text, flags=re.DOTALL)
+    assert len(tables) == 2
+    for name, table in tables:
+        result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
+        rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+        assert len(rows) >= 8
+        for what, path, shown_value, goal in rows:
+            value = result
+            for key in path.split("/"):
+                value = value[key]
+            last_digit = 10.0 ** -len(shown_value.partition(".")[2])
+            lost = value - float(shown_value.replace(",", ""))
+            assert -1e-9 <= (-lost if goal.startswith("at most") else lost) < last_digit, (what, value, shown_value)
+            if goal:
+                limit = float(goal.removeprefix("at most "))
+                assert value <= limit if goal.startswith("at most") else value >= limit, (what, value, goal)

@@ -1,7 +1,7 @@
 """Writes an FMCS dataset: arrays shard by shard, the manifest last.
 
-Flow: a block (the maps of one shard's images at some stages) -> threads, one shard file each -> the block's note, which
-says that it is done -> when all are done, the small arrays of the lossy codec.
+Flow: a block (the maps of one shard's images at some stages) -> threads that encode, one shard file each -> threads
+that wait for the disk -> the block's note, which says that it is done -> in the end, the lossy codec's small arrays.
 A dataset without its manifest is unfinished. Every run is one Zarr group, so that runs can be written apart.
 K stages (or checkpoints) of a block, N images, D channels, H height, W width.
 """
@@ -9,10 +9,12 @@ K stages (or checkpoints) of a block, N images, D channels, H height, W width.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,11 +36,35 @@ CHUNK_BYTES = 2**17
 
 
 @dataclass
-class _Pending:
-    """A block whose shards are being written: each is encoded first, and then waits for the disk."""
+class _Block:
+    """A block that is being written. Each shard is encoded, then waits for the disk; the last one leaves the note."""
 
     note: Path
-    shards: list[Future[tuple[dict[str, np.ndarray], Future[None]]]] = field(default_factory=list)
+    num_shards: int
+    encoded: list[Future[Future[None]]] = field(default_factory=list)
+    kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+    def commit(self, number: int, file: files.PendingFile, kept: dict[str, np.ndarray]) -> None:
+        """Wait until a shard is on the disk; note the block when all of them are."""
+        file.commit()
+        with self.lock:
+            self.kept[number] = kept
+            if len(self.kept) < self.num_shards:
+                return
+        parts = [self.kept[k] for k in range(self.num_shards)]
+        data = save({name: np.stack([part[name] for part in parts]) for name in kept})
+        files.write_atomically(self.note, data)
+
+    def wait(self) -> None:
+        """Until nothing of the block is being written any more, whether it went well or not."""
+        wait(self.encoded)
+        wait([shard.result() for shard in self.encoded if shard.exception() is None])
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        for shard in self.encoded:
+            shard.result().result()
 
 
 class DatasetWriter:
@@ -63,7 +89,7 @@ class DatasetWriter:
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
         self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
         self._disk = ThreadPoolExecutor(2, "shard-committer")  # so that no encoder waits for the disk
-        self._pending: _Pending | None = None
+        self._blocks: deque[_Block] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +155,7 @@ class DatasetWriter:
     def write(self, seed: int, array: str, first_row: int, start: int, block_KNDHW: np.ndarray) -> None:
         """Write a block: the maps of one shard's images at neighbouring rows. Threads go on after the call returns.
 
-        At most one block is being written at a time: the call waits for the block before. ``block_KNDHW`` must stay as
+        Two blocks are in memory at most: the call waits until the block before is encoded. ``block_KNDHW`` must stay as
         it is until the next call, or ``flush``, has returned.
 
         Args:
@@ -140,41 +166,43 @@ class DatasetWriter:
             block_KNDHW: float16, finite; a whole shard of images, or the rest of the array.
 
         Raises:
-            DatasetError: a value of this block or of the one before is not finite (float16 ends at 65,504).
-            OSError: the block before could not be written.
+            DatasetError: a value of a block before is not finite (float16 ends at 65,504).
+            OSError: a block before could not be written.
         """
         target = codecs.open_array(self._group(seed), array)
         stop = start + block_KNDHW.shape[1]
         if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != target.shape[1]):
             raise ValueError(f"images {start} to {stop} are no whole shards of {self.maps_per_shard}")
         folder = self.path / schema.MAPS / schema.run_group(seed) / array / "c"
-        self.flush()
-        self._pending = _Pending(self._note(seed, array, first_row, start))
+        block = _Block(self._note(seed, array, first_row, start), len(block_KNDHW))
         for k, maps_NDHW in enumerate(block_KNDHW):
             row, shard = first_row + k, start // self.maps_per_shard
             file = folder / str(row) / str(shard) / "0" / "0" / "0"
-            self._pending.shards.append(self._pool.submit(self._write_shard, file, maps_NDHW, f"run {seed}, row {row}"))
+            where = f"run {seed}, row {row}"
+            block.encoded.append(self._pool.submit(self._write_shard, block, k, file, maps_NDHW, where))
+        self._blocks.append(block)
+        while len(self._blocks) > 2:
+            oldest = self._blocks.popleft()
+            oldest.wait()
+            oldest.check()
+        before = self._blocks[0]
+        if before is not block:
+            wait(before.encoded)
+            if any(shard.exception() for shard in before.encoded):
+                self.flush()
 
     def flush(self) -> None:
-        """Wait until all shards are on the disk, and note that their block is done.
+        """Wait until all blocks are on the disk.
 
         Raises:
             DatasetError: a value is not finite.
             OSError: a shard could not be written.
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        wait(pending.shards)
-        # All of them end before an error is told: no file is left that is being written.
-        wait([shard.result()[1] for shard in pending.shards if shard.exception() is None])
-        parts = []
-        for shard in pending.shards:
-            kept, committed = shard.result()
-            committed.result()
-            parts.append(kept)
-        names = parts[0]
-        files.write_atomically(pending.note, save({name: np.stack([part[name] for part in parts]) for name in names}))
+        blocks, self._blocks = self._blocks, deque()
+        for block in blocks:
+            block.wait()
+        for block in blocks:
+            block.check()
 
     def finish(self, seed: int, array: str) -> None:
         """End an array of which all blocks were written.
@@ -218,8 +246,8 @@ class DatasetWriter:
         size = sum(array.size for array in written)
         return schema.MapError(largest=max(error.largest for error in errors), mean=total / size)
 
-    def _write_shard(self, file: Path, maps_NDHW: np.ndarray, where: str) -> tuple[dict[str, np.ndarray], Future[None]]:
-        """Write one shard; returns what its block's note keeps of it, and the wait for the disk."""
+    def _write_shard(self, block: _Block, number: int, file: Path, maps_NDHW: np.ndarray, where: str) -> Future[None]:
+        """Encode one shard; returns the wait for the disk."""
         if not is_finite(maps_NDHW):
             raise DatasetError(f"{where}: a feature map is not finite in float16 (largest: 65,504)")
         kept: dict[str, np.ndarray] = {"num_images": np.array(len(maps_NDHW))}
@@ -235,7 +263,7 @@ class DatasetWriter:
         pending = write_shard(
             file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode
         )
-        return kept, self._disk.submit(pending.commit)
+        return self._disk.submit(block.commit, number, pending, kept)
 
     def _notes(self, seed: int) -> Path:
         return self.path / schema.WORK / schema.run_group(seed) / "blocks"
