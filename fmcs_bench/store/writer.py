@@ -90,6 +90,7 @@ class DatasetWriter:
         self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
         self._disk = ThreadPoolExecutor(2, "shard-committer")  # so that no encoder waits for the disk
         self._blocks: deque[_Block] = deque()
+        self._shapes: dict[tuple[int, str], tuple[int, ...]] = {}  # opening an array takes milliseconds
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +130,7 @@ class DatasetWriter:
             trajectory_image_N: int64, positions of the images whose maps are kept there.
         """
         self.flush()
+        self._shapes.clear()
         notes = self._notes(seed)
         for note in notes.glob("*/*"):
             note.unlink()
@@ -145,7 +147,7 @@ class DatasetWriter:
 
     def num_rows(self, seed: int, array: str) -> int:
         """Stages, or checkpoints, of an array."""
-        return int(codecs.open_array(self._group(seed), array).shape[0])
+        return self._shape(seed, array)[0]
 
     def missing(self, seed: int, array: str, first_row: int, num_images: int) -> list[int]:
         """Positions of the first image of the blocks that are not written yet, in order."""
@@ -169,9 +171,8 @@ class DatasetWriter:
             DatasetError: a value of a block before is not finite (float16 ends at 65,504).
             OSError: a block before could not be written.
         """
-        target = codecs.open_array(self._group(seed), array)
         stop = start + block_KNDHW.shape[1]
-        if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != target.shape[1]):
+        if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != self._shape(seed, array)[1]):
             raise ValueError(f"images {start} to {stop} are no whole shards of {self.maps_per_shard}")
         folder = self.path / schema.MAPS / schema.run_group(seed) / array / "c"
         block = _Block(self._note(seed, array, first_row, start), len(block_KNDHW))
@@ -264,6 +265,11 @@ class DatasetWriter:
             file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode
         )
         return self._disk.submit(block.commit, number, pending, kept)
+
+    def _shape(self, seed: int, array: str) -> tuple[int, ...]:
+        if (seed, array) not in self._shapes:
+            self._shapes[seed, array] = codecs.open_array(self._group(seed), array).shape
+        return self._shapes[seed, array]
 
     def _notes(self, seed: int) -> Path:
         return self.path / schema.WORK / schema.run_group(seed) / "blocks"
