@@ -186,6 +186,20 @@ def test_other_types_and_batches_that_are_kept(scattered):
     np.testing.assert_array_equal(torch.cat([batch.maps_BDHW for batch in kept]).numpy(), scattered[:])
 
 
+def test_a_batch_that_somebody_holds_is_never_written_over(scattered):
+    """Memory of a batch is used again, but not while a tensor, or an array made of it, is alive."""
+    kept, copies = [], []
+    for number, batch in enumerate(scattered.torch(batch_size=16, buffer_maps=32, shuffle=True, threads=2)):
+        copies.append(batch.maps_BDHW.clone())
+        keep = (batch.maps_BDHW, batch.maps_BDHW[3:5], batch.maps_BDHW.numpy(), None)[number % 4]
+        kept.append(keep)
+        del batch
+    for number, (keep, copy) in enumerate(zip(kept, copies, strict=True)):
+        if keep is not None:
+            expected = copy[3:5] if number % 4 == 1 else copy
+            assert torch.equal(torch.as_tensor(keep), expected)
+
+
 def decoding_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("fmcs-bench")]
 

@@ -100,6 +100,21 @@ class MapArray:
             return self._shards.layout.per_chunk
         return max(int(self._zarr().chunks[1]), ZARR_UNIT)
 
+    def read_map(self, row: int, image: int) -> np.ndarray:
+        """One map, float16 [D, H, W].
+
+        Args:
+            row: position of the stage or checkpoint.
+            image: position on the second axis.
+
+        Raises:
+            DatasetError: a file is missing or damaged.
+        """
+        if self._shards is not None and self._shards.layout.per_chunk == 1 and self.codec != "q8":
+            return np.asarray(self._shards.read_chunk(row, image)[0])
+        unit, take = divmod(image, self.unit)
+        return np.asarray(self.read_unit(row, unit, np.array([take]))[0])
+
     def read_unit(self, row: int, unit: int, take_U: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Maps of one unit.
 

@@ -141,9 +141,8 @@ class MapSelection:
         if isinstance(index, SupportsIndex) and not isinstance(index, np.ndarray):
             m = self._position(index)
             array, image = self.arrays[self.source_M[m]], int(self.image_M[m])
-            take_U = np.array([image % array.unit])
-            maps_UDHW = array.read_unit(int(self.stages_M[m]), image // array.unit, take_U)
-            return np.asarray(maps_UDHW[0])
+            found_DHW: np.ndarray = array.read_map(int(self.stages_M[m]), image)
+            return found_DHW
         index_N = self._positions(index)
         return gather(self.arrays, self.source_M[index_N], self.stages_M[index_N], self.image_M[index_N])
 

@@ -180,43 +180,6 @@ class MapBatches(IterableDataset[MapBatch]):
         return blocks
 
     def _read(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
-        if all(array.unit == 1 for array in self.selection.arrays):
-            return self._read_straight(np.concatenate([np.zeros(0, np.int64), *blocks]), threads)
-        return self._read_by_blocks(blocks, threads)
-
-    def _read_straight(self, order_N: np.ndarray, threads: int) -> Iterator[MapBatch]:
-        """Every chunk is one map: threads decode it to its place in a batch, with no buffer between."""
-        parts = [order_N[first : first + self.batch_size] for first in range(0, len(order_N), self.batch_size)]
-        num_ahead = max(1, self.buffer_maps // self.batch_size)
-        decoding: deque[tuple[list[Future[None]], np.ndarray, np.ndarray]] = deque()
-        with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
-
-            def start(index_B: np.ndarray) -> None:
-                maps_BDHW = np.empty((len(index_B), *self.selection.shape[1:]), np.float16)
-                jobs = plan(self.selection.arrays, *(of_M[index_B] for of_M in self._places))
-                decoding.append(([pool.submit(run_task, task, maps_BDHW) for task in tasks(jobs)], maps_BDHW, index_B))
-
-            try:
-                for part in parts[:num_ahead]:
-                    start(part)
-                for number in range(len(parts)):
-                    futures, maps_BDHW, index_B = decoding.popleft()
-                    for future in futures:
-                        future.result()
-                    if number + num_ahead < len(parts):
-                        start(parts[number + num_ahead])
-                    yield self._batch(maps_BDHW, index_B)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _batch(self, maps_BDHW: np.ndarray, index_B: np.ndarray) -> MapBatch:
-        selection = self.selection
-        labels = (of_M[index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
-        return MapBatch(
-            torch.from_numpy(maps_BDHW).to(self.dtype), *(torch.from_numpy(values_B) for values_B in labels)
-        )
-
-    def _read_by_blocks(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
         """While the batches of one block are given out, threads decode the next into the other half of the buffer."""
         selection = self.selection
         buffer_SNDHW = self._spare.pop() if self._spare else self._new_buffer()
@@ -289,7 +252,9 @@ class _Batch:
         return num
 
     def finish(self) -> MapBatch:
-        return self._batches._batch(self._maps_BDHW, self._index_B)
+        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self._maps_BDHW).to(self._batches.dtype)
+        labels = (of_M[self._index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
+        return MapBatch(maps_BDHW, *(torch.from_numpy(values_B) for values_B in labels))
 
 
 def image_units(selection: MapSelection) -> np.ndarray:
