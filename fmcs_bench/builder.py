@@ -150,16 +150,16 @@ class _Build:
         Until the stages of a first run are chosen, how they are chosen may change: a run that did not converge under
         one threshold need not be trained again for another.
         """
-        file = self.path / schema.WORK / "config.json"
+        file, digest = (self.path / schema.WORK / name for name in ("config.json", "images.json"))
         if file.exists():
             chosen = any(self.path.glob(f"{schema.TRAJECTORIES}/*.json"))
             started = BuildConfig.from_json(json.loads(file.read_bytes()))
             _require_equal(started, self.config, self.path, leaving=() if chosen else CHOICE_OF_STAGES)
-        elif self.path.exists() and any(self.path.iterdir()):
+            if digest.exists():
+                _require_same_images(json.loads(digest.read_bytes())["sha256"], self.images, self.path)
+        elif self.path.exists() and any(child.name != schema.WORK for child in self.path.iterdir()):
             raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
-        digest = file.with_name("images.json")
-        if digest.exists():
-            _require_same_images(json.loads(digest.read_bytes())["sha256"], self.images, self.path)
+        # A kill between the two leaves a folder that nobody has claimed yet.
         files.write_atomically(digest, files.to_json({"sha256": self.images.sha256}))
         files.write_atomically(file, files.to_json(self.config.to_json()))
 

@@ -93,6 +93,14 @@ def test_an_unfinished_build_is_not_taken_over_by_another_configuration(tmp_path
         build_tiny(tmp_path, checkpoints=20)
 
 
+def test_a_build_killed_before_it_claimed_its_folder_goes_on(tiny_dataset, tmp_path):
+    work = tmp_path / "datasets" / tiny_dataset.manifest.name / WORK
+    work.mkdir(parents=True)
+    (work / "images.json").write_text("{}")
+    (work / ".config.json.x.part").write_text("{")
+    assert build_tiny(tmp_path).id == tiny_dataset.id
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path):
     folder = tmp_path / "datasets/digits-smallcnn-16px-tiny"
     folder.mkdir(parents=True)
