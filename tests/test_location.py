@@ -7,6 +7,7 @@ import pickle
 import shutil
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -36,8 +37,26 @@ def server(tiny_dataset):
         pytest.skip("fsspec reads http with the package aiohttp, which is not installed")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        """Python's own server does not answer requests for a range of bytes, as real ones do."""
+
         def log_message(self, *args):
             pass
+
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            file = Path(self.translate_path(self.path))
+            if asked is None or not file.is_file():
+                super().do_GET()
+                return
+            data = file.read_bytes()
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            begin = int(first) if first else max(0, len(data) - int(last))
+            end = min(len(data), int(last) + 1) if first and last else len(data)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
+            self.send_header("Content-Length", str(end - begin))
+            self.end_headers()
+            self.wfile.write(data[begin:end])
 
     handler = functools.partial(Handler, directory=str(tiny_dataset.path.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
