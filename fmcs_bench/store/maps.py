@@ -177,10 +177,10 @@ class MapArray:
         except (FmcsBenchError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  (which error zarr raises over damaged bytes, only it knows)
-            remote = ", or its server does not answer requests for a range of bytes"
+            remote = "" if self.location.local is not None else ", or its server does not answer requests for a range"
             raise DatasetError(
-                f"{self.location.shown(f'{schema.MAPS}/{self.name}')} is damaged"
-                f"{remote if self.location.local is None else ''}: row {row}, images {int(image_U[0])} to {int(image_U[-1])} cannot be decoded ({type(error).__name__}: {error})"
+                f"{self.location.shown(f'{schema.MAPS}/{self.name}')} is damaged{remote}: row {row}, images "
+                f"{int(image_U[0])} to {int(image_U[-1])} cannot be decoded ({type(error).__name__}: {error})"
             ) from None
 
     def _zarr(self) -> zarr.Array[Any]:
