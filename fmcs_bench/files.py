@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,30 +53,19 @@ class PendingFile:
         self._temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content is at ``path``, whole and on the disk, once the block has ended without an error.
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
     """
     file = PendingFile(path)
     try:
-        yield file.stream
+        file.stream.write(data)
     except BaseException:
         file.discard()
         raise
     file.commit()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
-
-    Raises:
-        OSError: see ``open_atomically``.
-    """
-    with open_atomically(path) as stream:
-        stream.write(data)
 
 
 def to_json(value: Any) -> bytes:
