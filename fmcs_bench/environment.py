@@ -100,6 +100,14 @@ def process_peak_bytes() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over the source of this package that can change a result (not what only shows results)."""

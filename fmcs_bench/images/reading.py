@@ -9,7 +9,6 @@ B batch, N images, M chosen images, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import warnings
 import weakref
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import FmcsBenchError, ReaderError
 from fmcs_bench.images.encoded import EncodedImages, ImageArray
 
@@ -32,8 +32,7 @@ locks. Everything that it gets can be pickled as well, for platforms that do not
 
 def default_num_workers() -> int:
     """Every core that this process may use but one, which trains; at most 16. With one core, 0: no processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores - 1)
+    return min(MOST_WORKERS, usable_cores() - 1)
 
 
 def free_device_bytes(device: torch.device) -> int | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import DatasetError, FmcsBenchError
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.location import Location
@@ -308,11 +309,3 @@ def gather(
         finally:
             pool.shutdown(cancel_futures=True)
     return maps_MDHW
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        return os.cpu_count() or 1

@@ -18,7 +18,10 @@ import numpy as np
 from fmcs_bench import files
 
 MISSING = 2**64 - 1
-"""Offset and length of an inner chunk that is left out: it lies beyond the end of the array."""
+"""Offset and length of an inner chunk that is left out: all its values are the fill value.
+
+We leave out only what lies beyond the end of the array.
+"""
 
 
 def write_shard(

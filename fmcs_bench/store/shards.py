@@ -22,11 +22,10 @@ from numcodecs.abc import Codec
 from numcodecs.registry import get_codec
 
 from fmcs_bench.errors import DatasetError
+from fmcs_bench.store.shard_file import MISSING
 
 MAX_OPEN = 64
 """Shard files of one array that a process keeps open."""
-NOT_THERE = 2**64 - 1
-"""In an index: the chunk was left out, so all its values are the fill value."""
 ZSTD_MAGIC = 0xFD2FB528
 ZSTD_HEADER = struct.Struct("<IB")
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -156,7 +155,7 @@ class _Shard:
         self.spans = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
         offsets, lengths = self.spans.T
         inside = (offsets <= end) & (lengths <= end - np.minimum(offsets, end))
-        if not (inside | (self.spans == NOT_THERE).all(axis=1)).all():
+        if not (inside | (self.spans == MISSING).all(axis=1)).all():
             raise DatasetError(f"{file} is damaged: a chunk of its index lies outside the file")
 
 
@@ -212,7 +211,7 @@ class ShardReader:
         shard = self._shard(row, number)
         begin, length = shard.spans[place].tolist()
         num = min(layout.per_chunk, layout.shape[1] - chunk * layout.per_chunk)
-        if begin == NOT_THERE:
+        if begin == MISSING:
             numbers = out if out is not None else np.empty((num, *layout.shape[2:]), layout.dtype)
             numbers[...] = layout.fill_value
             return numbers

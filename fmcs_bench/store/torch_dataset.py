@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
-from fmcs_bench.store.maps import plan, run_task, tasks, usable_cores
+from fmcs_bench.store.maps import plan, run_task, tasks
 from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20
