@@ -14,7 +14,7 @@ ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "progress", "config", "environment", "records", "workspace", "statistics",
     "boards", "plot_style", "plots", "metrics", "engine", "images", "backbones", "dueheadnet", "objectives", "training",
-    "convergence", "trajectory", "store", "extraction", "builder", "verification", "evaluators", "evaluation",
+    "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub", "evaluators", "evaluation",
     "experiments", "leaderboard", "quickstart", "api", "listing", "display", "terminal", "command", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]

@@ -1,0 +1,1 @@
+"""Publishes FMCS datasets as Hugging Face dataset repositories, and downloads and loads them."""

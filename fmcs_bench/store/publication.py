@@ -1,0 +1,56 @@
+"""What publishing adds to an FMCS dataset's folder: ``publication.json`` and the files that it names.
+
+Flow: published folder or repository -> ``publication.json`` -> size and SHA-256 of every file that ``dataset.json``
+does not name. The dataset's own manifest and digest stay as they are; only ``superseded_by`` may change later.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fmcs_bench.config import Options
+from fmcs_bench.environment import Sha256
+from fmcs_bench.store import schema
+
+FILE = "publication.json"
+PARQUET = "parquet"
+"""Folder of the Parquet files, ``parquet/<configuration>/<split>-00000-of-00001.parquet``."""
+CONFIGURATIONS: dict[str, dict[str, tuple[schema.Role, str]]] = {
+    "default": {"train": ("training", "train"), "validation": ("validation", "validation"), "test": ("test", "test")},
+    "same_run": {"test": ("training", "test")},
+    "unseen": {"test": ("test", "unseen")},
+}
+"""Of the Parquet files: configuration -> its splits -> role of the runs and split of the images that they hold."""
+
+
+class ParquetSplit(Options):
+    """One split of one configuration, and its files in their order."""
+
+    configuration: str
+    split: str
+    files: tuple[str, ...]
+    num_rows: int = Field(ge=0)
+    memory_bytes: int = Field(ge=0, description="as Arrow tables in memory")
+
+
+class Publication(Options):
+    """Content of ``publication.json``.
+
+    ``files`` are all files beside it that are not named by ``dataset.json``, and ``dataset.json`` itself.
+    """
+
+    schema_version: Literal[1] = 1
+    dataset_id: str
+    dataset_digest: Sha256
+    parquet: tuple[ParquetSplit, ...]
+    files: dict[str, schema.FileEntry]
+    superseded_by: str | None = Field(None, description="repository or URL of the version to use instead")
+    fmcs_bench: str
+    created: str
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of ``files``."""
+        return sum(entry.num_bytes for entry in self.files.values())
