@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench import backbones
+from fmcs_bench import backbones, images
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
@@ -101,6 +101,10 @@ def check_recomputed(
     verifier: Verifier, fault: Fault, source: ImageDataset, num: int, device: torch.device, seed: int
 ) -> str:
     """Some maps of every run and stage, computed again, are those that are stored."""
+    part = verifier.dataset.part
+    if not {"maps", "checkpoints"} <= set(part.kinds):
+        fault(f"only {', '.join(part.kinds)} are there; computing maps again needs maps and checkpoints")
+        return ""
     if source.sha256 != verifier.manifest.images.sha256:
         fault(f"the images of {source.name} here are not those of the dataset (another SHA-256): nothing to compare")
         return ""
@@ -109,13 +113,17 @@ def check_recomputed(
             fault(f"{name} is not that of the images")
     prepare = Preprocessor(source, verifier.config.image_size).to(device)
     drawn, worst = 0, 0.0
+    splits = [images.SPLITS.index(split) for split in part.splits]
     for run in verifier.manifest.runs:
         image_N = verifier.values(f"{schema.run_group(run.seed)}/image")
         for row in range(verifier.config.stages):
+            if run.seed not in part.runs or row + 1 not in part.stages:
+                continue
             where = f"run {run.seed}, stage {row + 1}"
             with guarded(fault, where):
                 generator = np.random.default_rng(derive(seed, "recompute", run.seed, row))
-                few_N = np.sort(generator.choice(len(image_N), min(num, len(image_N)), replace=False))
+                here_N = np.flatnonzero(np.isin(source.splits_N[image_N], splits))
+                few_N = here_N[np.sort(generator.choice(len(here_N), min(num, len(here_N)), replace=False))]
                 checkpoint = verifier.path / schema.checkpoint_name(run.seed, row + 1)
                 backbone = load_checkpoint(verifier.config, len(source.classes), checkpoint).to(device)
                 input_NCHW = prepare(torch.from_numpy(source.images_NCHW[image_N[few_N]]).to(device))

@@ -37,7 +37,7 @@ class Part(Options):
 
     schema_version: Literal[1] = 1
     dataset_digest: Sha256
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Kind, ...] = Field(min_length=1)
     runs: tuple[int, ...] = Field(min_length=1, description="seeds")
     stages: tuple[int, ...] = Field(min_length=1, description="FMCS, 1 .. K")
     splits: tuple[str, ...] = Field(min_length=1)
@@ -73,13 +73,13 @@ class Part(Options):
         """What belongs to both.
 
         Raises:
-            ConfigError: they have no run, stage or split in common.
+            ConfigError: they have no run, stage, split or kind of files in common.
         """
         both: dict[str, tuple[Any, ...]] = {}
         for name in ("kinds", "runs", "stages", "splits"):
             mine, theirs = getattr(self, name), getattr(other, name)
             both[name] = tuple(value for value in mine if value in theirs)
-            if mine and theirs and not both[name]:
+            if not both[name]:
                 raise ConfigError(
                     f"{name} {', '.join(map(str, theirs))} were asked for; there are {', '.join(map(str, mine))}"
                 )

@@ -6,13 +6,16 @@ does not name. The dataset's own manifest and digest stay as they are; only ``su
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from pydantic import Field
 
 from fmcs_bench.config import Options
 from fmcs_bench.environment import Sha256
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
+from fmcs_bench.store.location import Location, stays_inside
 
 FILE = "publication.json"
 PARQUET = "parquet"
@@ -54,3 +57,31 @@ class Publication(Options):
     def stored_bytes(self) -> int:
         """Of ``files``."""
         return sum(entry.num_bytes for entry in self.files.values())
+
+
+def read(location: Location, manifest: schema.Manifest) -> Publication | None:
+    """The publication of a dataset, valid and of this manifest; None where it was not published.
+
+    Raises:
+        DatasetError: it is damaged, of another schema, of another dataset, or names files outside the folder.
+    """
+    file = location.shown(FILE)
+    try:
+        value = json.loads(location.read_bytes(FILE))
+    except MissingDataError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is damaged: {error}") from None
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != 1:
+        raise DatasetError(f"{file} has schema {version!r}; this version of fmcs-bench reads 1")
+    try:
+        found = Publication.from_json(value)
+    except ConfigError as error:
+        raise DatasetError(f"{file} is damaged: {error}") from None
+    if (found.dataset_id, found.dataset_digest) != (manifest.id, manifest.dataset_digest):
+        raise DatasetError(f"{file} belongs to another dataset: {found.dataset_id}, and not {manifest.id}")
+    for name in found.files:
+        if not stays_inside(name) or name in manifest.files:
+            raise DatasetError(f"{file} names a file outside the folder, or one of {schema.MANIFEST}: {name!r}")
+    return found

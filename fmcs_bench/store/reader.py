@@ -21,12 +21,15 @@ from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, neare
 from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import codecs, schema
-from fmcs_bench.store.location import Location, stays_inside
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.maps import MapArray, gather, open_group
+from fmcs_bench.store.opening import check_files, read_manifest, read_part
+from fmcs_bench.store.part import chosen
 from fmcs_bench.store.selection import MapSelection, MapSet
 from fmcs_bench.store.summary import summary
 
 T = TypeVar("T")
+_GET_THE_REST = "; `fmcs-bench download` adds what is missing"
 
 
 class FmcsDataset:
@@ -40,6 +43,7 @@ class FmcsDataset:
     Attributes:
         location: where it is.
         manifest: the content of ``dataset.json``.
+        part: what of it is there; see ``fmcs_bench.store.part``.
 
     Raises:
         ConfigError: the URL's protocol is unknown or needs a package.
@@ -51,15 +55,16 @@ class FmcsDataset:
         self.location = Location(place)
         self.manifest = read_manifest(self.location)
         self._check = check
+        if check and not self.manifest.states_its_digest:
+            raise DatasetError(
+                f"{self.location.shown(schema.MANIFEST)} was changed: its content does not have its digest"
+            )
+        self.part = read_part(self.location, self.manifest)
         if check:
-            if not self.manifest.states_its_digest:
-                raise DatasetError(
-                    f"{self.location.shown(schema.MANIFEST)} was changed: its content does not have its digest"
-                )
-            _check_files(self.location, self.manifest)
+            check_files(self.location, self.manifest, self.files)
 
     def __repr__(self) -> str:
-        return summary(self.manifest, str(self.location))
+        return summary(self.manifest, str(self.location), None if self.is_whole else self.part)
 
     @property
     def path(self) -> Path:
@@ -77,11 +82,27 @@ class FmcsDataset:
         """The Zarr group with all arrays, for use with any Zarr tool."""
         if self.location.local is not None:
             return zarr.open_group(self.location.local / schema.MAPS, mode="r")
-        return open_group(self.location, self._files)
+        return open_group(self.location, self.files)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all runs, stages, splits and kinds of files are there."""
+        return self.part.is_whole(self.manifest)
 
     @cached_property
-    def _files(self) -> frozenset[str]:
-        return frozenset(self.manifest.files)
+    def files(self) -> frozenset[str]:
+        """Names of the manifest's files that are there: all, unless only a part was published or downloaded."""
+        return self.part.files(self.manifest, self._maps_per_shard)
+
+    def _maps_per_shard(self, array: str) -> int:
+        file = f"{schema.MAPS}/{array}/zarr.json"
+        try:
+            found = json.loads(self.location.read_bytes(file))["chunk_grid"]["configuration"]["chunk_shape"][1]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DatasetError(f"{self.location.shown(file)} is damaged: {error}") from None
+        if not isinstance(found, int) or found < 1:
+            raise DatasetError(f"{self.location.shown(file)} is damaged: {found!r} maps in a shard")
+        return found
 
     def read_file(self, name: str) -> bytes:
         """All bytes of a file that the manifest names, such as ``checkpoints/run-0/stage-1.safetensors``.
@@ -92,6 +113,8 @@ class FmcsDataset:
         """
         if name not in self.manifest.files:
             raise MissingDataError(f"{name} is no file of {self.location}; {nearest(name, self.manifest.files)}")
+        if name not in self.files:
+            raise MissingDataError(f"{self.location} is a part of {self.id} without {name}{_GET_THE_REST}")
         data = self.location.read_bytes(name)
         if self._check and hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise DatasetError(f"{self.location.shown(name)} was changed: its SHA-256 is not that of the manifest")
@@ -129,12 +152,17 @@ class FmcsDataset:
 
         Raises:
             ConfigError: the codec needs a package that is not installed.
+            MissingDataError: only a part of the dataset is there, without these maps.
             DatasetError: the run has no such array.
         """
         codecs.require(self.manifest.config.codec)
+        if "maps" not in self.part.kinds or (seed not in self.part.runs and seed in self._seeds):
+            raise MissingDataError(
+                f"{self.location} is a part of {self.id} without the maps of run {seed}{_GET_THE_REST}"
+            )
         name = f"{schema.run_group(seed)}/{array}"
         if name not in self._map_arrays:
-            self._map_arrays[name] = MapArray(self.location, name, self.manifest.config.codec, self._files)
+            self._map_arrays[name] = MapArray(self.location, name, self.manifest.config.codec, self.files)
         return self._map_arrays[name]
 
     @cached_property
@@ -218,6 +246,8 @@ class FmcsDataset:
     ) -> MapSelection:
         """Choose maps by run, stage and split; no map is read.
 
+        Of a dataset of which only a part is there, "every" and roles mean what is there.
+
         Args:
             run: seed, or ``training``, ``validation`` or ``test`` for the runs of this role; None is every run.
             stage: FMCS, 1 .. K; None is every stage.
@@ -230,11 +260,13 @@ class FmcsDataset:
 
         Raises:
             ConfigError: a value that is not allowed, or there is no such map.
+            MissingDataError: only a part of the dataset is there, without these maps.
             DatasetError: the dataset is damaged.
         """
         seeds = self._chosen_runs(run)
-        rows = [fmcs - 1 for fmcs in _chosen(stage, range(1, self.num_stages + 1), "stage")]
-        splits = _chosen(split, SPLITS, "split")
+        stages = self._chosen_of_part(stage, range(1, self.num_stages + 1), self.part.stages, "stage")
+        rows = [fmcs - 1 for fmcs in stages]
+        splits = self._chosen_of_part(split, SPLITS, self.part.splits, "split")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit = {limit}; the number of images must be 1 or more")
         image_N, run_N = [], []  # of each run: position on the second axis, and in the arrays of all images
@@ -275,9 +307,10 @@ class FmcsDataset:
 
         Raises:
             ConfigError: the run has no image of that split, or the maps do not fit in memory.
+            MissingDataError: only a part of the dataset is there, without some of these maps.
             DatasetError: the dataset is damaged.
         """
-        return self.sel(seed, split=split, limit=limit).load()
+        return self.sel(seed, range(1, self.num_stages + 1), split, limit=limit).load()
 
     def _of_images(self, name: str) -> np.ndarray:
         """A small array over all images, read once."""
@@ -289,30 +322,37 @@ class FmcsDataset:
     def _read_arrays(self) -> dict[str, np.ndarray]:
         return {}
 
+    @property
+    def _seeds(self) -> list[int]:
+        return [info.seed for info in self.manifest.runs]
+
     def _chosen_runs(self, run: int | str | Iterable[int | str] | None) -> list[int]:
-        seeds = [info.seed for info in self.manifest.runs]
-        roles: dict[str, list[int]] = {}
+        roles: dict[int | str, list[int]] = {}
         for info in self.manifest.runs:
-            roles.setdefault(info.role, []).append(info.seed)
-        allowed: list[int | str] = [*seeds, *roles]
-        chosen = _chosen(seeds if run is None else run, allowed, "run")
+            roles.setdefault(info.role, [])
+            if info.seed in self.part.runs:
+                roles[info.role].append(info.seed)
+        here = [*self.part.runs, *(role for role, seeds in roles.items() if seeds)]
         found: list[int] = []
-        for each in chosen:
+        for each in self._chosen_of_part(run, [*self._seeds, *roles], here, "run"):
             found += roles[each] if isinstance(each, str) else [each]
         return list(dict.fromkeys(found))
 
-
-def _chosen(value: T | Iterable[T] | None, allowed: Sequence[T], name: str) -> list[T]:
-    """The values that were asked for, each once; None is all."""
-    if value is None:
-        return list(allowed)
-    several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    for each in several:
-        if isinstance(each, bool) or each not in allowed:
-            raise ConfigError(f"{name} = {each!r}; allowed are {', '.join(map(str, allowed))}")
-    if not several:
-        raise ConfigError(f"no {name} is chosen; allowed are {', '.join(map(str, allowed))}")
-    return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
+    def _chosen_of_part(
+        self, value: T | Iterable[T] | None, allowed: Sequence[T], here: Sequence[T], name: str
+    ) -> list[T]:
+        """The values that were asked for, each once, in their order; None is all that are here."""
+        if value is None:
+            return list(here)
+        several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        chosen(several, allowed, name)
+        for each in several:
+            if each not in here:
+                raise MissingDataError(
+                    f"{self.location} is a part of {self.id} without {name} {each}; it has {', '.join(map(str, here))}"
+                    f"{_GET_THE_REST}"
+                )
+        return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
 
 
 def open_dataset(place: str | Path) -> FmcsDataset:
@@ -327,51 +367,3 @@ def open_dataset(place: str | Path) -> FmcsDataset:
         DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
     return FmcsDataset(place)
-
-
-def read_manifest(location: Location) -> schema.Manifest:
-    """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
-
-    Raises:
-        MissingDataError: there is no such folder.
-        DatasetError: there is none, or it is damaged, or of another schema.
-    """
-    file = location.shown(schema.MANIFEST)
-    if location.local is not None:
-        if not location.local.is_dir():
-            raise MissingDataError(f"there is no FMCS dataset at {location}; build one with `fmcs-bench build`")
-        if not (location.local / schema.MANIFEST).is_file():
-            raise DatasetError(
-                f"{location} is unfinished (no {schema.MANIFEST}); type its build command again to go on"
-            )
-    try:
-        content = location.read_bytes(schema.MANIFEST)
-    except MissingDataError:
-        raise MissingDataError(f"there is no finished FMCS dataset at {location} (no {schema.MANIFEST})") from None
-    try:
-        value = json.loads(content)
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if version != schema.SCHEMA_VERSION:
-            raise DatasetError(
-                f"{location} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
-            )
-        return schema.Manifest.from_json(value)
-    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
-        raise DatasetError(f"{file} is damaged: {error}") from None
-
-
-def _check_files(location: Location, manifest: schema.Manifest) -> None:
-    """Refuse a half-copied dataset: every file is there, inside the folder, with its size."""
-    for name in manifest.files:
-        if not stays_inside(name) or not _links_inside(location.local, name):
-            raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
-    sizes = location.sizes(manifest.files)
-    if sizes is None:
-        return  # this place cannot list its files; each is looked at when it is read
-    for name, entry in manifest.files.items():
-        if sizes.get(name) != entry.num_bytes:
-            raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
-
-
-def _links_inside(folder: Path | None, name: str) -> bool:
-    return folder is None or (folder / name).resolve().is_relative_to(folder.resolve())

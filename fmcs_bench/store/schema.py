@@ -34,6 +34,8 @@ MAPS = "maps.zarr"
 WORK = "work"
 TRAJECTORIES = "trajectories"
 CHECKPOINTS = "checkpoints"
+DOWNLOAD = "download.json"
+"""Written by a download: where the folder came from."""
 NUM_TRAJECTORY_IMAGES = 64
 """Test images whose maps are kept at every checkpoint of the test run (fewer where the split has fewer)."""
 
@@ -53,6 +55,11 @@ def run_group(seed: int) -> str:
 def checkpoint_name(seed: int, stage: int) -> str:
     """Path of a stage's checkpoint inside the dataset."""
     return f"{CHECKPOINTS}/{run_group(seed)}/stage-{stage}.safetensors"
+
+
+def shard_name(array: str, row: int, shard: int) -> str:
+    """Path of a shard inside the dataset, of the array at this path in the store."""
+    return f"{MAPS}/{array}/c/{row}/{shard}/0/0/0"
 
 
 def trajectory_name(seed: int) -> str:

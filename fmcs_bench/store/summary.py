@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from fmcs_bench.images import SPLITS
 from fmcs_bench.store import schema
+from fmcs_bench.store.part import Part
 
 
-def summary(manifest: schema.Manifest, place: str) -> str:
+def summary(manifest: schema.Manifest, place: str, part: Part | None = None) -> str:
     """Maps, runs, images, sizes, and where and when it was made; a line each.
 
     Args:
         manifest: of the dataset.
         place: where it lies.
+        part: what lies there; None is all.
     """
     channels, height, width = manifest.map_shape
     roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
@@ -24,8 +26,15 @@ def summary(manifest: schema.Manifest, place: str) -> str:
     size = images.statistics.size
     pixels = size if isinstance(size, str) else " x ".join(map(str, size))
     seconds = ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items())
+    held = ""
+    if part is not None:
+        held = (
+            f"  part    {', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
+            f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole\n"
+        )
     return (
         f"FmcsDataset {manifest.id}\n"
+        f"{held}"
         f"  maps    {manifest.num_maps:,} of {channels} x {height} x {width} float16, "
         f"K = {manifest.config.stages} stages{position}\n"
         f"  runs    {roles}\n"

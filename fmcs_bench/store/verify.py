@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from safetensors.torch import load
 
 from fmcs_bench import files, images
 from fmcs_bench.images import SPLITS
-from fmcs_bench.store import codecs, schema
+from fmcs_bench.store import codecs, publication, schema
+from fmcs_bench.store.part import FILE as PART
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import DIMENSIONS
@@ -27,6 +29,9 @@ ROUNDING = 2.0**-10
 """Allowed difference of a map computed again, as a share of the value: one float16 step."""
 OTHER_HARDWARE = 2.0**-7
 """And as a share of the map's largest value: sums in another order, TF32. The codec q8 adds half its scale."""
+
+BESIDE = (schema.MANIFEST, PART, publication.FILE, schema.DOWNLOAD, ".gitattributes")
+"""Files that may lie in the folder and have no digest there; the Hub's client also keeps a folder ``.cache``."""
 
 Fault = Callable[[str], None]
 ArrayPlan = tuple[tuple[int, ...], str, tuple[str, ...]]
@@ -88,6 +93,11 @@ class Verifier:
         self.dataset, self.manifest, self.path = dataset, dataset.manifest, dataset.path
         self.config = dataset.manifest.config
 
+    @cached_property
+    def publication(self) -> publication.Publication | None:
+        """What publishing added, if anything."""
+        return publication.read(self.dataset.location, self.manifest)
+
     def check_manifest(self, fault: Fault) -> str:
         """Digest, name, and the numbers that follow from others."""
         manifest, config = self.manifest, self.config
@@ -108,9 +118,16 @@ class Verifier:
         return f"schema {manifest.schema_version}, digest {manifest.dataset_digest[:12]}"
 
     def check_files(self, fault: Fault) -> str:
-        """SHA-256 and size of every file, and no other files."""
+        """SHA-256 and size of every file, also of those that publishing added, and no other files."""
         root = self.path.resolve()
-        for name, entry in self.manifest.files.items():
+        expected = {name: self.manifest.files[name] for name in sorted(self.dataset.files)}
+        if self.publication is not None:
+            expected |= {
+                name: entry
+                for name, entry in self.publication.files.items()
+                if "parquet" in self.dataset.part.kinds or not name.startswith(f"{publication.PARQUET}/")
+            }
+        for name, entry in expected.items():
             file = self.path / name
             with guarded(fault, name):
                 if not file.resolve().is_relative_to(root):
@@ -123,9 +140,12 @@ class Verifier:
                     fault(f"{name} was changed: its SHA-256 is not that of the manifest")
         for file in sorted(self.path.rglob("*")):
             name = file.relative_to(self.path).as_posix()
-            if not file.is_dir() and name != schema.MANIFEST and name not in self.manifest.files:
+            if not file.is_dir() and name not in expected and name not in BESIDE and not name.startswith(".cache/"):
                 fault(f"{name} is not in the manifest")
-        return f"{len(self.manifest.files):,} files, {self.manifest.stored_bytes / 1e6:,.1f} MB, no others"
+        size = sum(entry.num_bytes for entry in expected.values())
+        left_out = len(self.manifest.files) - len(self.dataset.files)
+        also = f"; a part, without {left_out:,} files of the whole" if left_out else ""
+        return f"{len(expected):,} files, {size / 1e6:,.1f} MB, no others{also}"
 
     def check_images(self, fault: Fault) -> str:
         """Ids are unique, and the split of each image is the one that its id gives."""
@@ -204,7 +224,7 @@ class Verifier:
                 if array.shards is not None:
                     # Zarr reads a missing shard as zeros.
                     grid = [range(-(-n // m)) for n, m in zip(array.shape[:2], array.shards[:2], strict=True)]
-                    keys = [f"{schema.MAPS}/{name}/c/{row}/{shard}/0/0/0" for row in grid[0] for shard in grid[1]]
+                    keys = [schema.shard_name(name, row, shard) for row in grid[0] for shard in grid[1]]
                     for key in keys:
                         if key not in self.manifest.files:
                             fault(f"{key} is not in the manifest: a shard is missing")
@@ -231,7 +251,7 @@ class Verifier:
 
     def check_maps(self, fault: Fault) -> str:
         """All values are finite, the scale and error of q8 fit, and maps along the test run agree with its stages."""
-        num_maps, largest = 0, 0.0
+        num_maps, largest, part = 0, 0.0, self.dataset.part
         for run in self.manifest.runs:
             for array in ("feature_maps", "trajectory_maps") if run.role == "test" else ("feature_maps",):
                 name = f"{schema.run_group(run.seed)}/{array}"
@@ -242,16 +262,18 @@ class Verifier:
                         if not (np.isfinite(scale_RSD).all() and (scale_RSD >= 0).all()):
                             fault(f"{codecs.scale_name(name)} has values that are not finite or are below 0")
                         largest = max(largest, schema.MapError.from_json(stored.attrs["error"]).largest)
-                    num_maps += stored.shape[0] * stored.shape[1]
                     per_read = stored.shards[1] if stored.shards else stored.shape[1]
                     for row in range(stored.shape[0]):
-                        for start in range(0, stored.shape[1], per_read):
+                        for shard, start in enumerate(range(0, stored.shape[1], per_read)):
+                            if schema.shard_name(name, row, shard) not in self.dataset.files:
+                                continue  # not of this part
                             where = f"{name}, position {row}, images from {start}"
                             with guarded(fault, where):
                                 maps_NDHW = self.dataset.read_maps(run.seed, array, row, start, start + per_read)
+                                num_maps += len(maps_NDHW)
                                 if not np.isfinite(maps_NDHW).all():
                                     fault(f"{where}: there are values that are not finite")
-            if run.role == "test":
+            if run.role == "test" and run.seed in part.runs and "maps" in part.kinds and "test" in part.splits:
                 with guarded(fault, f"trajectory maps of run {run.seed}"):
                     self._compare_trajectory(fault, run)
         if self.manifest.map_error is not None and largest != self.manifest.map_error.largest:
@@ -262,16 +284,20 @@ class Verifier:
 
     def check_checkpoints(self, fault: Fault) -> str:
         """Weights of every stage can be read and are finite."""
+        num, part = 0, self.dataset.part
         for run in self.manifest.runs:
             for stage in range(1, self.config.stages + 1):
                 name = schema.checkpoint_name(run.seed, stage)
+                if "checkpoints" not in part.kinds or run.seed not in part.runs or stage not in part.stages:
+                    continue
+                num += 1
                 with guarded(fault, name):
                     if name not in self.manifest.files:
                         fault(f"{name} is not in the manifest")
                     tensors = load((self.path / name).read_bytes())
                     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
                         fault(f"{name} has weights that are not finite")
-        return f"{len(self.manifest.runs) * self.config.stages} checkpoints with finite weights"
+        return f"{num} checkpoints with finite weights"
 
     def _compare_trajectory(self, fault: Fault, run: schema.RunInfo) -> None:
         """Maps at the checkpoints that end a stage stand in two arrays, which must agree."""
@@ -279,9 +305,13 @@ class Verifier:
         steps = [checkpoint.step for checkpoint in self.dataset.run_file(run.seed).run.checkpoints]
         place = {int(image): i for i, image in enumerate(self.values(f"{group}/image"))}
         place_N = np.array([place[int(image)] for image in self.values(f"{group}/trajectory_image")])
+        first = int(place_N.min())  # the images of a split lie side by side
         for row, stage in enumerate(run.stages):
+            if row + 1 not in self.dataset.part.stages:
+                continue
             along = steps.index(stage.step)
-            of_stage_NDHW = self.dataset.read_maps(run.seed, "feature_maps", row, 0, int(place_N.max()) + 1)[place_N]
+            near_NDHW = self.dataset.read_maps(run.seed, "feature_maps", row, first, int(place_N.max()) + 1)
+            of_stage_NDHW = near_NDHW[place_N - first]
             along_NDHW = self.dataset.read_maps(run.seed, "trajectory_maps", along)
             half_step_NDHW = self.half_step(run.seed, "feature_maps", row, place_N) + self.half_step(
                 run.seed, "trajectory_maps", along, np.arange(len(place_N))
