@@ -273,8 +273,8 @@ def _limits(manifest: schema.Manifest) -> list[str]:
     lines = [
         "One backbone, one set of images, one recipe of training. What a judge learns here need not hold for others.",
         f"{runs} Results on the test run do not tell how much runs differ: there is only one.",
-        f"At stage {config.stages} the loss stopped falling, by the rule above; that does not make the network good.",
-        f"Validation accuracy at stage {config.stages}: {accuracy}.",
+        f"Converged means that CQI stays under {config.convergence.threshold:g} nats per epoch, and nothing else.",
+        f"Validation accuracy at stage {config.stages}: {accuracy}; guessing gives {percent(1 / len(images.classes))}.",
         "A stage ends at the first checkpoint that has gone its share of the way; the tables say how far that is.",
     ]
     if max(last) < 0.5:
