@@ -44,6 +44,11 @@ class Workspace:
         return self.datasets / name
 
     @property
+    def downloads(self) -> Path:
+        """Folder of unfinished downloads, one folder for each source."""
+        return self.root / "downloads"
+
+    @property
     def records(self) -> Path:
         """Root of all records: see ``fmcs_bench.records``."""
         return self.root / "records"
