@@ -58,6 +58,14 @@ class DatasetError(FmcsBenchError, ValueError):
     """An FMCS dataset is unfinished, damaged, or of a schema that this version does not read."""
 
 
+class HubError(FmcsBenchError, ConnectionError):
+    """The Hugging Face Hub, or another server, refused a request or could not be reached."""
+
+
+class SupersededWarning(UserWarning):
+    """A published FMCS dataset has a newer version."""
+
+
 class RecordError(FmcsBenchError, ValueError):
     """A record does not follow its schema, or its predictions file is not the one it names."""
 

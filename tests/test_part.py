@@ -16,7 +16,7 @@ from fmcs_bench.store.part import Part
 def copy_part(dataset, folder, **chosen):
     """The files of a part of a dataset, in a folder of their own."""
     part = Part.of(dataset.manifest, **chosen)
-    for name in [*part.files(dataset.manifest, dataset._maps_per_shard), schema.MANIFEST]:
+    for name in [*part.files(dataset.manifest, dataset.maps_per_shard), schema.MANIFEST]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(dataset.path / name, folder / name)
     (folder / "part.json").write_bytes(files.to_json(part.to_json()))

@@ -92,9 +92,14 @@ class FmcsDataset:
     @cached_property
     def files(self) -> frozenset[str]:
         """Names of the manifest's files that are there: all, unless only a part was published or downloaded."""
-        return self.part.files(self.manifest, self._maps_per_shard)
+        return self.part.files(self.manifest, self.maps_per_shard)
 
-    def _maps_per_shard(self, array: str) -> int:
+    def maps_per_shard(self, array: str) -> int:
+        """Maps in a shard of an array, by its path in the store, from its metadata.
+
+        Raises:
+            DatasetError: the metadata is damaged.
+        """
         file = f"{schema.MAPS}/{array}/zarr.json"
         try:
             found = json.loads(self.location.read_bytes(file))["chunk_grid"]["configuration"]["chunk_shape"][1]
