@@ -136,7 +136,7 @@ class Contents:
             DatasetError: the metadata of an array is damaged.
         """
         with blamed_on(self.folder, self.shown):
-            names = part.files(self.manifest, self._dataset._maps_per_shard)
+            names = part.files(self.manifest, self._dataset.maps_per_shard)
         found = {name: self.manifest.files[name] for name in sorted(names)}
         if self.publication is not None:
             found |= {

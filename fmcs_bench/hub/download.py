@@ -76,7 +76,8 @@ def download(
         MissingDataError: there is no such source, or, offline, files are not here.
         ConfigError: the source does not have what is wanted, or is none.
         WorkspaceError: the folder holds something else, cannot be written, or the disk is too small.
-        DatasetError: the source is damaged, may not be read, contradicts itself, or fails for too long.
+        DatasetError: the source is damaged, or contradicts itself.
+        HubError: the source may not be read, or fails for too long.
     """
     from huggingface_hub import constants
 
@@ -87,7 +88,12 @@ def download(
     if not source.is_here and (offline or constants.HF_HUB_OFFLINE):
         return _offline(source, workspace, to, wish)
     with workspace.locked(), _told_plainly():
-        return _Arrival(source, workspace, to, patience, progress).bring(wish)
+        arrival = _Arrival(source, workspace, to, patience, progress)
+        try:
+            return arrival.bring(wish)
+        finally:
+            if not arrival.staging.has_begun:
+                shutil.rmtree(arrival.staging.root, ignore_errors=True)
 
 
 class _Arrival:
@@ -112,8 +118,6 @@ class _Arrival:
         self._say_what_else(contents, goal, wanted, here)
         if here is not None and not missing and here.is_current(contents, goal):
             self.progress.say(f"{target} has all of it; nothing was downloaded")
-            if not self.staging.has_begun:
-                shutil.rmtree(self.staging.root, ignore_errors=True)
             return FmcsDataset(target)
         if absent := sorted(missing.keys() - contents.files(contents.part).keys()):
             raise ConfigError(

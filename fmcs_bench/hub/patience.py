@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.errors import ConfigError, DatasetError, HubError
 from fmcs_bench.hub.source import Body, Interrupted, Source
 
 T = TypeVar("T")
@@ -67,18 +67,18 @@ class Attempts:
         """Wait for the next attempt.
 
         Raises:
-            DatasetError: there have been enough, or the server asks for too long a wait.
+            HubError: there have been enough, or the server asks for too long a wait.
         """
         self.failed = 1 if progressed else self.failed + 1
         advice = "type the same command again later, and it goes on where it was"
         if self.failed >= self.patience.tries:
-            raise DatasetError(f"{self.what}: given up after {self.failed} attempts in a row ({why}); {advice}")
+            raise HubError(f"{self.what}: given up after {self.failed} attempts in a row ({why}); {advice}")
         longest = self.patience.longest_wait
         wait = min(self.patience.first_wait * 2 ** (self.failed - 1), longest)
         wait *= random.uniform(0.75, 1)  # noqa: S311  (so that not all files come back at once)
         wait = wait if why.wait is None else why.wait
         if wait > longest:
-            raise DatasetError(f"{self.what}: {why}, and asks to wait {wait:.0f} s; {advice}")
+            raise HubError(f"{self.what}: {why}, and asks to wait {wait:.0f} s; {advice}")
         if wait >= 1:
             self.say(f"{self.what}: {why}; again in {wait:.0f} s")
         self.stop.wait(wait)
@@ -88,7 +88,7 @@ def patiently(work: Callable[[], T], attempts: Attempts) -> T:
     """The result of ``work``, which is called again while it raises ``Interrupted``.
 
     Raises:
-        DatasetError: it never succeeds.
+        HubError: it never succeeds.
     """
     while True:
         try:
@@ -109,7 +109,8 @@ def fetch_small(source: Source, name: str, limit: int, patience: Patience, say: 
 
     Raises:
         MissingDataError: there is no such file.
-        DatasetError: it is larger, or cannot be read.
+        DatasetError: it is larger.
+        HubError: it cannot be read.
     """
     where = f"{source.shown}/{name}"
 

@@ -31,7 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented 
     get_session,
 )
 
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, nearest
+from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError, MissingDataError, nearest
 from fmcs_bench.hub.source import Body, Interrupted
 from fmcs_bench.store.location import secrets_of, without_secrets
 
@@ -114,8 +114,8 @@ class WebSource:
         if status in (404, 410):
             raise MissingDataError(f"{self.shown}/{name} does not exist")
         if status in (401, 403):
-            raise DatasetError(f"{self.shown}/{name} may not be read (the server answers {status})")
-        raise DatasetError(f"{self.shown}/{name} cannot be read: the server answers {status}")
+            raise HubError(f"{self.shown}/{name} may not be read (the server answers {status})")
+        raise HubError(f"{self.shown}/{name} cannot be read: the server answers {status}")
 
     def _hide(self, error: Exception) -> str:
         text = without_secrets(str(error)) or type(error).__name__
@@ -175,7 +175,7 @@ class HubSource(WebSource):
         except Exception as error:  # noqa: BLE001  (as in ``open``)
             raise Interrupted(f"{self._api.endpoint} cannot be reached ({self._hide(error)})") from None
         if info.sha is None or not re.fullmatch("[0-9a-f]{40}", info.sha):
-            raise DatasetError(f"{self._api.endpoint} does not tell which commit {self.shown} is at; is it a Hub?")
+            raise HubError(f"{self._api.endpoint} does not tell which commit {self.shown} is at; is it a Hub?")
         self.revision = info.sha
 
     def _address(self, name: str) -> str:
@@ -198,7 +198,7 @@ class HubSource(WebSource):
         super()._refuse(name, status, headers)
 
     def _gated(self) -> FmcsBenchError:
-        return DatasetError(
+        return HubError(
             f"{self.shown} is gated: ask for access at {self._api.endpoint}/datasets/{self.repository}"
             + (" with the account of your token" if huggingface_hub.get_token() else ", then type `hf auth login`")
         )
@@ -208,7 +208,7 @@ class HubSource(WebSource):
         way = "your token does not allow it, or is no longer valid; type `hf auth login`" if has_token else (
             "no token was found; type `hf auth login`"
         )  # fmt: skip
-        return DatasetError(f"{self.shown} may not be read (the Hub answers {status}): {way}")
+        return HubError(f"{self.shown} may not be read (the Hub answers {status}): {way}")
 
     def _missing(self) -> FmcsBenchError:
         owner = self.repository.split("/")[0]
