@@ -41,7 +41,7 @@ class Staging:
     @property
     def has_begun(self) -> bool:
         """Whether there is a file, or the beginning of one."""
-        return self.files.exists() or self._partial.exists()
+        return any(path.is_file() for folder in (self.files, self._partial) for path in folder.rglob("*"))
 
     def has(self, name: str, entry: FileEntry) -> bool:
         """Whether the file is here, verified."""
@@ -209,6 +209,7 @@ class Transfer:
                     partial.unlink()
                     raise too_long
                 stream.write(block)
+                stream.flush()  # a kill takes what is still in this process
                 self._news.put(len(block))
 
     def _truncate(self, partial: Path) -> None:
