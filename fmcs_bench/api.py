@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
 from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
+from fmcs_bench.hub import download as hub_download
+from fmcs_bench.hub import publishing
 from fmcs_bench.hub.loading import load as load
+from fmcs_bench.hub.patience import Patience
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
 from fmcs_bench.store.figures import draw_runs
@@ -92,6 +95,50 @@ def build(
         )
 
 
+def download(
+    source: PathLike,
+    *,
+    workspace: PathLike | None = None,
+    to: PathLike | None = None,
+    only: Iterable[str] = (),
+    stages: Iterable[int] | None = None,
+    runs: Iterable[int] | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    timeout: float = 30.0,
+    progress: Progress = SILENT,
+) -> FmcsDataset:
+    """Bring an FMCS dataset, or a part of one, to this machine; go on where it was, or open it where it is here.
+
+    Every file is compared with its SHA-256 before it comes into the dataset's folder.
+
+    Args:
+        source: ``owner/name`` or ``owner/name@revision`` of the Hub, a URL, or a folder.
+        workspace: gets the dataset, in ``datasets/<its name>``; see ``default_workspace``.
+        to: another folder for the dataset.
+        only: ``maps``, ``parquet``, ``checkpoints``; none means all.
+        stages: FMCS, 1 .. K; None is every stage.
+        runs: seeds; None is every run.
+        revision: branch, tag or commit of a repository of the Hub.
+        offline: use no network; files that are not here are an error. ``HF_HUB_OFFLINE`` does the same.
+        timeout: seconds that a server may be silent before the file is asked for again.
+        progress: shows the work; silent by default.
+
+    Raises:
+        FmcsBenchError: see ``fmcs_bench.hub.download.download``.
+    """
+    return hub_download.download(
+        os.fspath(source),
+        _workspace(workspace),
+        to=Path(to) if to is not None else None,
+        wish=hub_download.Wish(only=[only] if isinstance(only, str) else list(only) or None, runs=runs, stages=stages),
+        revision=revision,
+        offline=offline,
+        patience=Patience(timeout=timeout),
+        progress=progress,
+    )
+
+
 def evaluate(
     datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
     *,
@@ -135,6 +182,54 @@ def evaluate(
             )
             for dataset in opened
         ]
+
+
+def publish(
+    dataset: FmcsDataset | PathLike,
+    *,
+    to: PathLike | None = None,
+    repo: str | None = None,
+    public: bool = False,
+    kinds: Iterable[str] | None = None,
+    runs: Iterable[int] | None = None,
+    stages: Iterable[int] | None = None,
+    splits: Iterable[str] | None = None,
+    superseded_by: str | None = None,
+    workspace: PathLike | None = None,
+    agree: Callable[[str], bool] | None = None,
+    progress: Progress = SILENT,
+) -> publishing.Published:
+    """Make a Hugging Face dataset repository of an FMCS dataset, in a folder, and upload it where ``repo`` is given.
+
+    Args:
+        dataset: opened, or a name or path.
+        to: the folder; new, empty, or an earlier publication of the same. None is one in the workspace, for ``repo``.
+        repo: ``owner/name`` on the Hub; private unless ``public``.
+        public: let everyone see the repository, once everything is there.
+        kinds: ``maps``, ``parquet``, ``checkpoints``; None is all.
+        runs: seeds; None is every run.
+        stages: FMCS, 1 .. K; None is every stage.
+        splits: ``train``, ``validation``, ``test``, ``unseen``; None is every split.
+        superseded_by: repository or URL of the version to use instead; a notice is shown to whoever opens this one.
+        workspace: see ``default_workspace``.
+        agree: asked before anything is sent, with what is about to be sent; None sends.
+        progress: shows the work; silent by default.
+
+    Raises:
+        FmcsBenchError: see ``fmcs_bench.hub.publish`` and ``fmcs_bench.hub.upload``.
+    """
+    place = _workspace(workspace)
+    return publishing.publish(
+        find_dataset(place, dataset),
+        place,
+        to=None if to is None else Path(to),
+        repo=repo,
+        public=public,
+        wanted={"kinds": kinds, "runs": runs, "stages": stages, "splits": splits},
+        superseded_by=superseded_by,
+        agree=agree,
+        progress=progress,
+    )
 
 
 def train(

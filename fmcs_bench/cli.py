@@ -21,6 +21,7 @@ from fmcs_bench.command import (
     stream_option,
     workspace_option,
 )
+from fmcs_bench.sharing import download, publish
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
@@ -306,6 +307,10 @@ def verify(
     _print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
         context.exit(1)
+
+
+main.add_command(publish)
+main.add_command(download)
 
 
 @main.command("list")

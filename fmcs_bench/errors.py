@@ -62,10 +62,6 @@ class HubError(FmcsBenchError, ConnectionError):
     """The Hugging Face Hub, or another server, refused a request or could not be reached."""
 
 
-class SupersededWarning(UserWarning):
-    """A published FMCS dataset has a newer version."""
-
-
 class RecordError(FmcsBenchError, ValueError):
     """A record does not follow its schema, or its predictions file is not the one it names."""
 

@@ -44,6 +44,16 @@ class Workspace:
         return self.datasets / name
 
     @property
+    def downloads(self) -> Path:
+        """Folder of unfinished downloads, one folder for each source."""
+        return self.root / "downloads"
+
+    @property
+    def published(self) -> Path:
+        """Folder of what is published to the Hub, one folder for each dataset or part of one."""
+        return self.root / "published"
+
+    @property
     def records(self) -> Path:
         """Root of all records: see ``fmcs_bench.records``."""
         return self.root / "records"

@@ -16,7 +16,7 @@ ROWS = [
     "statistics", "boards", "plot_style", "plots", "metrics", "engine", "images", "backbones", "dueheadnet",
     "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub",
     "evaluators", "evaluation", "experiments", "leaderboard", "quickstart", "api", "listing", "display", "terminal",
-    "command", "cli", "__main__",
+    "command", "sharing", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -69,14 +69,15 @@ def test_a_named_image_dataset_does_without_the_hub_library():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"], ["verify"]]
+    "arguments",
+    [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"], ["verify"], ["download"]],
 )
 def test_help_loads_nothing_heavy(arguments):
     code = (
         "import sys; from fmcs_bench.cli import main\n"
         f"try: main({[*arguments, '--help']!r})\n"
-        "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', 'rich') "
-        "if m in sys.modules])"
+        "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', "
+        "'rich', 'huggingface_hub') if m in sys.modules])"
     )
     output = run_python(code)
     assert "Usage:" in output

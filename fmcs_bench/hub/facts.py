@@ -24,6 +24,7 @@ class Facts:
         created: when it was published, ISO 8601; ``Publication.created``.
         part: what is published of the dataset; None is all.
         repo: ``owner/name`` of the dataset repository on the Hugging Face Hub; None for a folder.
+        superseded_by: repository or URL of the version to use instead.
     """
 
     manifest: schema.Manifest
@@ -32,6 +33,7 @@ class Facts:
     created: str
     part: Part | None = None
     repo: str | None = None
+    superseded_by: str | None = None
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class Facts:
             created=publication.created,
             part=part,
             repo=repo,
+            superseded_by=publication.superseded_by,
         )
 
     @property

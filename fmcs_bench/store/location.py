@@ -7,9 +7,10 @@ Messages name URLs without user, password and query.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -68,7 +69,7 @@ class Location:
 
     def _open_url(self, url: str) -> None:
         shown = without_secrets(url)
-        self._secrets = _secrets(url)
+        self._secrets = secrets_of(url)
         if "?" in url or "#" in url:
             raise ConfigError(f"{shown} was given with a query or a fragment; a folder of files has neither")
         try:
@@ -121,6 +122,30 @@ class Location:
             raise MissingDataError(f"{self.shown(name)} does not exist") from None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self.unreadable(self.shown(name), error) from None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A file, to be read from any position.
+
+        Args:
+            name: path inside the folder, with forward slashes.
+
+        Raises:
+            MissingDataError: there is no such file.
+            DatasetError: it cannot be opened.
+        """
+        shown = self.shown(name)
+        try:
+            if self.local is not None:
+                stream = (self.local / name).open("rb")
+            else:
+                stream = self._fs.open(f"{self._root}/{name}", "rb")
+        except FileNotFoundError:
+            raise MissingDataError(f"{shown} does not exist") from None
+        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
+            raise self.unreadable(shown, error) from None
+        with stream:
+            yield stream
 
     def sizes(self, names: Collection[str]) -> dict[str, int] | None:
         """Size of these files, by name, without those that are missing; None where the protocol has no listing.
@@ -210,7 +235,7 @@ def stays_inside(name: str) -> bool:
     return bool(name) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:?#%]", name)
 
 
-def _secrets(url: str) -> list[str]:
+def secrets_of(url: str) -> list[str]:
     """User with password, and password, as they stand in a URL: libraries repeat parts of it in their messages."""
     found = re.search(r"://([^/@]*:([^/@]+))@", url)
     return [found[1] + "@", found[2]] if found else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,10 @@ import numpy as np
 import zarr
 
 from fmcs_bench import images
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, nearest
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
 from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import codecs, schema
+from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.maps import MapArray, gather, open_group
 from fmcs_bench.store.opening import check_files, read_manifest, read_part
@@ -370,5 +371,17 @@ def open_dataset(place: str | Path) -> FmcsDataset:
         ConfigError: the URL's protocol is unknown or needs a package.
         MissingDataError: there is no such folder.
         DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
+
+    Warns:
+        SupersededWarning: it was published, and names a later version of itself.
     """
-    return FmcsDataset(place)
+    dataset = FmcsDataset(place)
+    published = publication.read(dataset.location, dataset.manifest)
+    if published is not None and published.superseded_by is not None:
+        warnings.warn(
+            f"{dataset.location} ({dataset.id}) is superseded by {published.superseded_by}: use that, unless you "
+            "repeat former results",
+            SupersededWarning,
+            stacklevel=3,
+        )
+    return dataset
