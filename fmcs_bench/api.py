@@ -17,6 +17,7 @@ from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
 from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
+from fmcs_bench.hub.loading import load as load
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
 from fmcs_bench.store.verify import Report
