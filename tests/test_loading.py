@@ -122,7 +122,8 @@ def test_functions_get_and_keep_maps(published, tiny_dataset, streaming):
     row = next(iter(means))
     assert row["feature_map"].shape == tiny_dataset.manifest.map_shape
     assert row["mean"] == pytest.approx(selection[0].astype(np.float32).mean(), rel=1e-5)
-    doubled = next(iter(rows.map(lambda row: {"feature_map": row["feature_map"].flatten() * 2})))
+    doubled = next(iter(rows.map(lambda row: {"feature_map": row["feature_map"] * 2})))
+    assert doubled["feature_map"].dtype == torch.float16
     assert (doubled["feature_map"] == torch.from_numpy(selection[0] * 2)).all()
     kept = rows.filter(lambda row: row["stage"] == 2)
     assert {row["fmcs"].item() for row in kept} == {1}

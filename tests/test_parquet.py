@@ -174,6 +174,15 @@ def test_a_part_that_gives_no_file(tiny_dataset, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_the_values_of_maps_are_packed_by_bytes(published):
+    folder, written = published
+    for split in written:
+        group = pq.ParquetFile(folder / split.files[0]).metadata.row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+        assert "BYTE_STREAM_SPLIT" in columns["feature_map.list.element"].encodings
+        assert {column.compression for column in columns.values()} == {"ZSTD"}
+
+
 def test_a_part_of_another_dataset(tiny_dataset, tmp_path):
     part = Part.of(tiny_dataset.manifest).model_copy(update={"dataset_digest": "0" * 64})
     with pytest.raises(ConfigError, match="the part is of the dataset 000000000000, not of"):
@@ -196,7 +205,11 @@ def test_the_size_is_known_before(published, tiny_dataset):
 
 def assert_estimate(dataset, folder, written):
     size = sum((folder / name).stat().st_size for split in written for name in split.files)
-    assert size / 1.3 < parquet.estimate(dataset.manifest, Part.of(dataset.manifest)) < size * 1.3
+    estimate = parquet.estimate(dataset.manifest, Part.of(dataset.manifest))
+    assert size / 1.5 < estimate < size * 1.5
+    assert parquet.estimate(dataset.manifest, Part.of(dataset.manifest, stages=[1])) == pytest.approx(
+        estimate / dataset.num_stages, rel=0.3
+    )
 
 
 def test_a_failure_leaves_no_half_file_and_ends_the_other_writers(tiny_dataset, tmp_path, monkeypatch):

@@ -89,14 +89,16 @@ class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no 
             return self._maps(maps_BDHW)
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             return self._numbers(column.to_numpy())
-        return column.to_pylist()  # of a column that somebody added
+        values = column.to_pylist()  # of a column that somebody added or changed
+        return self._of_python(name, values) if name == MAPS else values
 
     def _of_python(self, name: str, value: Any) -> Any:
         if isinstance(value, list) and value and isinstance(value[0], np.ndarray | np.number | torch.Tensor):
             return self._stack(value)
         if name == MAPS and isinstance(value, list):
             values = np.asarray(value, np.float16)
-            return self._maps(values.reshape(*values.shape[:-1], *self._shape()))
+            is_flat = values.ndim <= 2  # a row or a batch of flat maps
+            return self._maps(values.reshape(*values.shape[:-1], *self._shape()) if is_flat else values)
         if isinstance(value, int | float | np.ndarray | np.number) and not isinstance(value, bool):
             return self._numbers(np.asarray(value))
         return value
@@ -106,8 +108,8 @@ class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no 
         shape = parse_shape(getattr(getattr(feature, "feature", None), "id", None))
         if shape is None:
             raise DatasetError(
-                f"the shape of the maps is not known: the feature of {MAPS}'s values has no id like '1024x7x7'; load the "
-                "data set with fmcs_bench.load, or choose another format"
+                f"the shape of the maps is not known: the feature of {MAPS}'s values has no id like '1024x7x7'; load "
+                "the data set with fmcs_bench.load, or choose another format"
             )
         return shape
 
