@@ -45,7 +45,7 @@ FILE_BYTES = 500_000_000
 GROUP_BYTES = 25 << 20
 """About the bytes of maps in a row group, before compression: what is decoded, written and streamed at once."""
 MOST_WRITERS = 8
-"""Files that are written at the same time, at most; each takes about four row groups of memory."""
+"""Files that are written at the same time, at most; each takes about 16 row groups of memory, most of it pyarrow's."""
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
