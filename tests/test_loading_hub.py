@@ -109,7 +109,7 @@ def test_what_is_not_there(hub, tmp_path, streaming):
 
 @pytest.mark.usefixtures("hub")
 def test_nobody_answers(monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
