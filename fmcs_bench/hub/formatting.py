@@ -79,12 +79,12 @@ class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no 
         return {name: self._of_python(name, value) for name, value in data_struct.items()}
 
     def _of_arrow(self, name: str, column: pa.ChunkedArray) -> Any:
-        if name == MAPS and pa.types.is_fixed_size_list(column.type):
+        if name == MAPS and pa.types.is_fixed_size_list(column.type) and not column.null_count:
             maps_BDHW = np.empty((len(column), *self._shape()), np.float16)
-            start = 0
+            start, size = 0, column.type.list_size
             for chunk in column.chunks:
-                values = chunk.flatten().to_numpy()  # heeds the chunk's offset; a view of the file's memory
-                maps_BDHW[start : start + len(chunk)] = values.reshape(len(chunk), *maps_BDHW.shape[1:])
+                values = chunk.values.slice(chunk.offset * size, len(chunk) * size)  # flatten() would copy
+                maps_BDHW[start : start + len(chunk)] = values.to_numpy().reshape(len(chunk), *maps_BDHW.shape[1:])
                 start += len(chunk)
             return self._maps(maps_BDHW)
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):

@@ -202,12 +202,7 @@ def map_bytes(manifest: schema.Manifest) -> int:
 
 
 def features(manifest: schema.Manifest) -> datasets.Features:
-    """The columns, as ``datasets`` shows them; the shape of the maps is ``features["feature_map"].feature.id``.
-
-    Example:
-        >>> parse_shape("1024x7x7")
-        (1024, 7, 7)
-    """
+    """The columns, as ``datasets`` shows them; the shape of the maps is ``features["feature_map"].feature.id``."""
     import datasets
 
     return datasets.Features.from_dict(_feature_dict(manifest))
@@ -229,7 +224,12 @@ def features_yaml(manifest: schema.Manifest) -> list[dict[str, Any]]:
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
-    """(D, H, W) of the ``id`` of a feature; None where it is no shape."""
+    """(D, H, W) of the ``id`` of a feature; None where it is no shape.
+
+    Example:
+        >>> parse_shape("1024x7x7")
+        (1024, 7, 7)
+    """
     found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text or "")
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
