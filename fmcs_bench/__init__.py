@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build, build_leaderboard, download, evaluate, train, verify
+    from fmcs_bench.api import build, build_leaderboard, download, evaluate, load, train, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
 
-__all__ = ["__version__", "build", "build_leaderboard", "download", "evaluate", "open", "train", "verify"]
+__all__ = ["__version__", "build", "build_leaderboard", "download", "evaluate", "load", "open", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

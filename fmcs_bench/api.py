@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fmcs_bench import convergence, images, leaderboard, plots, verification
+from fmcs_bench import images, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
@@ -18,9 +16,11 @@ from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.hub import download as hub_download
+from fmcs_bench.hub.loading import load as load
 from fmcs_bench.hub.patience import Patience
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
+from fmcs_bench.store.figures import draw_runs
 from fmcs_bench.store.verify import Report
 from fmcs_bench.workspace import Workspace
 
@@ -296,25 +296,7 @@ def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
         dataset: opened for reading.
         folder: where the files go.
     """
-    written = []
-    rule = dataset.manifest.config.convergence
-    for run in dataset.manifest.runs:
-        run_file = dataset.run_file(run.seed)
-        found = convergence.analyse(run_file.run.losses, run_file.run.steps_per_epoch, rule)
-        figure = plots.trajectory_figure(
-            losses=np.asarray(run_file.run.losses),
-            smoothed=found.smoothed_T,
-            cqi=np.asarray(run_file.cqi),
-            checkpoint_steps=np.array([checkpoint.step for checkpoint in run_file.run.checkpoints]),
-            checkpoint_accuracy=np.array([checkpoint.validation_accuracy for checkpoint in run_file.run.checkpoints]),
-            marker_steps=np.array([stage.step for stage in run_file.stages]),
-            threshold=rule.threshold,
-            convergence_step=run_file.convergence_step,
-            steps_per_epoch=run_file.run.steps_per_epoch,
-        )
-        written.append(Path(folder) / f"{schema.run_group(run.seed)}.svg")
-        plots.save(figure, written[-1])
-    return written
+    return draw_runs(dataset, Path(folder), "svg")
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:

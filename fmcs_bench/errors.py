@@ -86,6 +86,10 @@ class PluginError(FmcsBenchError, ImportError):
     """A third-party plug-in could not be loaded; its own error is the cause."""
 
 
+class SupersededWarning(UserWarning):
+    """A published FMCS dataset names a later version of itself."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence with the known names closest to ``name``, or all of them where none is close.
 

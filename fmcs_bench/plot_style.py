@@ -82,27 +82,33 @@ def house_style() -> Iterator[None]:
 
 
 @house_style()
-def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False) -> bytes:
+def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False, dpi: int = 200) -> bytes:
     """A figure as a file's bytes; the same figure gives the same bytes.
 
     Args:
         figure: made by a function of ``fmcs_bench.plots``.
-        kind: PNG has 200 dots per inch.
+        kind: of the file.
         dark: with light lines on a dark ground; SVG only.
+        dpi: dots per inch; PNG only.
     """
     buffer = io.BytesIO()
     if kind == "svg":
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fmcs-bench"})
     else:
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": "fmcs-bench"})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
     data = buffer.getvalue()
     for light, other in DARK.items() if dark else ():
         data = data.replace(light.encode(), other.encode())
     return data
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
     """Write a figure, whole or not at all.
+
+    Args:
+        figure: made by a function of ``fmcs_bench.plots``.
+        path: of the file; its ending says which kind it is.
+        dpi: dots per inch; PNG only.
 
     Raises:
         ConfigError: the path ends neither in ``.svg`` nor in ``.png``.
@@ -110,6 +116,6 @@ def save(figure: Figure, path: Path) -> None:
     if path.suffix == ".svg":
         files.write_atomically(path, encode(figure, "svg"))
     elif path.suffix == ".png":
-        files.write_atomically(path, encode(figure, "png"))
+        files.write_atomically(path, encode(figure, "png", dpi=dpi))
     else:
         raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg or .png")

@@ -16,7 +16,7 @@ from fmcs_bench.cli import main
 from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "data_cards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STORE = RecordStore(ROOT / "leaderboard/records")
 DATASET = "digits-smallcnn-32px-base"
 

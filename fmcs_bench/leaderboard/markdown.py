@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from fmcs_bench.leaderboard.tables import Cell, Table
+from fmcs_bench.markdown import code, escape, rows
+
+__all__ = ["cell", "code", "escape", "table"]
 
 
 def table(value: Table) -> str:
     """A table with its caption above it."""
-    lines = [[column.name for column in value.columns], ["---"] * len(value.columns)]
-    lines += [[cell(item) for item in row.cells] for row in value.rows]
-    return "\n".join([f"**{escape(value.caption)}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+    body = [[cell(item) for item in row.cells] for row in value.rows]
+    return f"**{escape(value.caption)}**\n\n{rows([column.name for column in value.columns], body)}"
 
 
 def cell(value: Cell) -> str:
@@ -27,14 +27,3 @@ def cell(value: Cell) -> str:
     parts.append(f"({value.mark})" if value.mark else "")
     parts += [f"[{link.text}]({link.href})" for link in value.links]
     return " ".join(part for part in parts if part)
-
-
-def code(name: str) -> str:
-    """A name as a code span: nothing in it is markup, and no mail address is seen in ``ral-set@0.9``."""
-    plain = re.sub(r"\s", " ", name).replace("`", "'").replace("|", r"\|")
-    return f"`{plain}`"
-
-
-def escape(text: str) -> str:
-    """Text in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]<>&|~#])", r"\\\1", re.sub(r"\s", " ", text))

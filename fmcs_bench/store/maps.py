@@ -262,8 +262,13 @@ def tasks(jobs: list[Job]) -> list[list[Job]]:
     if not jobs:
         return []
     array = jobs[0].array
-    per_task = max(1, TASK_BYTES // (2 * int(np.prod(array.map_shape)) * array.unit))
+    per_task = max(1, maps_per_task(array) // array.unit)
     return [jobs[start : start + per_task] for start in range(0, len(jobs), per_task)]
+
+
+def maps_per_task(array: MapArray) -> int:
+    """Maps of an array that are worth handing to a thread, at least one."""
+    return max(1, TASK_BYTES // (2 * int(np.prod(array.map_shape))))
 
 
 def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:

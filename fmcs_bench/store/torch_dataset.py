@@ -1,7 +1,8 @@
 """Maps as batches for PyTorch, decoded ahead in threads: shuffled over all shards, or in order.
 
 Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks -> the next block, decoded by threads into half
-of the buffer -> batches, from the other half. The order is known before anything is read: no thread can change it.
+of the buffer -> batches, from the other half; where a chunk is one map, it is decoded straight into its batch. The
+order is known before anything is read: no thread can change it.
 M maps of the selection, N maps of a part, B maps of a batch, D channels, H height, W width.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
-from fmcs_bench.store.maps import plan, run_task, tasks
+from fmcs_bench.store.maps import maps_per_task, plan, run_task, tasks
 from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20
@@ -123,7 +125,10 @@ class MapBatches(IterableDataset[MapBatch]):
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         threads = self.threads or max(1, usable_cores() // num_workers)
-        return self._read(self.blocks(int(self._epoch), number, num_workers), threads)
+        blocks = self.blocks(int(self._epoch), number, num_workers)
+        if all(array.unit == 1 for array in self.selection.arrays):
+            return self._read_single(np.concatenate([*blocks, np.zeros(0, np.int64)]), threads)
+        return self._read(blocks, threads)
 
     def blocks(self, epoch: int, worker: int = 0, num_workers: int = 1) -> list[np.ndarray]:
         """Positions in the selection, in the order in which a worker gives them, in blocks that are decoded together.
@@ -180,6 +185,31 @@ class MapBatches(IterableDataset[MapBatch]):
             start = stop
         return blocks
 
+    def _read_single(self, order_N: np.ndarray, threads: int) -> Iterator[MapBatch]:
+        """Each map is a chunk of its own: threads decode it straight to its place in its batch, some batches ahead."""
+        arrays, only = self.selection.arrays, np.zeros(1, np.int64)
+        places = list(zip(*(of_M[order_N].tolist() for of_M in self._places), strict=True))
+
+        def decode(out_NDHW: np.ndarray, first: int) -> None:
+            for n, (array, row, image) in enumerate(places[first : first + len(out_NDHW)]):
+                arrays[array].read_unit(row, image, only, out_NDHW[n : n + 1])
+
+        num = maps_per_task(arrays[0])
+        waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
+        with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
+            try:
+                for number, batch in enumerate(self._batches(order_N)):
+                    maps_BDHW, first = batch.maps_BDHW, number * self.batch_size
+                    starts = range(0, len(maps_BDHW), num)
+                    futures = [pool.submit(decode, maps_BDHW[at : at + num], first + at) for at in starts]
+                    waiting.append((batch, futures))
+                    if (len(waiting) + 1) * self.batch_size > self.buffer_maps:
+                        yield _when_done(*waiting.popleft())
+                while waiting:
+                    yield _when_done(*waiting.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
     def _read(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
         """While the batches of one block are given out, threads decode the next into the other half of the buffer."""
         selection = self.selection
@@ -201,26 +231,26 @@ class MapBatches(IterableDataset[MapBatch]):
             try:
                 for number in range(min(2, len(blocks))):
                     start(number)
-                batch, num_left = _Batch(self), sum(map(len, blocks))
-                for number, block in enumerate(blocks):
+                batches = deque(self._batches(np.concatenate([*blocks, np.zeros(0, np.int64)])))
+                for number in range(len(blocks)):
                     futures, place_N = decoding.popleft()
                     for future in futures:
                         future.result()
-                    first = 0
-                    while first < len(block):
-                        if batch.is_full:
-                            batch = _Batch(self, min(self.batch_size, num_left))
-                        num = batch.fill(buffer_SNDHW[number % 2], place_N[first:], block[first:])
-                        first, num_left = first + num, num_left - num
-                        if batch.is_full and first < len(block):
-                            yield batch.finish()
+                    while len(place_N):
+                        place_N = batches[0].take(buffer_SNDHW[number % 2], place_N)
+                        if batches[0].is_full and len(place_N):
+                            yield batches.popleft().finish()
                     if number + 2 < len(blocks):
                         start(number + 2)  # all of this block is copied: its half is free
-                    if batch.is_full:
-                        yield batch.finish()
+                    if batches[0].is_full:
+                        yield batches.popleft().finish()
             finally:
                 pool.shutdown(cancel_futures=True)
                 self._spare.append(buffer_SNDHW)
+
+    def _batches(self, order_N: np.ndarray) -> Iterator[_Batch]:
+        starts = range(0, len(order_N), self.batch_size)
+        return (_Batch(self, order_N[start : start + self.batch_size]) for start in starts)
 
     def _new_buffer(self) -> np.ndarray:
         return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
@@ -230,32 +260,42 @@ class MapBatches(IterableDataset[MapBatch]):
 
 
 class _Batch:
-    """A batch that is being put together, of maps of one or more blocks."""
+    """A batch that is being put together.
 
-    def __init__(self, batches: MapBatches, num: int = 0) -> None:
-        self._batches = batches
-        self._maps_BDHW = np.empty((num, *batches.selection.shape[1:]), np.float16)
-        self._index_B = np.empty(num, np.int64)
-        self._num = 0
+    Attributes:
+        maps_BDHW: float16; made when it is first needed.
+    """
+
+    def __init__(self, batches: MapBatches, index_B: np.ndarray) -> None:
+        self._batches, self._index_B, self._num = batches, index_B, 0
+
+    @cached_property
+    def maps_BDHW(self) -> np.ndarray:
+        return np.empty((len(self._index_B), *self._batches.selection.shape[1:]), np.float16)
 
     @property
     def is_full(self) -> bool:
         return self._num == len(self._index_B)
 
-    def fill(self, buffer_NDHW: np.ndarray, place_N: np.ndarray, index_N: np.ndarray) -> int:
-        """Take as many maps as there is room for; returns how many."""
+    def take(self, buffer_NDHW: np.ndarray, place_N: np.ndarray) -> np.ndarray:
+        """Copy the maps at the first of these places, as many as there is room for; returns the rest of the places."""
         here = slice(self._num, self._num + len(place_N))
         num = len(self._index_B[here])
         # mode: places are in range; with the default, NumPy would copy twice
-        np.take(buffer_NDHW, place_N[:num], axis=0, out=self._maps_BDHW[here], mode="clip")
-        self._index_B[here] = index_N[:num]
+        np.take(buffer_NDHW, place_N[:num], axis=0, out=self.maps_BDHW[here], mode="clip")
         self._num += num
-        return num
+        return place_N[num:]
 
     def finish(self) -> MapBatch:
-        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self._maps_BDHW).to(self._batches.dtype)
+        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self.maps_BDHW).to(self._batches.dtype)
         labels = (of_M[self._index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
         return MapBatch(maps_BDHW, *(torch.from_numpy(values_B) for values_B in labels))
+
+
+def _when_done(batch: _Batch, futures: list[Future[None]]) -> MapBatch:
+    for future in futures:
+        future.result()
+    return batch.finish()
 
 
 def image_units(selection: MapSelection) -> np.ndarray:
