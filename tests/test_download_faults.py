@@ -510,9 +510,9 @@ begin = time.monotonic()
 assert attempt(f"{root}/whole", 600) == 0
 seconds = time.monotonic() - begin
 kills = []
-for number in range(3):
+for number in range(4):
     kills.append(0)
-    while (status := attempt(f"{root}/{number}", generator.uniform(0.02, 0.3 * seconds))) is None:
+    while (status := attempt(f"{root}/{number}", generator.uniform(0.02, 0.5 * seconds))) is None:
         kills[-1] += 1
     assert status == 0, status
 print(json.dumps({"kills": kills, "seconds": round(seconds, 2)}))
@@ -522,16 +522,16 @@ print(json.dumps({"kills": kills, "seconds": round(seconds, 2)}))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_downloads_that_are_killed_at_random_moments(web, published, tmp_path):
-    web.fail("", Fault(times=None, stall=0.06))  # so that files are struck in their middle
+    web.fail(".safetensors", Fault(times=None, stall=0.4))  # so that files are struck in their middle
     command = [sys.executable, "-c", PROGRAM, web.data, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=subprocess_environment(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     resumed = sum(request.range is not None for request in web.requests())
     print(result, resumed)
-    assert min(result["kills"]) >= 2
-    assert resumed >= 5
-    for number in range(3):
+    assert sum(result["kills"]) >= 5
+    assert resumed >= 2
+    for number in range(4):
         target = tmp_path / f"{number}/datasets" / published.name
         assert fb.verify(target).faults == ()
         assert {name: data for name, data in tree(target).items() if name != "download.json"} == tree(published)
