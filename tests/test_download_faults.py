@@ -253,10 +253,13 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(web, tmp_pa
 
 
 def test_what_was_staged_of_another_version_is_dropped(web, tiny_dataset, tmp_path):
+    older, newer = (publish(tiny_dataset, tmp_path / text, readme=text * 300_000) for text in "ab")
+    web.static["tiny"] = older
     web.fail(CHECKPOINT, Fault(status=404))
     with pytest.raises(MissingDataError):
         get(web, tmp_path / "ws", patience=Patience(parallel=1))
-    newer = publish(tiny_dataset, tmp_path / "newer", readme="# Cart\n")  # as long as before
+    (staged,) = (tmp_path / "ws/downloads").glob("*/files/README.md")  # the largest file comes first
+    assert staged.stat().st_size == (newer / "README.md").stat().st_size
     web.static["tiny"] = newer
     assert_arrived(get(web, tmp_path / "ws"), newer)
 
