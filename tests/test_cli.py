@@ -188,8 +188,11 @@ def test_python_functions_print_usefully(tiny_dataset):
         "__version__",
         "build",
         "build_leaderboard",
+        "download",
         "evaluate",
+        "load",
         "open",
+        "publish",
         "train",
         "verify",
     }
