@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import subprocess_environment
-from published import publish, write_publication
+from published_folder import publish
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
@@ -218,7 +219,7 @@ def test_a_folder_that_was_not_published(tiny_dataset, tmp_path):
             fb.load(tmp_path)
 
 
-def test_files_that_are_missing_cut_off_or_elsewhere(published, tiny_dataset, tmp_path):
+def test_files_that_are_missing_cut_off_or_elsewhere(published, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(published, folder)
     file = folder / "parquet/default/test-00000-of-00001.parquet"
@@ -233,16 +234,16 @@ def test_files_that_are_missing_cut_off_or_elsewhere(published, tiny_dataset, tm
     file.write_bytes(bytes(len(data)))
     with pytest.raises(DatasetError, match=r"the Parquet files of .* are damaged"):
         fb.load(folder, split="test")
-    write_publication(tiny_dataset, folder, ())
+    value = json.loads((folder / FILE).read_bytes())
+    (folder / FILE).write_text(json.dumps(value | {"parquet": []}))
     with pytest.raises(MissingDataError, match="was published without Parquet files"):
         fb.load(folder)
 
 
 def test_a_successor_is_named(published, tiny_dataset, tmp_path):
-    written = publish(tiny_dataset, tmp_path, superseded_by="owner/name-2")
-    assert written
+    publish(tiny_dataset, tmp_path / "old", superseded_by="owner/name-2")
     with pytest.warns(SupersededWarning, match="is superseded by owner/name-2: load that") as caught:
-        fb.load(tmp_path, split="test")
+        fb.load(tmp_path / "old", split="test")
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")

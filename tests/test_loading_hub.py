@@ -3,14 +3,14 @@
 import datasets
 import numpy as np
 import pytest
+from hub_server import HubServer
 from huggingface_hub import constants
-from published import publish
+from published_folder import publish
 
 import fmcs_bench as fb
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store.part import Part
 
-hub_server = pytest.importorskip("hub_server")
 FIRST, SECOND = "1" * 40, "2" * 40
 
 
@@ -19,7 +19,7 @@ def versions(tiny_dataset, tmp_path_factory):
     """Two published folders: all stages, and stage 3 alone."""
     folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     publish(tiny_dataset, folders[0])
-    publish(tiny_dataset, folders[1], Part.of(tiny_dataset.manifest, stages=[3]))
+    publish(tiny_dataset, folders[1], part=Part.of(tiny_dataset.manifest, stages=[3]))
     return folders
 
 
@@ -31,7 +31,7 @@ def hub(versions, tmp_path, monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     datasets.disable_progress_bars()
-    with hub_server.HubServer() as server:
+    with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
         monkeypatch.setattr(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import build_tiny
-from published import publish
+from published_folder import publish
 from pyarrow import parquet as pq
 
 from fmcs_bench.errors import ConfigError, DatasetError
@@ -22,7 +22,7 @@ SPLITS = [(configuration, split) for configuration, splits in CONFIGURATIONS.ite
 @pytest.fixture(scope="module")
 def published(tiny_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
-    return folder, publish(tiny_dataset, folder)
+    return folder, publish(tiny_dataset, folder).parquet
 
 
 @pytest.fixture(autouse=True)
@@ -137,16 +137,16 @@ def test_many_files_and_row_groups(tiny_dataset, tmp_path, monkeypatch):
         return gather(arrays, source_M, *args, **kwargs)
 
     monkeypatch.setattr(parquet, "gather", spy)
-    written = publish(tiny_dataset, tmp_path)
+    written = publish(tiny_dataset, tmp_path / "out").parquet
     train = written[0]
     assert len(train.files) == -(-train.num_rows // 50) > 2
     assert train.files[-1] == f"parquet/default/train-{len(train.files) - 1:05d}-of-{len(train.files):05d}.parquet"
     assert max(read) == 7  # never more at once: memory does not depend on the number of maps
-    metadata = pq.ParquetFile(tmp_path / train.files[0]).metadata
+    metadata = pq.ParquetFile(tmp_path / "out" / train.files[0]).metadata
     assert {metadata.row_group(i).num_rows for i in range(metadata.num_row_groups - 1)} == {7}
-    assert all(pq.ParquetFile(tmp_path / name).metadata.num_rows <= 50 for name in train.files)
+    assert all(pq.ParquetFile(tmp_path / "out" / name).metadata.num_rows <= 50 for name in train.files)
     for configuration, split in SPLITS:
-        rows = load_dataset(str(tmp_path), configuration, split=split)
+        rows = load_dataset(str(tmp_path / "out"), configuration, split=split)
         assert_same_rows(rows.data.table, selected(tiny_dataset, configuration, split), manifest)
 
 
@@ -154,11 +154,11 @@ def test_a_part_has_its_runs_stages_and_splits_only(tiny_dataset, tmp_path):
     manifest = tiny_dataset.manifest
     seed = tiny_dataset.seeds("training")[1]
     part = Part.of(manifest, runs=[seed, *tiny_dataset.seeds("test")], stages=[1, 3], splits=["train", "test"])
-    written = publish(tiny_dataset, tmp_path, part)
+    written = publish(tiny_dataset, tmp_path / "out", part=part).parquet
     assert [(split.configuration, split.split) for split in written] == [
         ("default", "train"), ("default", "test"), ("same_run", "test"),
     ]  # fmt: skip
-    rows = load_dataset(str(tmp_path), split="train")
+    rows = load_dataset(str(tmp_path / "out"), split="train")
     assert_same_rows(rows.data.table, tiny_dataset.sel(seed, [1, 3], "train"), manifest)
     assert rows.features["fmcs"].names == ["1", "2", "3"]
 
@@ -192,7 +192,7 @@ def test_a_part_of_another_dataset(tiny_dataset, tmp_path):
 @pytest.mark.parametrize("codec", ["q8", "pco"])
 def test_other_codecs_give_the_values_that_are_read_back(codec, tmp_path):
     dataset = build_tiny(tmp_path / "workspace", codec=codec)
-    written = publish(dataset, tmp_path / "published")
+    written = publish(dataset, tmp_path / "published").parquet
     for configuration, split in (("default", "train"), ("unseen", "test")):
         rows = load_dataset(str(tmp_path / "published"), configuration, split=split)
         assert_same_rows(rows.data.table, selected(dataset, configuration, split), dataset.manifest)

@@ -107,6 +107,7 @@ def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
         raise ConfigError(
             f"the runs {runs} with the splits {', '.join(part.splits)} of {manifest.name} give no Parquet file: "
             + "; ".join(left_out)
+            + "; choose others, or publish without Parquet (--select kinds=maps,checkpoints)"
         )
     return planned
 
