@@ -33,6 +33,7 @@ _PRESENTATION = (
     "plots.py",
     "progress.py",
     "quickstart.py",
+    "sharing.py",
     "statistics.py",
     "store/figures.py",
     "store/summary.py",

@@ -241,6 +241,20 @@ def test_a_store_that_does_not_hold_what_the_manifest_says(tiny_dataset, tmp_pat
         parquet.export(dataset, tmp_path, Part.of(dataset.manifest))
 
 
+def test_files_that_are_there_are_kept_where_an_export_goes_on(tiny_dataset, tmp_path):
+    part = Part.of(tiny_dataset.manifest)
+    written = parquet.export(tiny_dataset, tmp_path, part)
+    first, *others = (tmp_path / name for split in written for name in split.files)
+    content = first.read_bytes()
+    first.unlink()
+    times = [path.stat().st_mtime_ns for path in others]
+    assert parquet.export(tiny_dataset, tmp_path, part, resume=True) == written
+    assert first.read_bytes() == content
+    assert [path.stat().st_mtime_ns for path in others] == times
+    parquet.export(tiny_dataset, tmp_path, part)
+    assert all(path.stat().st_mtime_ns > time for path, time in zip(others, times, strict=True))
+
+
 def test_progress_counts_every_row_once(tiny_dataset, tmp_path):
     class Counting:
         total = done = 0

@@ -89,7 +89,7 @@ def make(
             if not (work / name).is_file():  # a file is whole, or not there
                 files.write_atomically(work / name, dataset.read_file(name))
             task.advance()
-    splits = parquet.export(dataset, work, part, progress=progress) if "parquet" in part.kinds else ()
+    splits = parquet.export(dataset, work, part, resume=True, progress=progress) if "parquet" in part.kinds else ()
     draw_figures(dataset, work)
     files.write_atomically(work / schema.MANIFEST, dataset.location.read_bytes(schema.MANIFEST))
     if not part.is_whole(dataset.manifest):

@@ -112,7 +112,9 @@ def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
     return planned
 
 
-def export(dataset: FmcsDataset, folder: Path, part: Part, *, progress: Progress = SILENT) -> tuple[ParquetSplit, ...]:
+def export(
+    dataset: FmcsDataset, folder: Path, part: Part, *, resume: bool = False, progress: Progress = SILENT
+) -> tuple[ParquetSplit, ...]:
     """Write the Parquet files of a dataset into ``folder/parquet``.
 
     Files of the same name are replaced, others stay. A file is whole or absent; memory does not depend on the number of
@@ -122,6 +124,7 @@ def export(dataset: FmcsDataset, folder: Path, part: Part, *, progress: Progress
         dataset: opened for reading; of ``q8``, the float16 values that are read back are written.
         folder: the published folder.
         part: runs, stages and splits to take; its ``kinds`` are not looked at.
+        resume: keep files that are there; they must be of the same dataset and part.
         progress: shows the rows that are written.
 
     Returns:
@@ -149,7 +152,12 @@ def export(dataset: FmcsDataset, folder: Path, part: Part, *, progress: Progress
         ThreadPoolExecutor(min(usable_cores(), MOST_WRITERS, len(files)), "fmcs-bench-parquet") as pool,
     ):
         writer = _Writer(manifest, task, stop)
-        futures = [pool.submit(writer.write, folder / name, selection, rows) for name, selection, rows in files]
+        futures = []
+        for name, selection, rows in files:
+            if resume and (folder / name).is_file():
+                task.advance(len(rows))
+            else:
+                futures.append(pool.submit(writer.write, folder / name, selection, rows))
         try:
             for future in as_completed(futures):
                 future.result()
