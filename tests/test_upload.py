@@ -137,6 +137,17 @@ def test_a_repository_with_other_files_is_refused(hub, folder, tmp_path):
     assert names(hub) == {"notes.txt"}
 
 
+@pytest.mark.parametrize(
+    "card",
+    ["# No metadata\n", "---\nlicense: [mit\n---\n", "---\n- a\n- b\n---\n", "---\nconfigs: 1: 2\n---\n", "\ufeff"],
+)
+def test_a_card_with_broken_metadata_is_refused(hub, folder, card):
+    (folder / "README.md").write_text(card)
+    with pytest.raises(ConfigError, match=r"the card .*README\.md has broken metadata: .*publish again"):
+        Repository("me/maps", endpoint=hub.url).upload(folder)
+    assert not hub.repos
+
+
 def test_what_is_superseded_is_told_without_new_data(hub, folder):
     Repository("me/maps", endpoint=hub.url).upload(folder)
     value = json.loads((folder / "publication.json").read_bytes()) | {"superseded_by": "me/maps-v2"}

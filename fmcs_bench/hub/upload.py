@@ -70,6 +70,24 @@ def check_repository(repo: str) -> str:
     return repo
 
 
+def check_card(file: Path) -> None:
+    """Look at a card as the Hub will.
+
+    Raises:
+        ConfigError: its metadata, the YAML between two lines of dashes at its beginning, is missing or broken.
+    """
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    try:
+        head = DatasetCard(file.read_text(encoding="utf-8")).data.to_dict()  # type: ignore[no-untyped-call]  # of the Hub
+        if not head:
+            raise ValueError("there is no metadata")
+    except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"the card {file} has broken metadata: {why}; remove the folder and publish again") from None
+
+
 class Repository:
     """One dataset repository on the Hub, for writing.
 
@@ -135,10 +153,11 @@ class Repository:
             public: seen by everyone once all is there; otherwise a new repository is private, an old one stays.
 
         Raises:
-            ConfigError: the repository holds another dataset, or other files.
+            ConfigError: the repository holds another dataset, or other files; or the card is broken.
             HubError: no permission, or the Hub cannot be reached.
         """
         mine = Publication.from_json(json.loads((folder / publication.FILE).read_bytes()))
+        check_card(folder / "README.md")
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names_there = self.names_there()
         there = self.publication_there() if publication.FILE in (names_there or ()) else None
