@@ -266,9 +266,9 @@ def tasks(jobs: list[Job]) -> list[list[Job]]:
     return [jobs[start : start + per_task] for start in range(0, len(jobs), per_task)]
 
 
-def maps_per_task(array: MapArray) -> int:
-    """Maps of an array that are worth handing to a thread, at least one."""
-    return max(1, TASK_BYTES // (2 * int(np.prod(array.map_shape))))
+def maps_per_task(array: MapArray, task_bytes: int | None = None) -> int:
+    """Maps of an array that are worth handing to a thread, at least one; None is ``TASK_BYTES``."""
+    return max(1, (task_bytes or TASK_BYTES) // (2 * int(np.prod(array.map_shape))))
 
 
 def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:

@@ -27,6 +27,9 @@ from fmcs_bench.store.selection import MapSelection
 BUFFER_BYTES = 64 << 20
 """Default memory of the buffer in each process."""
 
+SINGLE_TASK_BYTES = 8 << 20
+"""Maps that a thread decodes straight into a batch before it asks for more: mostly the whole batch."""
+
 
 class MapBatch(NamedTuple):
     """Some maps and their labels.
@@ -194,7 +197,7 @@ class MapBatches(IterableDataset[MapBatch]):
             for n, (array, row, image) in enumerate(places[first : first + len(out_NDHW)]):
                 arrays[array].read_unit(row, image, only, out_NDHW[n : n + 1])
 
-        num = maps_per_task(arrays[0])
+        num = maps_per_task(arrays[0], SINGLE_TASK_BYTES)
         waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
             try:
