@@ -35,6 +35,7 @@ _PRESENTATION = (
     "store/summary.py",
     "store/verify.py",
     "terminal.py",
+    "testing.py",
     "verification.py",
     "workspace.py",
 )
