@@ -169,7 +169,8 @@ def _class_of_file(path: Path, class_name: str) -> tuple[type[Evaluator], str]:
         raise PluginError(f"the evaluator's file {path} raises {type(error).__name__}: {error}") from error
     kind = getattr(module, class_name, None)
     if kind is None:
-        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        own = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+        classes = [name for name in own if inspect.isclass(getattr(module, name))]
         raise ConfigError(f"{path} has no class {class_name!r}; {nearest(class_name, classes)}")
     return kind, sha256
 
