@@ -120,6 +120,15 @@ def test_a_file_is_an_evaluator_like_any_other(file):
     assert all(evaluators.code_of(name) is None for name in evaluators.REGISTRY)
 
 
+def test_two_files_cannot_share_a_name(file):
+    other = file.with_name("other.py")
+    other.write_text(SOURCE + "\n")
+    with pytest.raises(ConfigError, match=r"other\.py:PeakEvaluator' and another evaluator have the name 'peak'; give"):
+        evaluators.wanted([f"{file}:PeakEvaluator", f"{other}:PeakEvaluator"])
+    typed = f"{file}:PeakEvaluator"
+    assert evaluators.wanted([typed, f"{typed}+corn", "peak"]) == [("peak", "softmax"), ("peak", "corn")]
+
+
 def test_a_file_that_was_changed_is_read_again(file):
     evaluators.resolve(f"{file}:PeakEvaluator")
     before = evaluators.find("peak"), evaluators.code_of("peak")

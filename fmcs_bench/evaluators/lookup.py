@@ -99,7 +99,7 @@ def wanted(typed: Sequence[str], head: Head = "softmax") -> list[tuple[str, Head
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: no such head, or the evaluator has none; or as for ``resolve``.
+        ConfigError: no such head, or the evaluator has none; two files give one name; or as for ``resolve``.
 
     Example:
         >>> wanted(["conv", "set+corn"])
@@ -110,14 +110,17 @@ def wanted(typed: Sequence[str], head: Head = "softmax") -> list[tuple[str, Head
     if not typed:
         return [(name, head) for name in REGISTRY if head == "softmax" or find(name).takes_heads]
     found: dict[tuple[str, Head], None] = {}
+    kinds: dict[str, tuple[str, str | None]] = {}
     for text in typed:
         name, _, own = resolve(text).partition("+")
+        kind = (find(name).__qualname__, code_of(name))  # a wrong name is told before anything is fitted
+        if kinds.setdefault(name, kind) != kind:
+            raise ConfigError(f"{text!r} and another evaluator have the name {name!r}; give one of them another name")
         chosen = next((known for known in HEADS if known == (own or head)), None)
         if chosen is None:
             raise ConfigError(f"unknown head {own!r} in {text!r}; {nearest(own, HEADS)}")
         if chosen != "softmax" and not find(name).takes_heads:
             raise ConfigError(f"the evaluator {name} has no network, so it has no head {chosen!r}; leave the head out")
-        find(name)  # a wrong name is told before anything is fitted
         found[name, chosen] = None
     return list(found)
 
