@@ -168,7 +168,17 @@ def test_boosting_answers_as_scikit_learn_does(num_stages, monkeypatch):
 def test_trees_that_scikit_learn_keeps_in_another_way_are_noticed(monkeypatch):
     read = boosting._arrays
     monkeypatch.setattr(boosting, "_arrays", lambda model: read(model) | {"threshold_N": -read(model)["threshold_N"]})
-    with pytest.raises(ProtocolError, match=r"answers otherwise than its trees .* install another version"):
+    with pytest.raises(ProtocolError, match=r"answers otherwise than its trees .* take another version"):
+        evaluator("boosting").fit(tiny_map_set(0), tiny_map_set(1))
+    original = HistGradientBoostingClassifier.fit
+
+    def fit_without_trees(self, *data):
+        del original(self, *data)._predictors
+        return self
+
+    monkeypatch.setattr(boosting, "_arrays", read)
+    monkeypatch.setattr(HistGradientBoostingClassifier, "fit", fit_without_trees)
+    with pytest.raises(ProtocolError, match=r"finds no trees where scikit-learn \S+ keeps them .*_predictors"):
         evaluator("boosting").fit(tiny_map_set(0), tiny_map_set(1))
 
 

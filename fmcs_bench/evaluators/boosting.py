@@ -87,12 +87,17 @@ class BoostingEvaluator(StatisticEvaluator):
             early_stopping=False,
             random_state=derive(self.config.seed, "evaluator fit") % 2**32,
         ).fit(train_MF, train.stages_M)
-        self.arrays = _arrays(model)
+        version = f"scikit-learn {sklearn.__version__}"
+        try:
+            self.arrays = _arrays(model)
+        except (AttributeError, ValueError) as error:
+            raise ProtocolError(
+                f"the evaluator {self.name} finds no trees where {version} keeps them ({error}); take another version"
+            ) from error
         own_MK = softmax(self.scores(validation_MF))
         if not np.allclose(own_MK, model.predict_proba(validation_MF), rtol=0, atol=TOLERANCE):
             raise ProtocolError(
-                f"scikit-learn {sklearn.__version__} answers otherwise than its trees read by the evaluator "
-                f"{self.name}; install another version of scikit-learn"
+                f"{version} answers otherwise than its trees read by the evaluator {self.name}; take another version"
             )
         curve, best = self._curve(train_MF, train.stages_M, validation_MF, validation.stages_M)
         self.arrays = _first_rounds(self.arrays, best)

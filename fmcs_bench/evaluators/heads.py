@@ -83,7 +83,7 @@ class SoftmaxHead(Head):
 class CornHead(Head):
     """CORN (arXiv 2111.08851): output t is the logit of P(stage > t | stage > t - 1).
 
-    The probability of stage k is the product of the conditional probabilities on the way to it (section 3.3).
+    The probability of stage k is the product of the conditional probabilities on the way to it.
     """
 
     def __init__(self, num_stages: int) -> None:
@@ -146,7 +146,7 @@ HEADS: dict[HeadName, type[Head]] = {"softmax": SoftmaxHead, "corn": CornHead, "
 
 
 def corn_loss(logits_BT: torch.Tensor, stages_B: torch.Tensor) -> torch.Tensor:
-    """Loss of CORN (arXiv 2111.08851, eq. (4)).
+    """Loss of CORN (arXiv 2111.08851).
 
     Task t sees only the examples with stage >= t; the mean is over all examples of all tasks.
 
@@ -160,7 +160,7 @@ def corn_loss(logits_BT: torch.Tensor, stages_B: torch.Tensor) -> torch.Tensor:
 
 
 def coral_loss(logits_BT: torch.Tensor, stages_B: torch.Tensor) -> torch.Tensor:
-    """Loss of CORAL (arXiv 1901.07884, eq. (4)) with equal weights: summed over thresholds, mean over the batch.
+    """Loss of CORAL (arXiv 1901.07884) with equal weights: summed over thresholds, mean over the batch.
 
     Example:
         >>> round(float(coral_loss(torch.zeros(2, 3), torch.tensor([0, 3]))), 4)  # 3 log 2

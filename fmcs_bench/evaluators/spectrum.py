@@ -22,8 +22,8 @@ SMALLEST_SHARE = 1e-6
 class SpectrumEvaluator(NetworkEvaluator):
     """Eigenvalue spectra of the channels' and of the positions' covariance.
 
-    That the spectrum of representations says how good they are is the idea of RankMe (arXiv 2210.02885; its eq. (1)
-    normalises by the sum and adds a small number, as here); that it changes until the end of training, of neural
+    That the spectrum of representations says how good they are is the idea of RankMe (arXiv 2210.02885, which
+    normalises by the sum and adds a small number too); that it changes until the end of training, of neural
     collapse (arXiv 2008.08186).
     """
 
