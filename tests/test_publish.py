@@ -272,6 +272,9 @@ def test_from_a_build_to_the_hub_and_back(tiny_dataset, tiny_workspace, tmp_path
             "print(dataset.id, dataset.sel('test', 2, 'test')[3].shape)\n"
             "print(fb.load('me/digits', split='test')[3]['feature_map'].shape)\n"
             "print(next(iter(fb.load('me/digits', split='test', streaming=True)))['feature_map'].shape)\n"
+            "import datasets\n"
+            "rows = datasets.load_dataset('me/digits', 'unseen', split='test')\n"
+            "print(len(rows), rows.features['feature_map'].feature.id)\n"
         )
         read = subprocess.run(
             [sys.executable, "-c", code],
@@ -284,4 +287,8 @@ def test_from_a_build_to_the_hub_and_back(tiny_dataset, tiny_workspace, tmp_path
         )
         assert read.returncode == 0, read.stderr
         shape = tiny_dataset.manifest.map_shape
-        assert read.stdout.splitlines() == [f"{tiny_dataset.id} {shape}", *[f"torch.Size({list(shape)})"] * 2]
+        assert read.stdout.splitlines() == [
+            f"{tiny_dataset.id} {shape}",
+            *[f"torch.Size({list(shape)})"] * 2,
+            f"{len(tiny_dataset.sel('test', split='unseen'))} {'x'.join(map(str, shape))}",
+        ]
