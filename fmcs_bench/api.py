@@ -11,7 +11,7 @@ from typing import Any
 from fmcs_bench import images, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
+from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig, Head
 from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
@@ -143,6 +143,7 @@ def evaluate(
     datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
     *,
     evaluators: Sequence[str] = (),
+    head: Head = "softmax",
     seeds: int = NUM_SEEDS,
     limit: int | None = None,
     workspace: PathLike | None = None,
@@ -153,7 +154,9 @@ def evaluate(
 
     Args:
         datasets: opened, or names or paths; None is every dataset of the workspace.
-        evaluators: names; none means all.
+        evaluators: names, or ``FILE.py:Class`` for one of your own, which runs that file; none means all.
+        head: ``softmax``, or ``corn`` or ``coral``, which know that stages are ordered; of evaluators that are
+            networks.
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
         workspace: see ``default_workspace``.
@@ -175,6 +178,7 @@ def evaluate(
                 dataset,
                 place,
                 evaluator_names=evaluators,
+                head=head,
                 num_seeds=seeds,
                 limit=limit,
                 device=device,
@@ -254,7 +258,8 @@ def train(
         methods: families such as ``baseline``, ``ral``, ``dueheadnet-add-align-ral``.
         rafs: RAF values of the families with RAL.
         seeds: number of paired trainings of each method.
-        evaluator: the judge by name; None is the one with the lowest MAE on the validation run.
+        evaluator: the judge, by its name on the board (``set``, ``conv+corn``) or ``FILE.py:Class``; None is the one
+            with the lowest MAE on the validation run.
         epochs: another length than the convergence point.
         workspace: see ``default_workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.

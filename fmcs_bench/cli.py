@@ -25,6 +25,7 @@ from fmcs_bench.sharing import download, publish
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+    from fmcs_bench.config import Head
     from fmcs_bench.workspace import Workspace
 
 
@@ -129,7 +130,20 @@ def build(
 
 @main.command()
 @click.argument("datasets", nargs=-1, metavar="[DATASET ...]")
-@click.option("--evaluator", "evaluators", multiple=True, help="Which; repeat for several.  [default: all]")
+@click.option(
+    "--evaluator",
+    "evaluators",
+    multiple=True,
+    metavar="NAME|FILE.py:Class",
+    help="Which; repeat for several.  [default: all]",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["softmax", "corn", "coral"]),
+    default="softmax",
+    show_default=True,
+    help="corn and coral know that stages are ordered; for evaluators that are networks.",
+)
 @click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
 @click.option("--limit", type=int, help="At most this many images in each split of each run.")
 @workspace_option
@@ -138,6 +152,7 @@ def build(
 def evaluate(
     datasets: tuple[str, ...],
     evaluators: tuple[str, ...],
+    head: Head,
     seeds: int,
     limit: int | None,
     workspace: str,
@@ -152,6 +167,7 @@ def evaluate(
         boards = api.evaluate(
             datasets or None,
             evaluators=evaluators,
+            head=head,
             seeds=seeds,
             limit=limit,
             workspace=workspace,
@@ -170,7 +186,7 @@ def evaluate(
 @click.option("--method", "methods", multiple=True, help="Which; repeat for several; see `fmcs-bench list methods`.")
 @click.option("--raf", "rafs", multiple=True, type=float, help="RAF of RAL; repeat.  [default: 0.95, 0.9, 0.75]")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Paired trainings of each method.")
-@click.option("--evaluator", help="The judge.  [default: the best on the validation run]")
+@click.option("--evaluator", metavar="NAME|FILE.py:Class", help="The judge.  [default: the best on the validation run]")
 @click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
 @images_option
 @stream_option

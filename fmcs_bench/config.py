@@ -26,6 +26,9 @@ NUM_SEEDS = 5
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become part of a path: no separators, no leading dot."""
 Precision = Literal["float32", "bfloat16"]
+Head = Literal["softmax", "corn", "coral"]
+FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?$"
+"""Names of fits: an evaluator, and behind a plus its ordinal head."""
 
 
 class Options(BaseModel):
@@ -235,16 +238,33 @@ class EvaluatorConfig(Options):
     patience: int = Field(3, ge=1, description="epochs without a better validation MAE before fitting stops")
     limit: int | None = Field(None, ge=1, description="at most this many images in each split")
     recipe: Recipe = Recipe(name="evaluator", batch_size=256)
+    head: Head = Field("softmax", description="how a network's outputs become probabilities of ordered stages")
+    code: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the file with a plug-in's class; None for ours"
+    )
+
+    added_later = frozenset({"head", "code"})
+
+    @property
+    def method(self) -> str:
+        """Name of the fit: the evaluator, and behind a plus its head where that is not softmax.
+
+        Example:
+            >>> [EvaluatorConfig(evaluator="conv", seed=0, head=head).method for head in ("softmax", "corn")]
+            ['conv', 'conv+corn']
+        """
+        return self.evaluator if self.head == "softmax" else f"{self.evaluator}+{self.head}"
 
     @property
     def settings(self) -> str:
-        """Names everything but evaluator and seed; only fits with equal settings are compared.
+        """Names everything but evaluator, head, code and seed; only fits with equal settings are compared.
 
         Example:
             >>> EvaluatorConfig(evaluator="a", seed=0).settings == EvaluatorConfig(evaluator="b", seed=1).settings
             True
         """
-        return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude={'evaluator', 'seed'}))[:8]}"
+        varied = {"evaluator", "head", "code", "seed"}
+        return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
 
 
 class Method(Options):

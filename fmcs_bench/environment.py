@@ -39,6 +39,7 @@ _PRESENTATION = (
     "store/summary.py",
     "store/verify.py",
     "terminal.py",
+    "testing.py",
     "verification.py",
     "workspace.py",
 )

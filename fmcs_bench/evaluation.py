@@ -20,11 +20,12 @@ import torch
 
 from fmcs_bench import environment, evaluators, files, metrics, records
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
-from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig
+from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, Head
 from fmcs_bench.engine import run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, MissingDataError, ProtocolError
-from fmcs_bench.evaluators.base import WEIGHTS, NetworkEvaluator, load_fitted, save_fitted
+from fmcs_bench.evaluators import Evaluator
+from fmcs_bench.evaluators.fitted import WEIGHTS, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSet, open_dataset, schema
@@ -37,6 +38,7 @@ def evaluate_dataset(
     workspace: Workspace,
     *,
     evaluator_names: Sequence[str] = (),
+    head: Head = "softmax",
     num_seeds: int = NUM_SEEDS,
     limit: int | None = None,
     device: str = "auto",
@@ -47,7 +49,8 @@ def evaluate_dataset(
     Args:
         dataset: opened for reading.
         workspace: where records and fitted evaluators go; the caller holds its lock.
-        evaluator_names: which; none means all.
+        evaluator_names: which, see ``fmcs_bench.evaluators.wanted``; none means all.
+        head: of those that are named without one.
         num_seeds: seeds 0 .. num_seeds - 1.
         limit: at most this many images in each split of each run.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -55,17 +58,20 @@ def evaluate_dataset(
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: fewer than one seed, or maps that do not fit in memory.
+        ConfigError: fewer than one seed, no such head, an evaluator's file that cannot be used, or maps that do not
+            fit in memory.
+        MissingDataError: there is no such file of an evaluator.
+        PluginError: a plug-in cannot be loaded.
         ProtocolError: an evaluator broke its contract.
     """
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
-    names = list(dict.fromkeys(evaluator_names)) or evaluators.REGISTRY.names()
-    for name in names:
-        evaluators.REGISTRY[name]  # a wrong name is told before anything is fitted
+    wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
     track = _Track(dataset, workspace, choose_device(device), limit)
     units = [
-        EvaluatorConfig.make(evaluator=name, seed=seed, limit=limit) for name in names for seed in range(num_seeds)
+        EvaluatorConfig.make(evaluator=name, head=chosen, code=evaluators.code_of(name), seed=seed, limit=limit)
+        for name, chosen in wanted
+        for seed in range(num_seeds)
     ]
     done = run_units(
         units, find=track.find, work=track.work, description=f"evaluators on {dataset.manifest.name}", progress=progress
@@ -96,19 +102,17 @@ def recompute(predictions: dict[str, np.ndarray]) -> dict[Column, records.Metric
     return {column: _column_metrics(predictions, column) for column in COLUMNS}
 
 
-def load_judge(workspace: Workspace, record: EvaluatorRecord, *, device: torch.device) -> NetworkEvaluator:
+def load_judge(workspace: Workspace, record: EvaluatorRecord, *, device: torch.device) -> Evaluator:
     """The fitted evaluator of a record, frozen, for use in training.
 
     Raises:
-        ConfigError: it is not differentiable.
+        ConfigError: it is not differentiable, or a plug-in's that is not here or was changed.
         DatasetError: its files are missing or not those of the record.
     """
     folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
     fitted = load_fitted(folder, device=device)
     if fitted.info.sha256 != record.evaluator_digest:
         raise ConfigError(f"{folder} holds another fit than the record says; type `fmcs-bench evaluate` again")
-    if not isinstance(fitted.evaluator, NetworkEvaluator):
-        raise ConfigError(f"the evaluator {record.method} is not differentiable; RAL needs one that is")
     fitted.evaluator.freeze()
     return fitted.evaluator
 
@@ -153,11 +157,11 @@ class _Track:
 
     def find(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
         record = self.store.finished(
-            EvaluatorRecord, self.dataset.id, unit.settings, unit.evaluator, unit.seed, self.key(unit)
+            EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
         )
         if record is None:
             return None
-        weights = self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed) / WEIGHTS
+        weights = self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed) / WEIGHTS
         intact = weights.is_file() and files.sha256_of_file(weights) == record.evaluator_digest
         return record if intact else None
 
@@ -169,7 +173,7 @@ class _Track:
         curve = evaluator.fit(train, columns["validation_run"])
         seconds = time.monotonic() - begin
         digest = save_fitted(
-            evaluator, self.dataset.id, self.workspace.fitted(self.dataset.id, unit.settings, unit.evaluator, unit.seed)
+            evaluator, self.dataset.id, self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed)
         )
         predictions: dict[str, np.ndarray] = {}
         for column, maps in columns.items():
@@ -202,7 +206,7 @@ class _Track:
         self.store.write(record, packed)
         return record
 
-    def _answer(self, evaluator: evaluators.Evaluator, column: str, maps: MapSet) -> dict[str, np.ndarray]:
+    def _answer(self, evaluator: Evaluator, column: str, maps: MapSet) -> dict[str, np.ndarray]:
         """Ask the evaluator about one column, once, and order its answers [stage, image, stage probability]."""
         num_stages = self.dataset.num_stages
         probs_MK = self._ask(evaluator, maps.maps_MDHW, column.replace("_", " "))
@@ -215,7 +219,7 @@ class _Track:
             f"{column}/run": maps.runs_M[first_N].astype(np.int64),
         }
 
-    def _ask(self, evaluator: evaluators.Evaluator, maps_MDHW: np.ndarray, split: str) -> np.ndarray:
+    def _ask(self, evaluator: Evaluator, maps_MDHW: np.ndarray, split: str) -> np.ndarray:
         """The evaluator's probabilities [M, K], if it keeps the contract; a changed input would spoil the next's."""
         before = zlib.crc32(np.ascontiguousarray(maps_MDHW).data)
         answer = evaluator.predict_proba(maps_MDHW)
@@ -224,7 +228,7 @@ class _Track:
         num_stages = self.dataset.num_stages
         return metrics.check_probabilities(answer, len(maps_MDHW), num_stages, evaluator=evaluator.name, split=split)
 
-    def _trajectory(self, evaluator: evaluators.Evaluator) -> tuple[Trajectory, np.ndarray]:
+    def _trajectory(self, evaluator: Evaluator) -> tuple[Trajectory, np.ndarray]:
         """Mean score at every checkpoint of the test run, and the score of each image [P, N]."""
         seed = self.dataset.seeds("test")[0]
         checkpoints = self.dataset.run_file(seed).run.checkpoints

@@ -27,7 +27,7 @@ from fmcs_bench.engine import run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.evaluation import load_judge
-from fmcs_bench.evaluators import NetworkEvaluator
+from fmcs_bench.evaluators import Evaluator, resolve
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.objectives import Objective
 from fmcs_bench.progress import SILENT, Progress
@@ -143,12 +143,14 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
     Args:
         dataset: on which it was fitted.
         workspace: with the records of ``fmcs-bench evaluate``.
-        evaluator: by name; None takes the one that the board chose, on the validation run.
+        evaluator: by its name on the board, or ``FILE.py:Class``; None takes the one that the board chose, on the
+            validation run.
 
     Raises:
         MissingDataError: nothing was evaluated on this dataset, or not this evaluator.
         ConfigError: the evaluator is not differentiable.
     """
+    evaluator = evaluator if evaluator is None else resolve(evaluator)
     every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
     boards = {board.settings: board for board in evaluator_boards(every)}
     if not boards:
@@ -206,7 +208,7 @@ class _Track:
         return Preprocessor(self.images, self.dataset.manifest.config.image_size)
 
     @cached_property
-    def evaluator(self) -> NetworkEvaluator | None:
+    def evaluator(self) -> Evaluator | None:
         return load_judge(self.workspace, self.judge, device=self.device) if self.judge else None
 
     def unit(self, method: Method, seed: int, epochs: int | None) -> TrainingUnit:

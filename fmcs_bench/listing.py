@@ -32,8 +32,12 @@ def lines(what: str, workspace: Workspace) -> list[str]:
     if what == "evaluators":
         found = []
         for name in evaluators.REGISTRY:
-            kind = evaluators.REGISTRY[name]
-            traits = {"differentiable": kind.differentiable, "channel-invariant": kind.channel_invariant}
+            kind = evaluators.find(name)
+            traits = {
+                "differentiable": kind.differentiable,
+                "channel-invariant": kind.channel_invariant,
+                "any shape": kind.any_shape,
+            }
             found.append(f"{name:<12} {', '.join(trait for trait, holds in traits.items() if holds)}".rstrip())
         return found
     return list(METHODS)

@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench import files
-from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Method, NamesBackbone, Options, Recipe
+from fmcs_bench.config import FIT_PATTERN, NAME_PATTERN, EvaluatorConfig, Method, NamesBackbone, Options, Recipe
 from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.errors import ConfigError, RecordError
 
@@ -118,8 +118,8 @@ class EvaluatorRecord(Record):
 
     @property
     def method(self) -> str:
-        """Name of the evaluator."""
-        return self.unit.evaluator
+        """Name of the evaluator, with its head where that is not softmax."""
+        return self.unit.method
 
     @property
     def seed(self) -> int:
@@ -141,7 +141,7 @@ class TrainingUnit(NamesBackbone):
     image_size: int
     limit: int | None
     seed: int = Field(ge=0)
-    evaluator: str | None = Field(pattern=NAME_PATTERN, description="the frozen judge; None where RAF is 1")
+    evaluator: str | None = Field(pattern=FIT_PATTERN, description="the frozen judge; None where RAF is 1")
     evaluator_digest: Sha256 | None
 
     @model_validator(mode="after")

@@ -268,7 +268,7 @@ def other_value(kind, name):
 @pytest.mark.parametrize(
     ("unit", "varied"),
     [
-        (EvaluatorConfig(evaluator="a", seed=0), {"evaluator": "b", "seed": 1}),
+        (EvaluatorConfig(evaluator="a", seed=0), {"evaluator": "b", "head": "corn", "code": "0" * 64, "seed": 1}),
         (
             factory.training_record(0.9).unit,
             {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64},

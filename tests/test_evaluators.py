@@ -1,5 +1,6 @@
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,110 +8,63 @@ import torch
 from safetensors.numpy import load_file
 
 from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import DatasetError, UnknownNameError
-from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, load_fitted
-from fmcs_bench.evaluators.base import save_fitted
+from fmcs_bench.errors import ConfigError, DatasetError, UnknownNameError
+from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, load_fitted, save_fitted
 from fmcs_bench.evaluators.set import channel_statistics
-from fmcs_bench.metrics import check_probabilities
 from fmcs_bench.store import MapSet
+from fmcs_bench.testing import tiny_map_set
 
-SHAPE = (6, 5, 4)
+SHAPE = (12, 6, 5)
 NUM_STAGES = 4
+NUM_IMAGES = 140
 ALL = pytest.mark.parametrize("name", list(REGISTRY))
+NETWORKS = [name for name, kind in REGISTRY._own.items() if issubclass(kind, NetworkEvaluator)]
+CONTROLS = {"chance", "permuted"}
 
 
-def stage_maps(seed, num_images=40, shape=SHAPE):
-    """Maps that grow from stage to stage; every run has its own channels."""
-    rng = np.random.default_rng(seed)
-    stages_M = np.repeat(np.arange(NUM_STAGES), num_images)
-    size = (len(stages_M), *shape)
-    channel = rng.permutation(np.linspace(0.7, 1.3, shape[0]))[:, None, None]
-    maps = np.maximum(rng.normal(0.3, 1, size), 0) * channel * 1.7 ** stages_M[:, None, None, None]
-    ids_M = np.tile(np.arange(num_images), NUM_STAGES)
-    return MapSet(maps.astype(np.float16), stages_M, ids_M, np.full(len(ids_M), seed))
+def some_images(maps, first, last):
+    kept_M = (maps.image_ids_M >= first) & (maps.image_ids_M < last)
+    return MapSet(*(array[kept_M] for array in (maps.maps_MDHW, maps.stages_M, maps.image_ids_M, maps.runs_M)))
 
 
-TRAIN, VALIDATION, TEST = (stage_maps(seed) for seed in range(3))
+TRAINING_RUN, VALIDATION_RUN, TEST_RUN = (tiny_map_set(run, num_images=NUM_IMAGES, map_shape=SHAPE) for run in range(3))
+TRAIN, SAME_RUN = some_images(TRAINING_RUN, 0, 80), some_images(TRAINING_RUN, 100, 140)
+VALIDATION, TEST = some_images(VALIDATION_RUN, 80, 100), some_images(TEST_RUN, 100, 140)
+VALIDATION_OF_SAME_RUN = some_images(TRAINING_RUN, 80, 100)
 LAST_RECIPE = Recipe(lr=0.01, batch_size=32)
 
 
-def fitted(name, seed=0, epochs=8, train=TRAIN):
+def fitted(name, seed=0, epochs=12, train=TRAIN, validation=VALIDATION):
     config = EvaluatorConfig(evaluator=name, seed=seed, epochs=epochs, recipe=LAST_RECIPE)
     evaluator = create(config, SHAPE, NUM_STAGES)
-    curve = evaluator.fit(train, VALIDATION)
+    curve = evaluator.fit(train, validation)
     return evaluator, curve
 
 
 @pytest.fixture(scope="module")
 def judges():
-    """Every evaluator, fitted once; tests only ask."""
-    return {name: fitted(name) for name in REGISTRY}
+    """Every evaluator, fitted once; tests only ask. What sees channels in their order is stopped by its own run."""
+    own = {name: VALIDATION if REGISTRY[name].channel_invariant else VALIDATION_OF_SAME_RUN for name in REGISTRY}
+    return {name: fitted(name, validation=validation) for name, validation in own.items()}
 
 
-def channel_orders(maps, seed=0):
-    return maps[:, np.random.default_rng(seed).permutation(maps.shape[1])]
-
-
-# ---- the contract, for every evaluator
+# ---- what the conformance suite does not ask: that fits are good, and that files keep them
 
 
 @ALL
-def test_an_evaluator_states_what_it_is(name):
-    kind = REGISTRY[name]
-    assert kind.name == name
-    for trait in ("differentiable", "channel_invariant", "any_shape"):
-        assert isinstance(getattr(kind, trait), bool)
-    assert create(EvaluatorConfig(evaluator=name, seed=0), SHAPE, NUM_STAGES).num_parameters > 0
+def test_what_the_name_says_is_the_name(name):
+    assert REGISTRY[name].name == name
 
 
-@ALL
-@pytest.mark.parametrize("fit_first", [False, True])
-def test_answers_are_probabilities_of_each_map(name, fit_first, judges):
-    evaluator = create(EvaluatorConfig(evaluator=name, seed=0), SHAPE, NUM_STAGES)
-    if fit_first:
-        evaluator, _ = judges[name]
-    probs = evaluator.predict_proba(TEST.maps_MDHW)
-    assert probs.dtype == np.float32
-    check_probabilities(probs, len(TEST), NUM_STAGES, evaluator=name, split="test")
-    few = evaluator.predict_proba(TEST.maps_MDHW[5:8])
-    np.testing.assert_allclose(few, probs[5:8], atol=1e-5)  # a map's answer is its own affair
+# Sums of the absolute weights for seed 0: the weights that committed records started from.
+GOLDEN_WEIGHTS = {"norm": 46.1872846353217, "conv": 1152.8397621101321, "set": 919.8972806048635}
 
 
-@ALL
-def test_neither_fitting_nor_asking_changes_the_maps(name):
-    sets = [stage_maps(0), stage_maps(1)]
-    before = [part.maps_MDHW.copy() for part in sets]
-    evaluator = create(EvaluatorConfig(evaluator=name, seed=0, epochs=1), SHAPE, NUM_STAGES)
-    evaluator.fit(*sets)
-    for part, copy in zip(sets, before, strict=True):
-        evaluator.predict_proba(part.maps_MDHW)
-        np.testing.assert_array_equal(part.maps_MDHW, copy)
-
-
-@ALL
-def test_asking_changes_no_learned_value(name, judges):
-    evaluator, _ = judges[name]
-    before = evaluator.to_bytes()
-    evaluator.predict_proba(1000 * TEST.maps_MDHW)
-    assert evaluator.to_bytes() == before
-
-
-@ALL
-def test_extreme_maps_get_probabilities_too(name, judges):
-    evaluator, _ = judges[name]
-    zeros = np.zeros((2, *SHAPE), dtype=np.float16)
-    large = np.full((2, *SHAPE), 65_504, dtype=np.float16)
-    for maps in (zeros, large, -large):
-        check_probabilities(evaluator.predict_proba(maps), 2, NUM_STAGES, evaluator=name, split="extreme")
-
-
-@ALL
-def test_maps_that_are_part_of_a_larger_array_are_taken(name, judges):
-    evaluator, _ = judges[name]
-    every_second = TEST.maps_MDHW[::2]
-    np.testing.assert_allclose(
-        evaluator.predict_proba(every_second), evaluator.predict_proba(every_second.copy()), atol=1e-6
-    )
+@pytest.mark.parametrize("name", GOLDEN_WEIGHTS)
+def test_the_first_weights_are_those_of_committed_records(name):
+    evaluator = create(EvaluatorConfig(evaluator=name, seed=0), (6, 5, 4), NUM_STAGES)
+    total = sum(parameter.detach().double().abs().sum().item() for parameter in evaluator.network.parameters())
+    assert total == pytest.approx(GOLDEN_WEIGHTS[name], rel=1e-6)
 
 
 @ALL
@@ -126,40 +80,25 @@ def test_a_saved_evaluator_gives_identical_answers(name, judges, tmp_path):
         again.evaluator.predict_proba(TEST.maps_MDHW), evaluator.predict_proba(TEST.maps_MDHW)
     )
     assert again.evaluator.to_bytes() == evaluator.to_bytes()
-    assert load_file(tmp_path / "evaluator.safetensors")  # any reader of the format takes it
+    assert bool(load_file(tmp_path / "evaluator.safetensors")) == (name != "chance")  # any reader of the format
 
 
 @ALL
-def test_the_same_seed_gives_identical_bytes_and_another_seed_others(name, judges):
-    torch.manual_seed(1)
-    again, curve = fitted(name, epochs=8)
-    evaluator, first_curve = judges[name]
-    assert again.to_bytes() == evaluator.to_bytes()
-    assert curve == first_curve
-    other, _ = fitted(name, seed=1, epochs=1)
-    assert other.to_bytes() != fitted(name, seed=0, epochs=1)[0].to_bytes()
-
-
-@ALL
-def test_fitting_leaves_the_global_random_state_alone(name):
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    fitted(name, epochs=1)
-    assert torch.equal(torch.rand(3), expected)
-
-
-@ALL
-def test_stages_that_differ_in_scale_are_learned(name, judges):
+def test_stages_are_learned(name, judges):
+    """On other images of the same run, and by what ignores the order of channels on another run too."""
     evaluator, curve = judges[name]
-    right = evaluator.predict_proba(TEST.maps_MDHW).argmax(axis=1) == TEST.stages_M
-    # Chance is 1/4; beyond 1/4 + 5 standard deviations there is no luck.
-    assert right.mean() > 0.25 + 5 * np.sqrt(0.25 * 0.75 / len(right))
-    assert [epoch.epoch for epoch in curve] == list(range(1, len(curve) + 1))
-    assert curve[-1].train_loss < curve[0].train_loss
+    for maps in [SAME_RUN, TEST] if evaluator.channel_invariant else [SAME_RUN]:
+        right = evaluator.predict_proba(maps.maps_MDHW).argmax(axis=1) == maps.stages_M
+        # Chance is 1/4; beyond 1/4 + 5 standard deviations there is no luck.
+        learned = right.mean() > 0.25 + 5 * np.sqrt(0.25 * 0.75 / len(right))
+        assert learned or name in CONTROLS, right.mean()
+    if name == "permuted":  # a guess may be right by luck, but labels that mean nothing stay hard
+        assert curve[-1].train_loss > 1.1 > 2 * judges["conv"][1][-1].train_loss
+    elif name != "chance":
+        assert curve[-1].train_loss < curve[0].train_loss
 
 
-@ALL
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "permuted"])  # its MAE is of permuted labels
 def test_the_epoch_with_the_best_validation_mae_is_kept(name):
     config = EvaluatorConfig(evaluator=name, seed=2, epochs=6, patience=2, recipe=Recipe(lr=0.3, batch_size=16))
     evaluator = create(config, SHAPE, NUM_STAGES)
@@ -171,62 +110,59 @@ def test_the_epoch_with_the_best_validation_mae_is_kept(name):
     assert len(curve) == min(config.epochs, first_best + config.patience)
 
 
-@ALL
-def test_channel_invariance_is_as_stated(name, judges):
-    evaluator, _ = judges[name]
-    probs = evaluator.predict_proba(TEST.maps_MDHW)
-    for seed in range(3):
-        permuted = evaluator.predict_proba(channel_orders(TEST.maps_MDHW, seed))
-        if evaluator.channel_invariant:
-            np.testing.assert_allclose(permuted, probs, atol=1e-5)
-        else:
-            assert np.abs(permuted - probs).max() > 1e-3
+@pytest.mark.parametrize("name", ["logistic", "boosting"])
+def test_the_candidate_with_the_best_validation_mae_is_kept(name, judges):
+    evaluator, curve = judges[name]
+    predicted = evaluator.predict_proba(VALIDATION.maps_MDHW).argmax(axis=1)
+    best = min(epoch.validation for epoch in curve)
+    assert np.abs(predicted - VALIDATION.stages_M).mean() == pytest.approx(best)
+    assert max(epoch.validation for epoch in curve) > best
 
 
-@ALL
-def test_any_shape_is_as_stated(name, judges):
-    evaluator, _ = judges[name]
-    for shape in ((3, 5, 4), (6, 1, 1), (17, 7, 9), (1, 4, 4)):
-        maps = stage_maps(0, num_images=2, shape=shape).maps_MDHW
-        if evaluator.any_shape:
-            probs = evaluator.predict_proba(maps)
-            check_probabilities(probs, len(maps), NUM_STAGES, evaluator=name, split="other shape")
-        elif shape[0] != SHAPE[0]:
-            with pytest.raises(RuntimeError, match="channels"):
-                evaluator.predict_proba(maps)
-
-
-@ALL
-def test_differentiable_evaluators_pass_a_gradient_to_the_maps_and_to_nothing_else(name, tmp_path, judges):
-    if not REGISTRY[name].differentiable:
-        assert not isinstance(judges[name][0], NetworkEvaluator)
-        return
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gradient_is_the_slope(name, tmp_path, judges):
     save_fitted(judges[name][0], "x@0", tmp_path)
     evaluator = load_fitted(tmp_path).evaluator
     evaluator.freeze()
     maps = torch.from_numpy(TEST.maps_MDHW[::20].astype(np.float32)).requires_grad_()
     log_probs = evaluator.log_probs(maps)
-    np.testing.assert_allclose(log_probs.detach().exp(), evaluator.predict_proba(TEST.maps_MDHW[::20]), atol=1e-5)
     log_probs[:, -1].sum().backward()
-    assert maps.grad.isfinite().all()
-    assert (maps.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
-    assert all(parameter.grad is None for parameter in evaluator.network.parameters())
-    # The gradient is the slope: a small step up it raises the last stage's log-probability. Values that are 0 stay,
-    # as a ReLU's gradient leaves them: the share of zeros, which ``set`` looks at, jumps there.
+    # A small step up it raises the last stage's log-probability. Values that are 0 stay, as a ReLU's gradient leaves
+    # them: the share of zeros, which some evaluators look at, jumps there.
     step = maps.grad * (maps.detach() > 0)
     step *= 1e-3 / step.norm()
     gain = evaluator.log_probs((maps + step).detach())[:, -1].sum() - log_probs[:, -1].sum()
     assert float(gain.detach()) > 0
 
 
-@ALL
-def test_the_gradient_at_a_dead_map_is_finite(name, judges):
-    evaluator, _ = judges[name]
-    if not evaluator.differentiable:
-        return
-    maps = torch.zeros(3, *SHAPE, requires_grad=True)
-    (gradient,) = torch.autograd.grad(evaluator.log_probs(maps)[:, -1].sum(), maps)
-    assert gradient.isfinite().all()
+def test_a_network_with_the_wrong_number_of_outputs_is_told(monkeypatch):
+    kind = REGISTRY["conv"]
+    monkeypatch.setattr(kind, "num_outputs", property(lambda self: self.num_stages + 1))
+    with pytest.raises(ConfigError, match=r"gives \[5\] values .* SoftmaxHead needs \[4\]; .*self.num_outputs"):
+        fitted("conv", epochs=1)
+
+
+def test_maps_of_another_shape_are_refused_everywhere():
+    evaluator = create(EvaluatorConfig(evaluator="mlp", seed=0), SHAPE, NUM_STAGES)
+    other = tiny_map_set(map_shape=(6, 4, 4), num_images=3)
+    message = "evaluator mlp takes maps of 12 x 6 x 5 .* not 6 x 4 x 4; fit it"
+    for call in (
+        lambda: evaluator.fit(other, VALIDATION),
+        lambda: evaluator.fit(TRAIN, other),
+        lambda: evaluator.predict_proba(other.maps_MDHW),
+        lambda: evaluator.log_probs(torch.zeros(2, 6, 4, 4)),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    with pytest.raises(ConfigError, match=r"shape \[map, channel, y, x\]; these have \[12, 6, 5\]"):
+        create(EvaluatorConfig(evaluator="set", seed=0), SHAPE, NUM_STAGES).predict_proba(TEST.maps_MDHW[0])
+
+
+@pytest.mark.parametrize("name", ["logistic", "boosting"])
+def test_a_stage_without_maps_is_told(name):
+    train = replace(TRAIN, stages_M=np.where(TRAIN.stages_M == 2, 1, TRAIN.stages_M))
+    with pytest.raises(ConfigError, match=f"{name} cannot be fitted: no training map has the FMCS 3"):
+        fitted(name, train=train)
 
 
 # ---- files of fitted evaluators
@@ -303,13 +239,6 @@ def test_the_scale_of_the_maps_does_not_matter():
         return evaluator.predict_proba(parts[1].maps_MDHW)
 
     np.testing.assert_allclose(answers(0.125), answers(1), atol=1e-4)
-
-
-def test_maps_that_are_all_zero_can_be_fitted():
-    zero = MapSet(np.zeros_like(TRAIN.maps_MDHW), TRAIN.stages_M, TRAIN.image_ids_M, TRAIN.runs_M)
-    for name in REGISTRY:
-        evaluator, _ = fitted(name, epochs=1, train=zero)
-        check_probabilities(evaluator.predict_proba(zero.maps_MDHW), len(zero), NUM_STAGES, evaluator=name, split="0")
 
 
 # ---- what the set evaluator sees

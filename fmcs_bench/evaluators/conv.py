@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fmcs_bench.evaluators.base import NetworkEvaluator
+from fmcs_bench.evaluators.network import NetworkEvaluator
 
 
 class ConvEvaluator(NetworkEvaluator):
@@ -26,7 +26,7 @@ class ConvEvaluator(NetworkEvaluator):
             *_block(self.width, self.width),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(self.width, self.num_stages),
+            nn.Linear(self.width, self.num_outputs),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.base import NetworkEvaluator
+from fmcs_bench.evaluators.network import NetworkEvaluator
 
 SMALLEST = 1e-6
 
@@ -21,7 +21,7 @@ class NormEvaluator(NetworkEvaluator):
     def make_network(self) -> nn.Module:
         """See ``NetworkEvaluator``."""
         return nn.Sequential(
-            LogRms(), nn.BatchNorm1d(1), nn.Linear(1, self.width), nn.ReLU(), nn.Linear(self.width, self.num_stages)
+            LogRms(), nn.BatchNorm1d(1), nn.Linear(1, self.width), nn.ReLU(), nn.Linear(self.width, self.num_outputs)
         )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  (torch's own short name)
 
-from fmcs_bench.evaluators.base import NetworkEvaluator
+from fmcs_bench.evaluators.map_statistics import quantiles
+from fmcs_bench.evaluators.network import NetworkEvaluator
 
 NUM_QUANTILES = 16
 
@@ -21,26 +21,26 @@ class SetEvaluator(NetworkEvaluator):
 
     def make_network(self) -> nn.Module:
         """See ``NetworkEvaluator``."""
-        return SetNetwork(self.width, self.num_stages)
+        return SetNetwork(self.width, self.num_outputs)
 
 
 class SetNetwork(nn.Module):
-    """Maps [B, D, H, W] -> logits [B, K], the same for any order of the D channels and of the positions."""
+    """Maps [B, D, H, W] -> outputs, the same for any order of the D channels and of the positions."""
 
-    def __init__(self, width: int, num_stages: int) -> None:
+    def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
         self.describe = nn.Sequential(
             nn.Linear(NUM_QUANTILES + 3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
         self.judge = nn.Sequential(
-            nn.BatchNorm1d(2 * width), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, num_stages)
+            nn.BatchNorm1d(2 * width), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, num_outputs)
         )
 
     def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
         """See the class."""
         described_BDE = self.describe(channel_statistics(maps_BDHW))
-        logits_BK: torch.Tensor = self.judge(torch.cat([described_BDE.mean(dim=1), described_BDE.amax(dim=1)], dim=1))
-        return logits_BK
+        outputs: torch.Tensor = self.judge(torch.cat([described_BDE.mean(dim=1), described_BDE.amax(dim=1)], dim=1))
+        return outputs
 
 
 def channel_statistics(maps_BDHW: torch.Tensor) -> torch.Tensor:
@@ -58,12 +58,8 @@ def channel_statistics(maps_BDHW: torch.Tensor) -> torch.Tensor:
         [0.0, 3.0, 1.0, 0.5]
     """
     values_BDP = maps_BDHW.flatten(2)
-    sorted_BDP = values_BDP.sort(dim=2).values
-    if sorted_BDP.shape[2] != NUM_QUANTILES:
-        # align_corners=True keeps smallest and largest value: linear interpolation between order statistics.
-        sorted_BDP = F.interpolate(sorted_BDP, size=NUM_QUANTILES, mode="linear", align_corners=True)
     mean_BD1 = values_BDP.mean(dim=2, keepdim=True)
     # The square root's gradient is infinite at 0, where a dead channel's variance lies.
     std_BD1 = ((values_BDP - mean_BD1).square().mean(dim=2, keepdim=True) + 1e-8).sqrt()
     zeros_BD1 = (values_BDP <= 0).to(values_BDP.dtype).mean(dim=2, keepdim=True)
-    return torch.cat([sorted_BDP, mean_BD1, std_BD1, zeros_BD1], dim=2)
+    return torch.cat([quantiles(values_BDP, NUM_QUANTILES), mean_BD1, std_BD1, zeros_BD1], dim=2)

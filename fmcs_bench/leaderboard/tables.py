@@ -187,7 +187,9 @@ def environment_table(dataset_id: str, records: Sequence[EvaluatorRecord | Train
 
 def anchor(*parts: str) -> str:
     """A permanent fragment address: the parts, with what does not belong in one replaced."""
-    return "-".join("".join(c if c.isascii() and (c.isalnum() or c in "@._-") else "_" for c in part) for part in parts)
+    return "-".join(
+        "".join(c if c.isascii() and (c.isalnum() or c in "@+._-") else "_" for c in part) for part in parts
+    )
 
 
 def _id(board: EvaluatorBoard | TrainingBoard) -> str:

@@ -1,0 +1,159 @@
+"""What all evaluators made of one network share.
+
+Flow: float16 maps -> divided by the size of the training maps -> network -> head -> logits -> loss of the head while
+fitting, with the weights of the epoch of the lowest validation MAE kept; probabilities of the K stages after.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.evaluators.base import Evaluator, MapShape
+from fmcs_bench.evaluators.heads import HEADS, Head
+from fmcs_bench.objectives import freeze
+from fmcs_bench.records import Epoch
+from fmcs_bench.seeding import derive
+from fmcs_bench.store import MapSet
+from fmcs_bench.training import Batches, fit, predict
+
+
+class NetworkEvaluator(Evaluator):
+    """An evaluator made of one network: maps -> outputs, which the head turns into probabilities of the K stages.
+
+    The maps are divided by the root mean square of the training maps before the network sees them. Fitting minimises
+    the loss of the head (softmax: cross-entropy, arXiv 2508.06109, eq. (2)) and keeps the weights of the epoch with the
+    lowest validation MAE. A subclass gives ``make_network`` and its class attributes.
+    """
+
+    differentiable = True
+    takes_heads = True
+
+    def __init__(
+        self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
+    ) -> None:
+        super().__init__(map_shape, num_stages, config, device=device)
+        self.head = HEADS[config.head](num_stages)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(config.seed, "evaluator weights"))
+            network = self.make_network()
+        self.network = _Scaled(network, self.head).to(self.device)
+        self.network.eval()
+
+    @abstractmethod
+    def make_network(self) -> nn.Module:
+        """A network float32 [B, D, H, W] -> [B, ``num_outputs``] with fresh random weights from torch's generator."""
+
+    @property
+    def num_outputs(self) -> int:
+        """How many outputs the network has to have: K with softmax, fewer with the ordinal heads."""
+        return self.head.num_outputs
+
+    @property
+    def num_parameters(self) -> int:
+        """See ``Evaluator``."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def fit(self, train: MapSet, validation: MapSet) -> list[Epoch]:
+        """See ``Evaluator``."""
+        train_batches, validation_batches = self._batches(train), self._batches(validation)
+        squares = np.square(train.maps_MDHW, dtype=np.float32)
+        self.network.scale.fill_(float(np.sqrt(squares.mean(dtype=np.float64))) or 1.0)
+        best_mae, best_epoch, best_state = float("inf"), 0, self.network.state_dict()
+
+        def validate(epoch: int, loss: float) -> dict[str, float | bool]:
+            nonlocal best_mae, best_epoch, best_state
+            stages_M = self.head.stages(predict(self.network, validation_batches))
+            mae = float((stages_M - validation_batches.targets_N).abs().double().mean())
+            if mae < best_mae:
+                best_mae, best_epoch = mae, epoch
+                best_state = {name: value.clone() for name, value in self.network.state_dict().items()}
+            return {"loss": loss, "mae": mae, "stop": epoch - best_epoch >= self.config.patience}
+
+        history = fit(
+            self.network,
+            train_batches,
+            lambda model, maps, stages: self.head.loss(model(maps), stages),
+            self.config.recipe,
+            epochs=self.config.epochs,
+            seed=derive(self.config.seed, "evaluator fit"),
+            after_epoch=validate,
+        )
+        self.network.load_state_dict(best_state)
+        self.network.eval()
+        self.network.zero_grad()  # of the last step; a judge has none
+        return [
+            Epoch(epoch=i, train_loss=note["loss"], validation=note["mae"])
+            for i, note in enumerate(history.epoch_notes, start=1)
+        ]
+
+    @torch.no_grad()
+    def predict_proba(self, maps_MDHW: np.ndarray) -> np.ndarray:
+        """See ``Evaluator``."""
+        self.check_shape(maps_MDHW.shape)
+        maps = torch.from_numpy(np.require(maps_MDHW, requirements=["C", "W"])).to(self.device)
+        batches = Batches(maps, torch.zeros(len(maps), dtype=torch.int64, device=self.device), _as_float)
+        probs_MK: np.ndarray = self.head.probs(predict(self.network, batches)).cpu().numpy()
+        return probs_MK
+
+    def log_probs(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """See ``Evaluator``."""
+        self.check_shape(maps_BDHW.shape)
+        return self.head.log_probs(self.network(maps_BDHW))
+
+    def freeze(self) -> None:
+        """See ``Evaluator``: eval mode, no gradient to the parameters."""
+        freeze(self.network)
+
+    def to_bytes(self) -> bytes:
+        """See ``Evaluator``."""
+        return save({name: value.contiguous().cpu() for name, value in self.network.state_dict().items()})
+
+    def from_bytes(self, data: bytes) -> None:
+        """See ``Evaluator``."""
+        try:
+            self.network.load_state_dict(load(data))
+        except (SafetensorError, RuntimeError) as error:
+            raise DatasetError(f"these are no weights of the evaluator {self.config.method}: {error}") from None
+        self.network.eval()
+
+    def _batches(self, maps: MapSet) -> Batches:
+        self.check_shape(maps.maps_MDHW.shape)
+        return Batches(
+            torch.from_numpy(maps.maps_MDHW).to(self.device),
+            torch.from_numpy(maps.stages_M).to(self.device),
+            _as_float,
+        )
+
+
+class _Scaled(nn.Module):
+    """Divides by the root mean square of the training maps, then applies network and head."""
+
+    scale: torch.Tensor
+
+    def __init__(self, network: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.network = network
+        self.head = head
+
+    def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.network(maps_BDHW / self.scale)
+        if outputs.shape[1:] != (self.head.num_outputs,):
+            raise ConfigError(
+                f"a network gives {list(outputs.shape[1:])} values for each map, and {type(self.head).__name__} needs "
+                f"[{self.head.num_outputs}]; end the network with nn.Linear(width, self.num_outputs)"
+            )
+        logits: torch.Tensor = self.head(outputs)
+        return logits
+
+
+def _as_float(maps: torch.Tensor) -> torch.Tensor:
+    return maps.float()

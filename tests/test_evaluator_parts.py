@@ -1,0 +1,258 @@
+"""The mathematics inside single evaluators, against NumPy, SciPy and scikit-learn."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from safetensors.numpy import load, save
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+
+from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.errors import ConfigError, DatasetError, ProtocolError
+from fmcs_bench.evaluators import boosting, create, logistic
+from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, moments, quantiles, statistics
+from fmcs_bench.evaluators.permuted import permute_stages
+from fmcs_bench.evaluators.spectrum import log_spectra
+from fmcs_bench.evaluators.statistic import log_loss, softmax
+from fmcs_bench.store import MapSet
+from fmcs_bench.testing import tiny_map_set
+
+SIZES = [(1, 1, 1), (2, 1, 3), (4, 5, 3), (24, 3, 3)]
+
+
+def random_maps(size, seed=0):
+    """Positive values, of which none are equal."""
+    return np.random.default_rng(seed).exponential(size=(5, *size)) * 3
+
+
+def evaluator(name, num_stages=4):
+    return create(EvaluatorConfig(evaluator=name, seed=0, epochs=2), (6, 5, 4), num_stages)
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_moments_equal_scipy(size):
+    maps = random_maps(size)
+    flat = maps.reshape(5, -1)
+    rms = np.sqrt((flat**2).mean(axis=1))
+    flat = flat / rms[:, None]
+    skewness, kurtosis = scipy.stats.skew(flat, axis=1), scipy.stats.kurtosis(flat, axis=1)
+    expected = [np.log(rms), flat.mean(axis=1), flat.std(axis=1), np.arcsinh(skewness), np.arcsinh(kurtosis)]
+    found = moments(torch.from_numpy(maps)).numpy()
+    np.testing.assert_allclose(found[:, :5], np.stack(expected, axis=1), atol=1e-4)
+    shifted = maps - 1
+    np.testing.assert_allclose(moments(torch.from_numpy(shifted))[:, 5], (shifted <= 0).reshape(5, -1).mean(axis=1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_statistics_equal_numpy(size):
+    maps = random_maps(size) - 1
+    rms = np.sqrt((maps**2).mean(axis=(1, 2, 3), keepdims=True) + 1e-6)
+    channels = (maps / rms).reshape(5, size[0], -1)
+    expected = [
+        np.quantile(values, np.linspace(0, 1, 5), axis=1).T
+        for values in (channels.mean(2), np.sqrt(channels.var(2) + 1e-8), channels.max(2), (channels <= 0).mean(2))
+    ]
+    found = statistics(torch.from_numpy(maps)).numpy()
+    assert found.shape == (5, NUM_STATISTICS)
+    np.testing.assert_allclose(found[:, 6:], np.concatenate(expected, axis=1), atol=1e-9)
+
+
+def test_quantiles_are_even_from_smallest_to_largest():
+    values = torch.tensor([[[4.0, 0.0, 2.0]]])
+    assert quantiles(values, 5).tolist() == [[[0, 1, 2, 3, 4]]]
+    assert quantiles(values, 3).tolist() == [[[0, 2, 4]]]
+
+
+@pytest.mark.parametrize("function", [moments, statistics, log_spectra])
+@pytest.mark.parametrize("value", [0.0, 1e-4, 1.0, 65504.0])
+def test_gradients_at_constant_maps_are_finite(function, value):
+    maps = torch.full((2, 5, 4, 3), value, requires_grad=True)
+    function(maps).sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+# ---- spectrum
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_spectra_are_the_eigenvalues_of_both_covariances(size):
+    maps = random_maps(size)
+    found = log_spectra(torch.from_numpy(maps).float()).double().numpy().reshape(5, 2, 16)
+    for i, matrix in enumerate((maps / np.sqrt((maps**2).mean(axis=(1, 2, 3), keepdims=True))).reshape(5, size[0], -1)):
+        num_values = min(matrix.shape)
+        for j, centred in enumerate((matrix - matrix.mean(1, keepdims=True), matrix - matrix.mean(0, keepdims=True))):
+            singular = np.linalg.svd(centred, compute_uv=False) ** 2
+            shares = singular / singular.sum() if singular.sum() > 1e-9 else np.zeros(num_values)
+            expected = np.quantile(np.log(shares + 1e-6), np.linspace(0, 1, 16))
+            np.testing.assert_allclose(found[i, j], expected, atol=2e-2 if num_values > 1 else 1e-4)
+
+
+def test_the_two_spectra_say_different_things():
+    rng = np.random.default_rng(0)
+    per_channel = np.broadcast_to(rng.normal(size=(1, 8, 1, 1)), (1, 8, 4, 4)).copy()  # tells channels apart only
+    in_space = np.broadcast_to(rng.normal(size=(1, 1, 4, 4)), (1, 8, 4, 4)).copy()  # varies in space only
+    for maps, flat, spread in ((per_channel, 0, 1), (in_space, 1, 0)):
+        channels_then_positions = log_spectra(torch.from_numpy(maps).float()).view(2, 16)
+        assert channels_then_positions[flat].exp().max() < 1e-4
+        assert channels_then_positions[spread, -1].exp() > 0.99
+
+
+def test_the_gradient_of_equal_eigenvalues_is_finite():
+    orthogonal = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    maps = torch.cat([torch.eye(16), orthogonal]).view(2, 16, 4, 4).requires_grad_()
+    log_spectra(maps).square().sum().backward()
+    assert maps.grad.isfinite().all()
+    assert maps.grad.abs().max() > 0
+
+
+def test_a_spectrum_does_not_see_the_size_of_a_map():
+    maps = torch.from_numpy(random_maps((6, 4, 4))).float()
+    torch.testing.assert_close(log_spectra(100 * maps), log_spectra(maps), atol=1e-3, rtol=0)
+
+
+# ---- permuted labels
+
+
+def test_permuted_labels_keep_one_map_of_every_stage():
+    maps = MapSet.concatenate([tiny_map_set(run, num_images=50) for run in (0, 1)])
+    new = permute_stages(maps, 4, np.random.default_rng(0))
+    for run in (0, 1):
+        for image in range(50):
+            rows = (maps.runs_M == run) & (maps.image_ids_M == image)
+            assert sorted(new[rows]) == [0, 1, 2, 3]
+    assert 0.15 < (new == maps.stages_M).mean() < 0.35
+    order = np.random.default_rng(1).permutation(len(maps))
+    shuffled = MapSet(*(a[order] for a in (maps.maps_MDHW, maps.stages_M, maps.image_ids_M, maps.runs_M)))
+    np.testing.assert_array_equal(permute_stages(shuffled, 4, np.random.default_rng(0)), new[order])
+
+
+def test_permuted_is_conv_but_for_its_labels():
+    permuted, conv = evaluator("permuted"), evaluator("conv")
+    assert permuted.to_bytes() == conv.to_bytes()
+    train, validation = tiny_map_set(0), tiny_map_set(1)
+    permuted._permuted = lambda maps, _: maps
+    assert permuted.fit(train, validation) == conv.fit(train, validation)
+    assert permuted.to_bytes() == conv.to_bytes()
+
+
+# ---- scikit-learn's models, asked without scikit-learn
+
+
+@pytest.mark.parametrize("num_stages", [2, 4])
+def test_boosting_answers_as_scikit_learn_does(num_stages, monkeypatch):
+    models = []
+    original = HistGradientBoostingClassifier.fit
+    monkeypatch.setattr(
+        HistGradientBoostingClassifier, "fit", lambda self, *data: models.append(self) or original(self, *data)
+    )
+    train, validation, test = (tiny_map_set(run, num_images=60, num_stages=num_stages) for run in range(3))
+    judge = evaluator("boosting", num_stages)
+    curve = judge.fit(train, validation)
+    assert len(curve) == 100
+    num_rounds = len(judge.arrays["root_RX"])
+    assert 1 <= num_rounds <= 100
+    maps_MF = judge.statistics(test.maps_MDHW)
+    stages = list(models[0].staged_predict_proba(maps_MF))
+    np.testing.assert_allclose(softmax(judge.scores(maps_MF)), stages[num_rounds - 1], atol=1e-12)
+    assert len({float(probs[0, 0]) for probs in stages}) > 50  # the number of rounds matters
+    on_validation = list(models[0].staged_predict_proba(judge.statistics(validation.maps_MDHW)))
+    for epoch in (curve[19], curve[-1]):  # of the first rounds, some scores are equal but for rounding
+        mae = np.abs(on_validation[epoch.epoch - 1].argmax(axis=1) - validation.stages_M).mean()
+        assert epoch.validation == pytest.approx(mae)
+
+
+def test_trees_that_scikit_learn_keeps_in_another_way_are_noticed(monkeypatch):
+    read = boosting._arrays
+    monkeypatch.setattr(boosting, "_arrays", lambda model: read(model) | {"threshold_N": -read(model)["threshold_N"]})
+    with pytest.raises(ProtocolError, match=r"answers otherwise than its trees .* install another version"):
+        evaluator("boosting").fit(tiny_map_set(0), tiny_map_set(1))
+
+
+@pytest.mark.parametrize("num_stages", [2, 4])
+def test_logistic_answers_as_scikit_learn_does(num_stages, monkeypatch):
+    models = []
+    original = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda self, *data: models.append(self) or original(self, *data))
+    train, validation, test = (tiny_map_set(run, num_stages=num_stages) for run in range(3))
+    judge = evaluator("logistic", num_stages)
+    curve = judge.fit(train, validation)
+    assert [model.C for model in models] == list(logistic.STRENGTHS)
+    chosen = next(
+        i for i, model in enumerate(models) if np.array_equal(model.coef_[-1], judge.arrays["coefficient_FK"][:, -1])
+    )
+    assert curve[chosen].validation == min(epoch.validation for epoch in curve)
+    standard = (judge.statistics(test.maps_MDHW) - judge.arrays["mean_F"]) / judge.arrays["scale_F"]
+    np.testing.assert_allclose(
+        softmax(judge.scores(judge.statistics(test.maps_MDHW))), models[chosen].predict_proba(standard), atol=1e-12
+    )
+
+
+def test_log_loss_is_the_mean_of_minus_log_probability():
+    scores = np.random.default_rng(0).normal(size=(20, 3)) * 500  # probabilities that are 0 in float64
+    stages = np.random.default_rng(1).integers(0, 3, 20)
+    expected = -torch.from_numpy(scores).log_softmax(dim=1)[torch.arange(20), torch.from_numpy(stages)].mean()
+    assert log_loss(scores, stages) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.pop("value_N"),
+        lambda a: a.update(value_N=a["value_N"].astype(np.float32)),
+        lambda a: a.update(value_N=a["value_N"][:-1]),
+        lambda a: a.update(baseline_X=a["baseline_X"][:-1]),
+        lambda a: a.update(root_RX=a["root_RX"][:, :-1]),
+        lambda a: a.update(root_RX=a["root_RX"] + 10**6),
+        lambda a: a.update(statistic_N=a["statistic_N"] + NUM_STATISTICS),
+        lambda a: a.update(children_N2=a["children_N2"] - 1),
+        lambda a: a.update(children_N2=np.zeros_like(a["children_N2"])),  # a walk without an end
+        lambda a: a.update(children_N2=a["children_N2"][:, :1]),
+    ],
+)
+def test_trees_that_cannot_be_walked_are_refused(change):
+    judge = evaluator("boosting")
+    judge.fit(tiny_map_set(0), tiny_map_set(1))
+    before = judge.to_bytes()
+    arrays = load(before)
+    change(arrays)
+    with pytest.raises(DatasetError, match="no weights of the evaluator boosting for 4 stages"):
+        judge.from_bytes(save(arrays))
+    assert judge.to_bytes() == before
+
+
+def test_coefficients_of_other_stages_are_refused():
+    with pytest.raises(DatasetError, match="no weights of the evaluator logistic for 5 stages"):
+        evaluator("logistic", 5).from_bytes(evaluator("logistic").to_bytes())
+    with pytest.raises(DatasetError, match="no weights of the evaluator chance"):
+        evaluator("chance").from_bytes(evaluator("logistic").to_bytes())
+
+
+@pytest.mark.parametrize("name", ["chance", "logistic", "boosting"])
+def test_what_has_no_network_has_no_head(name):
+    config = EvaluatorConfig(evaluator=name, seed=0, head="corn")
+    with pytest.raises(ConfigError, match=f"evaluator {name} has no network that the head 'corn'"):
+        create(config, (6, 5, 4), 4)
+
+
+@pytest.mark.parametrize("name", ["logistic", "boosting"])
+def test_of_equal_errors_the_better_probabilities_are_kept(name, monkeypatch):
+    monkeypatch.setattr(f"fmcs_bench.evaluators.{name}.mean_absolute_error", lambda *_: 1.0)
+    train, validation = tiny_map_set(0), tiny_map_set(1)
+    losses = []
+    original = log_loss
+
+    def kept_log_loss(scores_MK, stages_M):
+        losses.append(original(scores_MK, stages_M))
+        return losses[-1]
+
+    monkeypatch.setattr(f"fmcs_bench.evaluators.{name}.log_loss", kept_log_loss)
+    judge = evaluator(name)
+    judge.fit(train, validation)
+    of_validation = losses[0::2]
+    kept = original(judge.scores(judge.statistics(validation.maps_MDHW)), validation.stages_M)
+    assert kept == pytest.approx(min(of_validation))
+    assert kept < of_validation[0]
