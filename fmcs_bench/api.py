@@ -12,7 +12,7 @@ from fmcs_bench import images, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig, Head
-from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.errors import ConfigError, MissingDataError, UnitsFailedError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.hub import download as hub_download
@@ -146,6 +146,7 @@ def evaluate(
     head: Head = "softmax",
     seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -159,33 +160,50 @@ def evaluate(
             networks.
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
+        test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``default_workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
     Raises:
+        UnitsFailedError: some evaluators failed; everything else is done, and its boards are the error's ``finished``.
         FmcsBenchError: see ``fmcs_bench.evaluation.evaluate_dataset``.
     """
     place = _workspace(workspace)
-    if datasets is None:
-        opened = all_datasets(place)
-    else:
-        several = [datasets] if isinstance(datasets, FmcsDataset | str | os.PathLike) else datasets
-        opened = [find_dataset(place, dataset) for dataset in several]
+    opened = all_datasets(place) if datasets is None else _find_datasets(place, datasets)
+    others = _find_datasets(place, test_on)
+    boards: list[EvaluatorBoard] = []
+    failed: list[UnitsFailedError] = []
     with place.locked():
-        return [
-            evaluate_dataset(
-                dataset,
-                place,
-                evaluator_names=evaluators,
-                head=head,
-                num_seeds=seeds,
-                limit=limit,
-                device=device,
-                progress=progress,
-            )
-            for dataset in opened
-        ]
+        for dataset in opened:
+            try:
+                board = evaluate_dataset(
+                    dataset,
+                    place,
+                    evaluator_names=evaluators,
+                    head=head,
+                    num_seeds=seeds,
+                    limit=limit,
+                    test_on=others,
+                    device=device,
+                    progress=progress,
+                )
+            except UnitsFailedError as error:
+                failed.append(error)
+                boards += error.finished
+            else:
+                boards.append(board)
+    if failed:
+        every = [error for failure in failed for error in failure.errors]
+        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
+    return boards
+
+
+def _find_datasets(
+    place: Workspace, datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike]
+) -> list[FmcsDataset]:
+    several = [datasets] if isinstance(datasets, FmcsDataset | str | os.PathLike) else datasets
+    return [find_dataset(place, dataset) for dataset in several]
 
 
 def publish(

@@ -134,7 +134,7 @@ def train_methods(
     done = run_units(
         units, find=track.find, work=track.work, description=f"training on {dataset.manifest.name}", progress=progress
     )
-    return training_boards(done)[0]
+    return training_boards(done.results)[0]
 
 
 def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:

@@ -15,8 +15,8 @@ ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
     "statistics", "boards", "plot_style", "plots", "metrics", "engine", "images", "backbones", "dueheadnet",
     "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub",
-    "evaluators", "evaluation", "experiments", "leaderboard", "quickstart", "testing", "api", "listing", "display",
-    "terminal", "command", "sharing", "cli", "__main__",
+    "evaluators", "protocol", "contract", "evaluation", "experiments", "leaderboard", "quickstart", "testing", "api",
+    "listing", "display", "terminal", "command", "sharing", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
