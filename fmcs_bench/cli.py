@@ -277,10 +277,10 @@ def leaderboard_build(workspace: str) -> None:
 @json_option
 def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
     """Show one FMCS dataset: shapes, sizes, runs, stages."""
-    from fmcs_bench import api
+    from fmcs_bench import api, places
 
     place = _place(workspace)
-    opened = api.only_dataset(place) if dataset is None else api.find_dataset(place, dataset)
+    opened = places.only_dataset(place) if dataset is None else places.find_dataset(place, dataset)
     pictures = api.plot_runs(opened, plot) if plot else []
     if as_json:
         _print_json(opened.manifest.to_json())

@@ -27,7 +27,7 @@ from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, Uni
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.evaluators.fitted import WEIGHTS, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory, predictions_path
+from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
 from fmcs_bench.training import choose_device
 from fmcs_bench.workspace import Workspace
@@ -140,21 +140,6 @@ def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.M
         for place in places
         if f"{place}/probs" in predictions
     }
-
-
-def load_judge(workspace: Workspace, record: EvaluatorRecord, *, device: torch.device) -> Evaluator:
-    """The fitted evaluator of a record, frozen, for use in training.
-
-    Raises:
-        ConfigError: it is not differentiable, or a plug-in's that is not here or was changed.
-        DatasetError: its files are missing or not those of the record.
-    """
-    folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
-    fitted = load_fitted(folder, device=device)
-    if fitted.info.sha256 != record.evaluator_digest:
-        raise ConfigError(f"{folder} holds another fit than the record says; type `fmcs-bench evaluate` again")
-    fitted.evaluator.freeze()
-    return fitted.evaluator
 
 
 _TEST_ON = "test_on"
@@ -276,7 +261,7 @@ class _Track:
 
     def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
         """The same fit, tested on datasets that its record lacks; the record without them is set aside."""
-        predictions = records.unpack_predictions(predictions_path(self.store.path(record)).read_bytes())
+        predictions = self.store.predictions(record)
         evaluator = load_fitted(self._folder(record.unit), device=self.device).evaluator
         predictions.update(self._on_others(evaluator, self._missing(record)))
         packed = records.pack_predictions(predictions)

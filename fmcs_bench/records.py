@@ -296,6 +296,14 @@ class RecordStore:
             raise RecordError(f"{path} holds the record of another unit, which belongs at {self.path(record)}")
         return record
 
+    def predictions(self, record: EvaluatorRecord | TrainingRecord) -> dict[str, np.ndarray]:
+        """The predictions of a record that was read from here.
+
+        Raises:
+            RecordError: they are no safetensors file.
+        """
+        return unpack_predictions(predictions_path(self.path(record)).read_bytes())
+
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
         """All records of one track, ordered by path.
 
