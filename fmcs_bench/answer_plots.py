@@ -207,9 +207,11 @@ def shown(board: EvaluatorBoard) -> list[EvaluatorRow]:
 
 def _panels(rows: Sequence[EvaluatorRow], *, height: float) -> tuple[Figure, list[Axes]]:
     """A grid with a titled panel for each row; every panel has the same size."""
-    num_lines = -(-len(rows) // _COLUMNS)
-    figure = Figure(figsize=(8.6, 0.75 + height * num_lines), layout="constrained")
-    grid = figure.subplots(num_lines, _COLUMNS, squeeze=False)
+    num_columns = min(_COLUMNS, len(rows))
+    num_lines = -(-len(rows) // num_columns)
+    size = max(5.8, 0.36 + 2.06 * num_columns), 0.75 + height * num_lines  # the legend needs the first
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(num_lines, num_columns, squeeze=False)
     panels: list[Axes] = list(grid.flat)
     for axes in panels[len(rows) :]:
         axes.set_axis_off()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_tiny
+from conftest import build_tiny, subprocess_environment
 
 from fmcs_bench import protocol
 from fmcs_bench.config import ConvergenceRule, EvaluatorConfig
@@ -228,3 +231,19 @@ def test_a_failure_on_another_dataset_is_named(
     with pytest.raises(UnitsFailedError, match=f"evaluator norm on {other_codec.id}: an array of shape"):
         evaluate_dataset(dataset, place, evaluator_names=["norm"], num_seeds=1, test_on=[other_codec], device="cpu")
     assert records_of(place) == before
+
+
+def test_fidelity_of_lossy_storage_is_one_line_of_json(
+    dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
+) -> None:
+    script = Path(__file__).parent.parent / "benchmarks/fidelity.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, dataset.path, other_codec.path, "--evaluator", "norm", "--seeds", "2"],
+        capture_output=True, text=True, env=subprocess_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    figures = json.loads(line)["evaluators"]["norm"]
+    assert figures["mae_difference"]["num"] == 2
+    assert 0 < figures["probability"]["mean"] < figures["probability"]["largest"] < 0.1
+    assert 0 <= figures["changed"]["mean"] < 0.05
