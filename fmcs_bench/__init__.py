@@ -15,11 +15,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build, build_leaderboard, download, evaluate, load, publish, train, verify
+    from fmcs_bench.api import (
+        build,
+        build_leaderboard,
+        download,
+        evaluate,
+        load,
+        load_evaluator,
+        publish,
+        train,
+        verify,
+    )
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
 
 __all__ = [
-    "__version__", "build", "build_leaderboard", "download", "evaluate", "load", "open", "publish", "train", "verify",
+    "__version__", "build", "build_leaderboard", "download", "evaluate", "load", "load_evaluator", "open", "publish",
+    "train", "verify",
 ]  # fmt: skip
 
 

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import images, leaderboard, verification
+from fmcs_bench import images, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig, Head
-from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.errors import UnitsFailedError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
+from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub import publishing
 from fmcs_bench.hub.loading import load as load
 from fmcs_bench.hub.patience import Patience
+from fmcs_bench.places import (
+    PathLike,
+    dataset_path,
+    find_dataset,
+    find_datasets,
+    image_folder,
+    only_dataset,
+    workspace_at,
+)
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
+from fmcs_bench.records import EvaluatorRecord
+from fmcs_bench.store import FmcsDataset, open_dataset
 from fmcs_bench.store.figures import draw_runs
 from fmcs_bench.store.verify import Report
-from fmcs_bench.workspace import Workspace
-
-PathLike = str | os.PathLike[str]
-
-
-def default_workspace() -> str:
-    """``FMCS_BENCH_WORKSPACE``, or ``fmcs-workspace`` in the current folder."""
-    return os.environ.get("FMCS_BENCH_WORKSPACE") or "fmcs-workspace"
+from fmcs_bench.training import choose_device
 
 
 def open(path: PathLike) -> FmcsDataset:  # noqa: A001  (as zarr.open and PIL.Image.open are)
@@ -80,12 +83,12 @@ def build(
     if image_source is not None:
         options["image_dataset"] = images.plain_name(image_source)
     config = BuildConfig.create(**options)
-    place = _workspace(workspace)
+    place = workspace_at(workspace)
     with place.locked():
         return build_dataset(
             config,
             place,
-            data_dir=_data_dir(data_dir),
+            data_dir=image_folder(data_dir),
             image_source=image_source,
             skip_broken=skip_broken,
             download=download,
@@ -129,7 +132,7 @@ def download(
     """
     return hub_download.download(
         os.fspath(source),
-        _workspace(workspace),
+        workspace_at(workspace),
         to=Path(to) if to is not None else None,
         wish=hub_download.Wish(only=[only] if isinstance(only, str) else list(only) or None, runs=runs, stages=stages),
         revision=revision,
@@ -146,6 +149,7 @@ def evaluate(
     head: Head = "softmax",
     seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -159,33 +163,80 @@ def evaluate(
             networks.
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
+        test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``default_workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
 
     Raises:
+        UnitsFailedError: some evaluators failed; everything else is done, and its boards are the error's ``finished``.
         FmcsBenchError: see ``fmcs_bench.evaluation.evaluate_dataset``.
     """
-    place = _workspace(workspace)
-    if datasets is None:
-        opened = all_datasets(place)
-    else:
-        several = [datasets] if isinstance(datasets, FmcsDataset | str | os.PathLike) else datasets
-        opened = [find_dataset(place, dataset) for dataset in several]
+    place = workspace_at(workspace)
+    opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
+    others = find_datasets(place, test_on)
+    boards: list[EvaluatorBoard] = []
+    failed: list[UnitsFailedError] = []
     with place.locked():
-        return [
-            evaluate_dataset(
-                dataset,
-                place,
-                evaluator_names=evaluators,
-                head=head,
-                num_seeds=seeds,
-                limit=limit,
-                device=device,
-                progress=progress,
-            )
-            for dataset in opened
-        ]
+        for dataset in opened:
+            try:
+                board = evaluate_dataset(
+                    dataset,
+                    place,
+                    evaluator_names=evaluators,
+                    head=head,
+                    num_seeds=seeds,
+                    limit=limit,
+                    test_on=others,
+                    device=device,
+                    progress=progress,
+                )
+            except UnitsFailedError as error:
+                failed.append(error)
+                boards += error.finished
+            else:
+                boards.append(board)
+    if failed:
+        every = [error for failure in failed for error in failure.errors]
+        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
+    return boards
+
+
+def load_evaluator(
+    place: PathLike | EvaluatorRecord | None = None,
+    *,
+    dataset: FmcsDataset | str | None = None,
+    evaluator: str | None = None,
+    seed: int = 0,
+    settings: str | None = None,
+    workspace: PathLike | None = None,
+    device: str = "cpu",
+) -> Evaluator:
+    """A fitted evaluator, its digest checked, ready for ``predict_proba(maps_MDHW)``.
+
+    Args:
+        place: folder of one fit, or its record (``row.records`` of a board); None looks it up by the names.
+        dataset: that it was fitted on: opened, its name, or its id where the workspace has several versions.
+        evaluator: its name on the board, such as ``set`` or ``conv+corn``, or ``FILE.py:Class``, which runs that file.
+        seed: of the fit.
+        settings: of the fit; only needed where there are fits with several.
+        workspace: where it was made; see ``default_workspace``. A folder needs none.
+        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+
+    Raises:
+        MissingDataError: there is no such fit; the message says which there are.
+        ConfigError: nothing or too little was named, or the evaluator is a plug-in that is not here or was changed.
+        DatasetError: its files are damaged.
+    """
+    return judges.load_evaluator(
+        workspace_at(workspace),
+        place,
+        dataset=dataset.id if isinstance(dataset, FmcsDataset) else dataset,
+        evaluator=evaluator,
+        seed=seed,
+        settings=settings,
+        device=choose_device(device),
+    )
 
 
 def publish(
@@ -222,7 +273,7 @@ def publish(
     Raises:
         FmcsBenchError: see ``fmcs_bench.hub.publish`` and ``fmcs_bench.hub.upload``.
     """
-    place = _workspace(workspace)
+    place = workspace_at(workspace)
     return publishing.publish(
         find_dataset(place, dataset),
         place,
@@ -271,7 +322,7 @@ def train(
     Raises:
         FmcsBenchError: see ``fmcs_bench.experiments.train_methods``.
     """
-    place = _workspace(workspace)
+    place = workspace_at(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     with place.locked():
         return train_methods(
@@ -282,7 +333,7 @@ def train(
             num_seeds=seeds,
             evaluator=evaluator,
             epochs=epochs,
-            data_dir=_data_dir(data_dir),
+            data_dir=image_folder(data_dir),
             image_source=image_source,
             stream_images=stream_images,
             device=device,
@@ -297,7 +348,7 @@ def build_leaderboard(*, workspace: PathLike | None = None) -> Path:
         MissingDataError: there is no record yet.
         RecordError: a record is not valid.
     """
-    place = _workspace(workspace)
+    place = workspace_at(workspace)
     with place.locked():
         return leaderboard.build(place.records, place.leaderboard)
 
@@ -330,11 +381,11 @@ def verify(
     Raises:
         FmcsBenchError: wrong use; see ``fmcs_bench.verification.verify``. A fault of the dataset raises nothing.
     """
-    path = dataset.path if isinstance(dataset, FmcsDataset) else _dataset_path(_workspace(workspace), dataset)
+    path = dataset.path if isinstance(dataset, FmcsDataset) else dataset_path(workspace_at(workspace), dataset)
     return verification.verify(
         path,
         recompute=recompute,
-        data_dir=_data_dir(data_dir),
+        data_dir=image_folder(data_dir),
         image_source=image_source,
         stream_images=stream_images,
         device=device,
@@ -351,54 +402,3 @@ def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
         folder: where the files go.
     """
     return draw_runs(dataset, Path(folder), "svg")
-
-
-def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:
-    """A dataset by its name in the workspace, by its path or by its URL.
-
-    Raises:
-        MissingDataError: neither; the message has the nearest names.
-    """
-    if isinstance(dataset, FmcsDataset):
-        return dataset
-    if is_url(dataset):
-        return open_dataset(os.fspath(dataset))
-    return open_dataset(_dataset_path(workspace, dataset))
-
-
-def _dataset_path(workspace: Workspace, dataset: PathLike) -> Path:
-    for path in (workspace.dataset(str(dataset)), Path(dataset)):
-        if path.is_dir():
-            return path
-    known = sorted(path.name for path in workspace.datasets.glob("*") if path.is_dir())
-    close = difflib.get_close_matches(str(dataset), known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"
-    raise MissingDataError(f"there is no FMCS dataset {dataset} in {workspace.datasets}, nor a folder; {hint}")
-
-
-def only_dataset(workspace: Workspace) -> FmcsDataset:
-    """The workspace's only finished dataset.
-
-    Raises:
-        MissingDataError: there is none.
-        ConfigError: there are several; nothing guesses which is meant.
-    """
-    found = all_datasets(workspace)
-    if len(found) > 1:
-        names = ", ".join(dataset.manifest.name for dataset in found)
-        raise ConfigError(f"{workspace.datasets} holds several datasets ({names}); name the one to train on")
-    return found[0]
-
-
-def unfinished(workspace: Workspace) -> list[str]:
-    """Names of the datasets of the workspace whose build was not finished."""
-    return sorted(p.name for p in workspace.datasets.glob("*") if p.is_dir() and not (p / schema.MANIFEST).exists())
-
-
-def _workspace(workspace: PathLike | None) -> Workspace:
-    return Workspace(os.fspath(workspace) if workspace is not None else default_workspace())
-
-
-def _data_dir(data_dir: PathLike | None) -> Path | None:
-    value = data_dir if data_dir is not None else os.environ.get("FMCS_BENCH_DATA")
-    return Path(value) if value else None

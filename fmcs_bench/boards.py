@@ -24,6 +24,9 @@ class EvaluatorRow:
         mae: in stages, for each column.
         accuracy: share of exact stages, for each column.
         spearman: rank correlation of mean score and validation accuracy along the test run; None where undefined.
+        flops_per_map: see ``fmcs_bench.contract``; None where there is no network, or it was not counted.
+        maps_per_second: answers on the test run; None where not every seed was measured.
+        test_on: MAE on the test runs of other datasets, by their ids, where every seed was tested there.
         chosen: it has the lowest mean MAE on the validation run of all differentiable evaluators with all seeds.
         records: one per seed, ordered by seed.
     """
@@ -34,7 +37,10 @@ class EvaluatorRow:
     accuracy: dict[Column, Estimate]
     spearman: Estimate | None
     num_parameters: int
+    flops_per_map: int | None
+    maps_per_second: Estimate | None
     fit_seconds: float
+    test_on: dict[str, Estimate]
     chosen: bool
     records: tuple[EvaluatorRecord, ...]
 
@@ -52,6 +58,11 @@ class EvaluatorBoard:
     def chosen(self) -> EvaluatorRow | None:
         """The evaluator that goes into training: chosen on the validation run, never on the test run."""
         return next((row for row in self.rows if row.chosen), None)
+
+    @property
+    def tested_on(self) -> list[str]:
+        """Ids of the other datasets that a row was tested on."""
+        return sorted({other for row in self.rows for other in row.test_on})
 
     def __repr__(self) -> str:
         lines = [f"Evaluators on {self.dataset_id} (MAE in stages of {self.num_stages}; test run is the headline)"]
@@ -144,6 +155,7 @@ def _evaluator_board(dataset_id: str, settings: str, records: Sequence[Evaluator
 def _evaluator_row(name: str, group: tuple[EvaluatorRecord, ...], rank: int, chosen: bool) -> EvaluatorRow:
     correlations = [record.trajectory.spearman for record in group]
     defined = [value for value in correlations if value is not None]
+    speeds = [record.cost.maps_per_second for record in group if record.cost.maps_per_second is not None]
     return EvaluatorRow(
         evaluator=name,
         rank=rank,
@@ -151,7 +163,13 @@ def _evaluator_row(name: str, group: tuple[EvaluatorRecord, ...], rank: int, cho
         accuracy={c: statistics.estimate([record.metrics[c].accuracy for record in group]) for c in COLUMNS},
         spearman=statistics.estimate(defined) if len(defined) == len(group) else None,
         num_parameters=group[0].cost.num_parameters,
+        flops_per_map=group[0].cost.flops_per_map,
+        maps_per_second=statistics.estimate(speeds) if len(speeds) == len(group) else None,
         fit_seconds=statistics.estimate([record.cost.seconds for record in group]).mean,
+        test_on={
+            other: statistics.estimate([record.test_on[other].mae for record in group])
+            for other in sorted(set.intersection(*(set(record.test_on) for record in group)))
+        },
         chosen=chosen,
         records=group,
     )

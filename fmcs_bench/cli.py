@@ -7,6 +7,7 @@ standard error. Exit codes: 0 done, 1 failed, 2 wrong use.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -146,6 +147,12 @@ def build(
 )
 @click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
 @click.option("--limit", type=int, help="At most this many images in each split of each run.")
+@click.option(
+    "--test-on",
+    multiple=True,
+    metavar="DATASET",
+    help="Test the fits on the test run of this dataset too, as they are; repeat for several.",
+)
 @workspace_option
 @device_option
 @json_option
@@ -155,30 +162,43 @@ def evaluate(
     head: Head,
     seeds: int,
     limit: int | None,
+    test_on: tuple[str, ...],
     workspace: str,
     device: str,
     as_json: bool,
 ) -> None:
-    """Fit and test evaluators on FMCS datasets; every dataset of the workspace by default."""
+    """Fit and test evaluators on FMCS datasets; every dataset of the workspace by default.
+
+    An evaluator that fails stops no other: the board shows the rest, standard error says what failed, the exit code is
+    1.
+    """
     from fmcs_bench import api
     from fmcs_bench.display import shown
+    from fmcs_bench.errors import UnitsFailedError
 
+    failure: UnitsFailedError | None = None
     with shown() as progress:
-        boards = api.evaluate(
-            datasets or None,
-            evaluators=evaluators,
-            head=head,
-            seeds=seeds,
-            limit=limit,
-            workspace=workspace,
-            device=device,
-            progress=progress,
-        )
+        try:
+            boards: Sequence[EvaluatorBoard] = api.evaluate(
+                datasets or None,
+                evaluators=evaluators,
+                head=head,
+                seeds=seeds,
+                limit=limit,
+                test_on=test_on,
+                workspace=workspace,
+                device=device,
+                progress=progress,
+            )
+        except UnitsFailedError as error:
+            failure, boards = error, error.finished
     if as_json:
         _print_json([record.to_json() for board in boards for row in board.rows for record in row.records])
-        return
-    for board in boards:
-        _print_board(board)
+    else:
+        for board in boards:
+            _print_board(board)
+    if failure is not None:
+        raise failure
 
 
 @main.command()
@@ -257,10 +277,10 @@ def leaderboard_build(workspace: str) -> None:
 @json_option
 def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
     """Show one FMCS dataset: shapes, sizes, runs, stages."""
-    from fmcs_bench import api
+    from fmcs_bench import api, places
 
     place = _place(workspace)
-    opened = api.only_dataset(place) if dataset is None else api.find_dataset(place, dataset)
+    opened = places.only_dataset(place) if dataset is None else places.find_dataset(place, dataset)
     pictures = api.plot_runs(opened, plot) if plot else []
     if as_json:
         _print_json(opened.manifest.to_json())

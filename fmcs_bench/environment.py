@@ -20,8 +20,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 # Modules that only show or check results; a change in them leaves every result as it is.
 _PRESENTATION = (
+    "answer_plots.py",
     "api.py",
     "boards.py",
+    "breakdown.py",
     "cli.py",
     "command.py",
     "display.py",
@@ -29,6 +31,7 @@ _PRESENTATION = (
     "leaderboard/",
     "listing.py",
     "markdown.py",
+    "places.py",
     "plot_style.py",
     "plots.py",
     "progress.py",

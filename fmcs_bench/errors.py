@@ -7,7 +7,8 @@ returns: 2 where the call was wrong, 1 where the work failed.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class FmcsBenchError(Exception):
@@ -74,8 +75,25 @@ class DivergedError(FmcsBenchError, ArithmeticError):
     """A training loss became NaN or infinite."""
 
 
-class ProtocolError(FmcsBenchError, RuntimeError):
+class EvaluatorError(FmcsBenchError, RuntimeError):
+    """An evaluator failed while it was made, fitted, asked or saved; its own error is the cause."""
+
+
+class ProtocolError(EvaluatorError):
     """An evaluator broke its contract (wrong shape, rows that are no probabilities, a changed input)."""
+
+
+class UnitsFailedError(FmcsBenchError, RuntimeError):
+    """Some units of work failed; all others are done and written.
+
+    Attributes:
+        errors: one for each failure, with its own cause.
+        finished: what came of the others: boards.
+    """
+
+    def __init__(self, message: str, errors: Sequence[FmcsBenchError], finished: Sequence[Any]) -> None:
+        super().__init__(message, tuple(errors), tuple(finished))
+        self.errors, self.finished = tuple(errors), tuple(finished)
 
 
 class PluginError(FmcsBenchError, ImportError):

@@ -1,7 +1,8 @@
 """The evaluator track: fit, choose and test every evaluator on a fixed FMCS dataset.
 
-Flow: FMCS dataset -> maps of each column -> for each evaluator and seed: fit on the training runs, stop by the
-validation run, answer every column once -> metrics and predictions -> record.
+Flow: FMCS dataset -> sides of the protocol, checked -> for each evaluator and seed: fit on the training runs, stop by
+the validation run, answer every column once -> metrics, costs and predictions -> record, or a failure that stops no
+other fit.
 
 M maps, N images, K stages, P checkpoints.
 """
@@ -9,26 +10,25 @@ M maps, N images, K stages, P checkpoints.
 from __future__ import annotations
 
 import hashlib
-import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from fmcs_bench import environment, evaluators, files, metrics, records
+from fmcs_bench import contract, environment, evaluators, files, metrics, protocol, records
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
 from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, Head
-from fmcs_bench.engine import run_units
+from fmcs_bench.engine import Outcome, run_units
 from fmcs_bench.environment import Environment
-from fmcs_bench.errors import ConfigError, MissingDataError, ProtocolError
+from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, UnitsFailedError
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.evaluators.fitted import WEIGHTS, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
-from fmcs_bench.store import FmcsDataset, MapSet, open_dataset, schema
+from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
 from fmcs_bench.training import choose_device
 from fmcs_bench.workspace import Workspace
 
@@ -41,6 +41,7 @@ def evaluate_dataset(
     head: Head = "softmax",
     num_seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    test_on: Sequence[FmcsDataset] = (),
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> EvaluatorBoard:
@@ -53,30 +54,55 @@ def evaluate_dataset(
         head: of those that are named without one.
         num_seeds: seeds 0 .. num_seeds - 1.
         limit: at most this many images in each split of each run.
+        test_on: other datasets, on whose test runs the fits are tested too, as they are; this one itself is left out,
+            and so are evaluators that cannot take maps of the other shape.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished fits and the time left.
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: fewer than one seed, no such head, an evaluator's file that cannot be used, or maps that do not
-            fit in memory.
+        ConfigError: fewer than one seed, no such head, an evaluator's file that cannot be used, maps that do not fit in
+            memory, a dataset with too few images, or one in ``test_on`` with another number of stages.
+        DatasetError: an image or a run stands on two sides of the protocol.
         MissingDataError: there is no such file of an evaluator.
         PluginError: a plug-in cannot be loaded.
-        ProtocolError: an evaluator broke its contract.
+        UnitsFailedError: some evaluators failed or broke their contract; every other fit is done and on its board.
     """
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
     wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
-    track = _Track(dataset, workspace, choose_device(device), limit)
     units = [
         EvaluatorConfig.make(evaluator=name, head=chosen, code=evaluators.code_of(name), seed=seed, limit=limit)
         for name, chosen in wanted
         for seed in range(num_seeds)
     ]
-    done = run_units(
-        units, find=track.find, work=track.work, description=f"evaluators on {dataset.manifest.name}", progress=progress
+    track = _Track.make(dataset, workspace, choose_device(device), limit, test_on)
+    outcome = run_units(
+        units,
+        find=track.find,
+        work=track.work,
+        description=f"evaluators on {dataset.manifest.name}",
+        survives=(EvaluatorError,),
+        progress=progress,
     )
-    return evaluator_boards(done)[0]
+    boards = evaluator_boards(outcome.results)
+    if outcome.failures:
+        raise UnitsFailedError(
+            _told(outcome, dataset.id), [failure.error for failure in outcome.failures], boards
+        ) from outcome.failures[0].error
+    return boards[0]
+
+
+def _told(outcome: Outcome[EvaluatorConfig, EvaluatorRecord], dataset_id: str) -> str:
+    """Every failure in a line, equal ones of several seeds in one."""
+    seeds: dict[str, list[str]] = {}
+    for failure in outcome.failures:
+        seeds.setdefault(str(failure.error), []).append(str(failure.unit.seed))
+    num = len(outcome.failures)
+    lines = [f"- {message} (seed {', '.join(of)})" for message, of in seeds.items()]
+    return "\n".join(
+        [f"{num} of {num + len(outcome.results)} fits on {dataset_id} failed; the others are done:", *lines]
+    )
 
 
 def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
@@ -99,32 +125,51 @@ def recompute(predictions: dict[str, np.ndarray]) -> dict[Column, records.Metric
     Args:
         predictions: for each column ``<column>/probs`` [K, N, K] and ``<column>/image`` [N], ``<column>/run`` [N].
     """
-    return {column: _column_metrics(predictions, column) for column in COLUMNS}
+    return {column: _metrics_of(predictions, column) for column in COLUMNS}
 
 
-def load_judge(workspace: Workspace, record: EvaluatorRecord, *, device: torch.device) -> Evaluator:
-    """The fitted evaluator of a record, frozen, for use in training.
+def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.Metrics]:
+    """The metrics on other datasets' test runs, by their ids, from the predictions alone.
 
-    Raises:
-        ConfigError: it is not differentiable, or a plug-in's that is not here or was changed.
-        DatasetError: its files are missing or not those of the record.
+    Args:
+        predictions: as for ``recompute``, under ``test_on/<id>``.
     """
-    folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
-    fitted = load_fitted(folder, device=device)
-    if fitted.info.sha256 != record.evaluator_digest:
-        raise ConfigError(f"{folder} holds another fit than the record says; type `fmcs-bench evaluate` again")
-    fitted.evaluator.freeze()
-    return fitted.evaluator
+    places = [name.removesuffix("/probs") for name in sorted(predictions) if name.startswith(f"{_TEST_ON}/")]
+    return {
+        place.removeprefix(f"{_TEST_ON}/"): _metrics_of(predictions, place)
+        for place in places
+        if f"{place}/probs" in predictions
+    }
+
+
+_TEST_ON = "test_on"
+"""In a predictions file: the folder of other datasets."""
 
 
 @dataclass(frozen=True)
 class _Track:
-    """One dataset with its maps, read when the first unit needs them."""
+    """One dataset with its maps, read when the first unit needs them; and others that fits are tested on."""
 
     dataset: FmcsDataset
     workspace: Workspace
     device: torch.device
-    limit: int | None
+    others: dict[str, FmcsDataset]
+    held: protocol.HeldMaps
+
+    @classmethod
+    def make(
+        cls,
+        dataset: FmcsDataset,
+        workspace: Workspace,
+        device: torch.device,
+        limit: int | None,
+        test_on: Sequence[FmcsDataset],
+    ) -> _Track:
+        """The track, once the datasets are known to be fit for the protocol; see ``fmcs_bench.protocol``."""
+        others = {other.id: other for other in test_on if other.id != dataset.id}
+        selections: dict[str, MapSelection] = dict(protocol.select(dataset, limit=limit).items())
+        selections |= {name: protocol.check_other(dataset, other, limit=limit) for name, other in others.items()}
+        return cls(dataset, workspace, device, others, protocol.HeldMaps(selections))
 
     @cached_property
     def store(self) -> RecordStore:
@@ -134,52 +179,56 @@ class _Track:
     def environment(self) -> Environment:
         return Environment.current(str(self.device), torch.get_num_threads())
 
-    @cached_property
-    def train(self) -> MapSet:
-        return self._maps("training", "train")
-
-    @cached_property
-    def columns(self) -> dict[Column, MapSet]:
-        return {
-            "validation_run": self._maps("validation", "validation"),
-            "same_run": self._maps("training", "test"),
-            "test_run": self._maps("test", "test"),
-            "unseen": self._maps("test", "unseen"),
-        }
-
-    def _maps(self, role: schema.Role, split: str) -> MapSet:
-        return MapSet.concatenate(
-            [self.dataset.select(seed, split, limit=self.limit) for seed in self.dataset.seeds(role)]
-        )
-
     def key(self, unit: EvaluatorConfig) -> str:
         return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
 
     def find(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
+        record = self._fitted(unit)
+        return None if record is None or self._missing(record) else record
+
+    def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
+        record = self._fitted(unit)
+        return self._fit(unit) if record is None else self._test_on_more(record)
+
+    def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
+        """The record of a finished fit whose learned values are there."""
         record = self.store.finished(
             EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
         )
         if record is None:
             return None
-        weights = self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed) / WEIGHTS
+        weights = self._folder(unit) / WEIGHTS
         intact = weights.is_file() and files.sha256_of_file(weights) == record.evaluator_digest
         return record if intact else None
 
-    def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
-        manifest = self.dataset.manifest
-        train, columns = self.train, self.columns  # read before the clock starts
-        evaluator = evaluators.create(unit, manifest.map_shape, manifest.config.stages, device=self.device)
-        begin = time.monotonic()
-        curve = evaluator.fit(train, columns["validation_run"])
-        seconds = time.monotonic() - begin
-        digest = save_fitted(
-            evaluator, self.dataset.id, self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed)
-        )
+    def _missing(self, of: Evaluator | EvaluatorRecord) -> list[str]:
+        """Other datasets that it can be tested on and was not yet."""
+        own, tested = self.dataset.manifest.map_shape, of.test_on if isinstance(of, EvaluatorRecord) else {}
+        return [
+            name
+            for name, other in self.others.items()
+            if name not in tested and (of.any_shape or other.manifest.map_shape == own)
+        ]
+
+    def _folder(self, unit: EvaluatorConfig) -> Path:
+        return self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed)
+
+    def _fit(self, unit: EvaluatorConfig) -> EvaluatorRecord:
+        manifest, num_stages = self.dataset.manifest, self.dataset.num_stages
+        with contract.guarded(unit.method, f"maps of {manifest.map_shape} (made)"):
+            evaluator = evaluators.create(unit, manifest.map_shape, num_stages, device=self.device)
+        curve, seconds = contract.fit(evaluator, self.held)
         predictions: dict[str, np.ndarray] = {}
-        for column, maps in columns.items():
-            predictions.update(self._answer(evaluator, column, maps))
+        scoring_seconds: dict[str, float] = {}
+        for column in COLUMNS:  # the test run is not the first, so that its time is not that of a first call
+            answers, scoring_seconds[column] = contract.answer(evaluator, self.held, column, num_stages)
+            predictions.update(_under(column, answers))
         trajectory, scores_PN = self._trajectory(evaluator)
         predictions["trajectory/score"] = scores_PN
+        predictions.update(self._on_others(evaluator, self._missing(evaluator)))
+        with contract.guarded(unit.method, "its learned values"):
+            num_parameters = evaluator.num_parameters
+            digest = save_fitted(evaluator, self.dataset.id, self._folder(unit))
         packed = records.pack_predictions(predictions)
         record = EvaluatorRecord(
             key=self.key(unit),
@@ -189,44 +238,49 @@ class _Track:
             curve=tuple(curve),
             cost=records.Cost(
                 seconds=seconds,
-                num_parameters=evaluator.num_parameters,
+                num_parameters=num_parameters,
                 process_peak_bytes=environment.process_peak_bytes(),
+                flops_per_map=contract.flops_per_map(evaluator, manifest.map_shape),
+                scoring_seconds=scoring_seconds["test_run"],
+                scoring_maps=predictions["test_run/image"].size * num_stages,
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
             created=environment.now(),
             unit=unit,
             evaluator_digest=digest,
-            num_stages=manifest.config.stages,
+            num_stages=num_stages,
             differentiable=evaluator.differentiable,
             channel_invariant=evaluator.channel_invariant,
             any_shape=evaluator.any_shape,
             metrics=recompute(predictions),
             trajectory=trajectory,
+            test_on=recompute_test_on(predictions),
         )
         self.store.write(record, packed)
         return record
 
-    def _answer(self, evaluator: Evaluator, column: str, maps: MapSet) -> dict[str, np.ndarray]:
-        """Ask the evaluator about one column, once, and order its answers [stage, image, stage probability]."""
-        num_stages = self.dataset.num_stages
-        probs_MK = self._ask(evaluator, maps.maps_MDHW, column.replace("_", " "))
-        order_M = np.lexsort((maps.image_ids_M, maps.runs_M, maps.stages_M))
-        num_images = len(maps) // num_stages
-        first_N = order_M[:num_images]
-        return {
-            f"{column}/probs": probs_MK[order_M].astype(np.float32).reshape(num_stages, num_images, num_stages),
-            f"{column}/image": maps.image_ids_M[first_N].astype(np.int64),
-            f"{column}/run": maps.runs_M[first_N].astype(np.int64),
-        }
+    def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
+        """The same fit, tested on datasets that its record lacks; the record without them is set aside."""
+        predictions = self.store.predictions(record)
+        evaluator = load_fitted(self._folder(record.unit), device=self.device).evaluator
+        predictions.update(self._on_others(evaluator, self._missing(record)))
+        packed = records.pack_predictions(predictions)
+        more = record.model_copy(
+            update={
+                "predictions_sha256": hashlib.sha256(packed).hexdigest(),
+                "created": environment.now(),
+                "test_on": recompute_test_on(predictions),
+            }
+        )
+        self.store.write(more, packed)
+        return more
 
-    def _ask(self, evaluator: Evaluator, maps_MDHW: np.ndarray, split: str) -> np.ndarray:
-        """The evaluator's probabilities [M, K], if it keeps the contract; a changed input would spoil the next's."""
-        before = zlib.crc32(np.ascontiguousarray(maps_MDHW).data)
-        answer = evaluator.predict_proba(maps_MDHW)
-        if zlib.crc32(np.ascontiguousarray(maps_MDHW).data) != before:
-            raise ProtocolError(f"evaluator {evaluator.name} on {split}: it changed the maps that it was asked about")
-        num_stages = self.dataset.num_stages
-        return metrics.check_probabilities(answer, len(maps_MDHW), num_stages, evaluator=evaluator.name, split=split)
+    def _on_others(self, evaluator: Evaluator, names: Sequence[str]) -> dict[str, np.ndarray]:
+        predictions: dict[str, np.ndarray] = {}
+        for name in names:
+            answers, _ = contract.answer(evaluator, self.held, name, self.dataset.num_stages)
+            predictions.update(_under(f"{_TEST_ON}/{name}", answers))
+        return predictions
 
     def _trajectory(self, evaluator: Evaluator) -> tuple[Trajectory, np.ndarray]:
         """Mean score at every checkpoint of the test run, and the score of each image [P, N]."""
@@ -234,7 +288,8 @@ class _Track:
         checkpoints = self.dataset.run_file(seed).run.checkpoints
         maps_PNDHW = self.dataset.trajectory_maps(seed)
         num_checkpoints, num_images = maps_PNDHW.shape[:2]
-        probs_MK = self._ask(evaluator, maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:]), "trajectory")
+        maps_MDHW = maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:])  # read for this evaluator alone, which may spoil them
+        probs_MK = contract.ask(evaluator, maps_MDHW, "the trajectory of the test run", self.dataset.num_stages)
         scores_PN = metrics.expected_score(probs_MK).reshape(num_checkpoints, num_images)
         score_P = scores_PN.mean(axis=1)
         accuracy_P = np.array([checkpoint.validation_accuracy for checkpoint in checkpoints])
@@ -247,8 +302,12 @@ class _Track:
         return trajectory, scores_PN.astype(np.float32)
 
 
-def _column_metrics(predictions: dict[str, np.ndarray], column: str) -> records.Metrics:
-    probs_KNK = predictions[f"{column}/probs"]
+def _under(place: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{place}/{name}": array for name, array in answers.items()}
+
+
+def _metrics_of(predictions: dict[str, np.ndarray], place: str) -> records.Metrics:
+    probs_KNK = predictions[f"{place}/probs"]
     num_stages, num_images, _ = probs_KNK.shape
     stages_M = np.repeat(np.arange(num_stages), num_images)
     groups_M = np.tile(np.arange(num_images), num_stages)  # image n of the file is one image of one run

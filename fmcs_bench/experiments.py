@@ -26,9 +26,9 @@ from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, EvaluatorConfig, Method
 from fmcs_bench.engine import run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
-from fmcs_bench.evaluation import load_judge
 from fmcs_bench.evaluators import Evaluator, resolve
 from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.judges import load_judge
 from fmcs_bench.objectives import Objective
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, TrainingUnit
@@ -134,7 +134,7 @@ def train_methods(
     done = run_units(
         units, find=track.find, work=track.work, description=f"training on {dataset.manifest.name}", progress=progress
     )
-    return training_boards(done)[0]
+    return training_boards(done.results)[0]
 
 
 def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fmcs_bench import api, backbones, evaluators, images
+from fmcs_bench import backbones, evaluators, images, places
 from fmcs_bench.backbones.description import Description, describe
 from fmcs_bench.experiments import METHODS
 from fmcs_bench.workspace import Workspace
@@ -27,7 +27,7 @@ def lines(what: str, workspace: Workspace) -> list[str]:
             *(f"  {source}" for source in sources),
             f"FMCS datasets in {workspace.datasets}",
             *(f"  {name}" for name in built),
-            *(f"  {name} (unfinished: type its build command again)" for name in api.unfinished(workspace)),
+            *(f"  {name} (unfinished: type its build command again)" for name in places.unfinished(workspace)),
         ]
     if what == "evaluators":
         found = []

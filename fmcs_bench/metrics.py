@@ -75,11 +75,47 @@ def calibration_error(probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int 
         >>> calibration_error(np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([1, 0]))
         0.25
     """
+    _, confidence_B, correct_B = calibration_bins(probs_MK, stages_M, num_bins)
+    return float(np.abs(confidence_B - correct_B).sum() / len(stages_M))
+
+
+def calibration_bins(
+    probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int = NUM_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps by the probability of their most probable stage, in equal bins (b / B, (b + 1) / B].
+
+    Returns:
+        For each bin [B]: its number of maps, the sum of their confidence, the number of those that are right.
+
+    Example:
+        >>> [part.tolist() for part in calibration_bins(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([1, 1]), 2)]
+        [[1, 1], [0.5, 0.75], [0.0, 1.0]]
+    """
     confidence_M = probs_MK.max(axis=1)
     correct_M = probs_MK.argmax(axis=1) == stages_M
     bin_M = np.clip(np.ceil(confidence_M * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gap_M = np.bincount(bin_M, weights=confidence_M - correct_M, minlength=num_bins)
-    return float(np.abs(gap_M).sum() / len(stages_M))
+    return (
+        np.bincount(bin_M, minlength=num_bins),
+        np.bincount(bin_M, weights=confidence_M, minlength=num_bins),
+        np.bincount(bin_M, weights=correct_M, minlength=num_bins),
+    )
+
+
+def confusion(probs_MK: np.ndarray, stages_M: np.ndarray) -> np.ndarray:
+    """Share of the maps of each true stage (row) that were called each stage (column), float64 [K, K].
+
+    Every row sums to 1, and its entry on the diagonal is the recall of the stage; a stage without maps is NaN.
+
+    Example:
+        >>> confusion(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([0, 1, 1])).tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
+    """
+    num_stages = probs_MK.shape[1]
+    pairs_M = stages_M * num_stages + probs_MK.argmax(axis=1)
+    counts_KK = np.bincount(pairs_M, minlength=num_stages**2).reshape(num_stages, num_stages)
+    with np.errstate(invalid="ignore"):
+        shares_KK: np.ndarray = counts_KK / counts_KK.sum(axis=1, keepdims=True)
+    return shares_KK
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:

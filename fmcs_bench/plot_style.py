@@ -21,7 +21,6 @@ from fmcs_bench.errors import ConfigError
 PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#56b4e9", "#e69f00"
 SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 DARK = {
     PAPER: "#11161c",
     BAND: "#181f27",
@@ -119,3 +118,14 @@ def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
         files.write_atomically(path, encode(figure, "png", dpi=dpi))
     else:
         raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg or .png")
+
+
+def short(name: str, length: int = 48) -> str:
+    """A name as the figures' font can draw it, and not longer than there is room for.
+
+    Example:
+        >>> short("a-long-name", 8)
+        'a-long-~'
+    """
+    plain = name.encode("ascii", "replace").decode()
+    return plain if len(plain) <= length else f"{plain[: length - 1]}~"

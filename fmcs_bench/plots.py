@@ -1,4 +1,4 @@
-"""Every figure, from boards and trajectories. Matplotlib's object-oriented API: no pyplot, no display."""
+"""Every figure, from boards and trajectories; those of ``answer_plots`` too. Matplotlib without pyplot or display."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from fmcs_bench.answer_plots import calibration_figure, confusion_figure, cost_figure, score_figure
 from fmcs_bench.boards import Column, EvaluatorBoard, TrainingBoard, TrainingRow
-from fmcs_bench.errors import RecordError
 from fmcs_bench.plot_style import (
     BAND,
     BLUE,
-    DASHES,
     GREEN,
     INK,
     MUTED,
@@ -27,11 +26,15 @@ from fmcs_bench.plot_style import (
     encode,
     house_style,
     save,
+    short,
 )
 from fmcs_bench.records import TrainingRecord
 from fmcs_bench.statistics import Estimate
 
 __all__ = [
+    "calibration_figure",
+    "confusion_figure",
+    "cost_figure",
     "encode",
     "evaluator_figure",
     "raf_figure",
@@ -59,7 +62,7 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
             _interval(axes, row.mae[column], i + shift, color, marker)
     middle = _middle_stage_mae(board.num_stages)
     axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    _name_rows(axes, [_short(row.evaluator) for row in board.rows], bold=[row.chosen for row in board.rows])
+    _name_rows(axes, [short(row.evaluator) for row in board.rows], bold=[row.chosen for row in board.rows])
     numbers = [str(row.mae["test_run"]).replace("-", "\N{MINUS SIGN}") for row in board.rows]
     _numbers_beside(axes, "test run [95 % interval]", numbers)
     axes.autoscale_view()
@@ -72,45 +75,6 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
         Line2D([], [], color=MUTED, marker="o", markersize=3.2, alpha=0.7, linewidth=0, label="one seed"),
     ]
     figure.legend(handles=legend, loc="outside upper left", ncols=4, columnspacing=1.6, handlelength=1.9)
-    return figure
-
-
-@house_style()
-def score_figure(board: EvaluatorBoard) -> Figure:
-    """Mean predicted score along the checkpoints of the test run, above the backbone's validation accuracy there.
-
-    A line is the mean over seeds, its band goes from the smallest to the largest seed.
-
-    Raises:
-        RecordError: records of one board name different checkpoints.
-    """
-    steps = {record.trajectory.step for row in board.rows for record in row.records}
-    if len(steps) != 1:
-        raise RecordError(
-            f"the records of {board.dataset_id} were scored at {len(steps)} different sets of checkpoints"
-        )
-    step_M = np.array(steps.pop())
-    figure = Figure(figsize=(8.6, 5.2), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
-    for i, row in enumerate(board.rows):
-        score_SM = np.array([record.trajectory.score for record in row.records])
-        color, dash = SERIES[i % len(SERIES)], DASHES[i // len(SERIES) % len(DASHES)]
-        name = f"{_short(row.evaluator)} (chosen)" if row.chosen else _short(row.evaluator)
-        width = 2.6 if row.chosen else 1.4
-        upper.fill_between(step_M, score_SM.min(axis=0), score_SM.max(axis=0), color=color, alpha=0.15, linewidth=0)
-        upper.plot(step_M, score_SM.mean(axis=0), color=color, linestyle=dash, linewidth=width, label=name)
-    upper.set_ylim(0.9, board.num_stages + 0.1)
-    upper.set_yticks(range(1, board.num_stages + 1))
-    upper.set_title("Mean predicted score (stages)")
-    accuracy_M = 100 * np.array(board.rows[0].records[0].trajectory.validation_accuracy)
-    lower.plot(step_M, accuracy_M, color=INK, linewidth=1.6)
-    lower.set_title("Validation accuracy of the backbone (%)")
-    lower.set_ylim(0, 100)
-    lower.set_xscale("symlog", linthresh=1)
-    lower.set_xlim(step_M[0], step_M[-1])
-    lower.xaxis.set_major_formatter("{x:g}")
-    lower.set_xlabel("step of the test run (log scale)")
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", handlelength=2.4)
     return figure
 
 
@@ -129,7 +93,7 @@ def training_figure(board: TrainingBoard) -> Figure | None:
     for i, (row, estimate) in enumerate(compared):
         _seed_dots(axes, _differences(board, row), i, BLUE)
         _interval(axes, estimate, i, BLUE, "o")
-    names = [_short(row.chosen.records[0].method) for row, _ in compared]
+    names = [short(row.chosen.records[0].method) for row, _ in compared]
     _name_rows(axes, names, bold=[False] * len(names))
     _numbers_beside(axes, "difference [95 % interval]", [_signed(estimate) for _, estimate in compared])
     axes.margins(x=0.06)
@@ -169,7 +133,7 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
             fill = color if point is row.chosen else PAPER
             axes.plot(at, 100 * point.test_accuracy.mean, "o", color=color, markerfacecolor=fill, markersize=6.5)
     legend = [
-        Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", linewidth=2, label=_short(row.family))
+        Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", linewidth=2, label=short(row.family))
         for i, row in enumerate(families)
     ]
     baseline = next((row.chosen.test_accuracy for row in board.rows if row.family == "baseline"), None)
@@ -333,9 +297,3 @@ def _accuracy_of_seed(records: Sequence[TrainingRecord]) -> dict[int, float]:
 def _signed(estimate: Estimate) -> str:
     interval = "" if estimate.low is None else f" [{estimate.low:+.2f}, {estimate.high:+.2f}]"
     return f"{estimate.mean:+.2f}{interval}".replace("-", "\N{MINUS SIGN}")
-
-
-def _short(name: str) -> str:
-    """A name as the figures' font can draw it, and not longer than they have room for."""
-    plain = name.encode("ascii", "replace").decode()
-    return plain if len(plain) <= 48 else f"{plain[:47]}~"

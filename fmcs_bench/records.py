@@ -47,9 +47,19 @@ class Metrics(Options):
 class Cost(Options):
     """What a result cost. ``process_peak_bytes`` is the peak of the whole process up to then, not of the unit alone."""
 
-    seconds: float = Field(ge=0)
+    seconds: float = Field(ge=0, description="wall time of the fit or training")
     num_parameters: int = Field(ge=0)
     process_peak_bytes: int = Field(ge=0)
+    flops_per_map: int | None = Field(None, ge=0, description="of an evaluator; see fmcs_bench.contract")
+    scoring_maps: int | None = Field(None, ge=1, description="maps of the test run, asked about in one call")
+    scoring_seconds: float | None = Field(None, ge=0, description="wall time of that call, which was not the first")
+
+    added_later = frozenset({"flops_per_map", "scoring_maps", "scoring_seconds"})
+
+    @property
+    def maps_per_second(self) -> float | None:
+        """How fast an evaluator answers; None where it was not measured."""
+        return self.scoring_maps / self.scoring_seconds if self.scoring_maps and self.scoring_seconds else None
 
 
 class Epoch(Options):
@@ -115,6 +125,9 @@ class EvaluatorRecord(Record):
     any_shape: bool
     metrics: dict[Literal["validation_run", "same_run", "test_run", "unseen"], Metrics]
     trajectory: Trajectory
+    test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
+
+    added_later = frozenset({"test_on"})
 
     @property
     def method(self) -> str:
@@ -282,6 +295,14 @@ class RecordStore:
         if path != self.path(record):
             raise RecordError(f"{path} holds the record of another unit, which belongs at {self.path(record)}")
         return record
+
+    def predictions(self, record: EvaluatorRecord | TrainingRecord) -> dict[str, np.ndarray]:
+        """The predictions of a record that was read from here.
+
+        Raises:
+            RecordError: they are no safetensors file.
+        """
+        return unpack_predictions(predictions_path(self.path(record)).read_bytes())
 
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
         """All records of one track, ordered by path.

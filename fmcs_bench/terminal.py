@@ -15,30 +15,45 @@ from fmcs_bench.statistics import Estimate
 from fmcs_bench.store.schema import Manifest
 
 _NONE = "-"
+_WIDE_TERMINAL = 100
 _WIDE = 10_000  # columns, more than any table has
 
 
-def evaluator_table(board: EvaluatorBoard) -> Table:
-    """The evaluator board, at most 100 columns wide for names of up to 12 letters."""
+def evaluator_table(board: EvaluatorBoard, *, wide: bool = True) -> Table:
+    """The evaluator board, for names of up to 12 letters at most 100 columns wide, or 80 where it is not ``wide``."""
     table = _table(f"Evaluators on {board.dataset_id}: MAE in stages of {board.num_stages}")
     table.caption = Text(
-        "[95 % interval over fits]; one test run, which gives the ranks; * chosen on the validation run"
+        "[95 % interval over fits]; one test run, which gives the ranks (equal ranks are ties);\n"
+        "* chosen on the validation run"
     )
     table.add_column("#", justify="right")
     table.add_column("evaluator", overflow="fold")
-    for name in ("test run", "same run", "accuracy", "Spearman", "params", "seeds"):
+    for name in ("test run", "same run", "accuracy", "Spearman", "params", *(["seeds"] if wide else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for row in board.rows:
         table.add_row(
             str(row.rank),
             Text(f"{row.evaluator} *" if row.chosen else row.evaluator, style="bold" if row.chosen else ""),
             Text(str(row.mae["test_run"])),
-            Text(str(row.mae["same_run"])),
+            Text(str(row.mae["same_run"]) if wide else f"{row.mae['same_run'].mean:.3f}"),
             f"{100 * row.accuracy['test_run'].mean:.1f} %",
             _NONE if row.spearman is None else f"{row.spearman.mean:.3f}",
             f"{row.num_parameters:,}",
-            str(len(row.records)),
+            *([str(len(row.records))] if wide else []),
         )
+    return table
+
+
+def test_on_table(board: EvaluatorBoard) -> Table:
+    """MAE of the fits on other datasets' test runs, one column for each."""
+    table = _table(f"The same fits, from {board.dataset_id}, on the test runs of other datasets: MAE")
+    table.caption = Text("-: takes only maps of the shape it was fitted on, or was not asked with every seed")
+    table.add_column("evaluator", overflow="fold")
+    for other in board.tested_on:
+        table.add_column(other, justify="right", overflow="fold", min_width=20)
+    for row in board.rows:
+        found = (str(row.test_on[other]) if other in row.test_on else _NONE for other in board.tested_on)
+        table.add_row(Text(row.evaluator), *map(Text, found))
     return table
 
 
@@ -101,8 +116,13 @@ def backbone_table(descriptions: Sequence[Description]) -> Table:
 
 
 def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None:
-    """Print a board."""
-    print_table(console, evaluator_table(board) if isinstance(board, EvaluatorBoard) else training_table(board))
+    """Print a board; a narrow terminal gets fewer columns, and none of them is cut off."""
+    if isinstance(board, TrainingBoard):
+        print_table(console, training_table(board))
+        return
+    print_table(console, evaluator_table(board, wide=not console.is_terminal or console.width >= _WIDE_TERMINAL))
+    if board.tested_on:
+        print_table(console, test_on_table(board))
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -26,7 +26,8 @@ from fmcs_bench.records import (
 NUM_STAGES = 7
 DATASET = "digits-smallcnn-32px-base"
 STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 130, 190, 280, 400, 600)
-PREDICTIONS = pack_predictions({"scores": np.linspace(0, 1, 6).reshape(3, 2)})
+PROBS_KNK = np.random.default_rng(0).dirichlet(np.ones(NUM_STAGES), (NUM_STAGES, 12)).astype(np.float32)
+PREDICTIONS = pack_predictions({"test_run/probs": PROBS_KNK})
 EVALUATORS = {"conv": 0.62, "set": 0.41, "resnet": 0.44, "linear": 0.83, "norm": 1.12, "permuted": 1.71, "chance": 1.75}
 
 
@@ -70,6 +71,8 @@ def evaluator_record(
     spearman: float | None = 0.9,
     dataset: str = DATASET,
     step: Sequence[int] = STEPS,
+    maps_per_second: float | None = 1000.0,
+    test_on: dict[str, float] | None = None,
 ) -> EvaluatorRecord:
     """One fit with this MAE on the test run; what is not given follows from it."""
     rise = 1 - np.exp(-np.asarray(step) / 130)
@@ -80,7 +83,14 @@ def evaluator_record(
         dataset_digest=_sha256(dataset),
         environment=environment(),
         curve=(Epoch(epoch=1, train_loss=1.5, validation=mae + 0.1), Epoch(epoch=2, train_loss=1.1, validation=mae)),
-        cost=Cost(seconds=10 * mae + seed, num_parameters=12_345, process_peak_bytes=2**28),
+        cost=Cost(
+            seconds=10 * mae + seed,
+            num_parameters=12_345,
+            process_peak_bytes=2**28,
+            flops_per_map=None if evaluator == "chance" else 54_321,
+            scoring_maps=None if maps_per_second is None else 1260,
+            scoring_seconds=None if maps_per_second is None else 1260 / maps_per_second,
+        ),
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
         created="2025-01-01T00:00:00+00:00",
         unit=EvaluatorConfig(evaluator=evaluator, seed=seed),
@@ -101,6 +111,7 @@ def evaluator_record(
             validation_accuracy=tuple(float(value) for value in 0.1 + 0.85 * rise),
             spearman=spearman,
         ),
+        test_on={name: metrics(value) for name, value in (test_on or {}).items()},
     )
 
 

@@ -221,6 +221,42 @@ def test_the_evaluator_table_shows_every_row_with_its_interval_and_marks_the_cho
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_thirteen_evaluators_fit_into_eighty_columns() -> None:
+    names = ("chance", "norm", "moments", "permuted", "linear", "mlp", "conv", "resnet", "attention", "set", "spectrum",
+             "logistic", "boosting")  # fmt: skip
+    board = evaluator_board(
+        *(factory.evaluator_record(name, seed, mae=0.3 + 0.1 * i + seed / 50)
+          for i, name in enumerate(names) for seed in range(5))
+    )  # fmt: skip
+    lines = printed(board, terminal_width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    for row in board.rows:
+        (line,) = [line for line in lines if f" {row.evaluator} " in line]
+        assert str(row.mae["test_run"]) in line
+        assert f"{row.num_parameters:,}" in line
+        assert f" {row.mae['same_run'].mean:.3f} " in line
+        assert line.split()[0] == str(row.rank)
+
+
+@pytest.mark.parametrize("width", [80, 100, None])
+def test_other_datasets_have_a_table_of_their_own(width: int | None) -> None:
+    others = ("digits-resnet18-32px-base@0123456789ab", "mnist-smallcnn-32px-base@ba9876543210")
+    board = evaluator_board(
+        *(factory.evaluator_record("set", seed, mae=0.4, test_on={others[0]: 0.5 + seed / 10, others[1]: 0.7})
+          for seed in range(3)),
+        factory.evaluator_record("norm", 0, mae=0.9, test_on={others[0]: 0.8}),
+        factory.evaluator_record("norm", 1, mae=0.9),
+    )  # fmt: skip
+    assert board.tested_on == sorted(others)
+    lines = printed(board, terminal_width=width).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("The same fits"))
+    (of_set,) = [line for line in lines[start:] if line.startswith("set ")]
+    (of_norm,) = [line for line in lines[start:] if line.startswith("norm ")]
+    assert str(board.rows[0].test_on[others[0]]) in of_set
+    assert of_norm.split() == ["norm", "-", "-"]  # one seed of two is not enough
+    assert max(map(len, lines)) <= (width or 140)
+
+
 @pytest.mark.parametrize("width", [100, None])
 def test_the_training_table_shows_every_row_with_its_difference(width: int | None) -> None:
     board = training_board(*factory.training_records())

@@ -103,6 +103,35 @@ def test_failed_work_exits_with_one(type_command):
     assert "has not converged" in result.stderr
 
 
+FAILING = """
+from fmcs_bench.evaluators.norm import NormEvaluator
+
+class Failing(NormEvaluator):
+    name = "failing"
+
+    def predict_proba(self, maps_MDHW):
+        raise RuntimeError("out of ideas")
+"""
+
+
+@pytest.mark.parametrize("as_json", ["", " --json"])
+def test_an_evaluator_that_fails_leaves_the_board_of_the_others(type_command, tmp_path, as_json):
+    (tmp_path / "failing.py").write_text(FAILING)
+    result = type_command(
+        f"evaluate --workspace {{tiny}} --evaluator {tmp_path / 'failing.py'}:Failing --evaluator norm --seeds 2 "
+        f"--device cpu{as_json}"
+    )
+    assert result.exit_code == 1
+    assert "failing" not in result.stdout
+    if as_json:
+        assert [EvaluatorRecord.from_json(value).method for value in json.loads(result.stdout)] == ["norm", "norm"]
+    else:
+        assert " norm " in result.stdout
+    told = "evaluator failing on validation run: RuntimeError: out of ideas (seed 0, 1)"
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_the_road_by_commands(type_command):
     workspace = "--workspace {tiny}"
     evaluated = type_command(f"evaluate {workspace} --evaluator norm --evaluator set --seeds 2 --device cpu")
@@ -191,6 +220,7 @@ def test_python_functions_print_usefully(tiny_dataset):
         "download",
         "evaluate",
         "load",
+        "load_evaluator",
         "open",
         "publish",
         "train",

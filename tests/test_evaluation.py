@@ -1,4 +1,6 @@
+import errno
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -8,11 +10,19 @@ import torch
 from fmcs_bench import environment, evaluation
 from fmcs_bench.boards import COLUMNS
 from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, ProtocolError, UnknownNameError
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset, load_judge, recompute
+from fmcs_bench.errors import (
+    ConfigError,
+    DatasetError,
+    MissingDataError,
+    ProtocolError,
+    UnitsFailedError,
+    UnknownNameError,
+)
+from fmcs_bench.evaluation import all_datasets, evaluate_dataset, recompute
 from fmcs_bench.evaluators import REGISTRY
 from fmcs_bench.evaluators.norm import NormEvaluator
 from fmcs_bench.experiments import judge_record
+from fmcs_bench.judges import load_judge
 from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import open_dataset
 from fmcs_bench.workspace import Workspace
@@ -130,16 +140,87 @@ class ChangesInput(NormEvaluator):
         return probs
 
 
+class RaisesInFit(NormEvaluator):
+    name = "raises-in-fit"
+
+    def fit(self, train, validation):
+        train.stages_M[:] = validation.stages_M[0]  # and spoils what the next evaluator would get
+        raise RuntimeError("no luck")
+
+
+class RaisesOnUnseen(NormEvaluator):
+    name = "raises-on-unseen"
+
+    def predict_proba(self, maps):
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked == 4:
+            raise KeyError("a key")
+        return super().predict_proba(maps)
+
+
+class CannotBeMade(NormEvaluator):
+    name = "cannot-be-made"
+
+    def make_network(self):
+        raise TypeError("no network")
+
+
+class CannotBeSaved(NormEvaluator):
+    name = "cannot-be-saved"
+
+    def to_bytes(self):
+        raise ValueError("no bytes")
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [(ChangesInput, "changed the maps"), (WrongShape, "shape"), (Nan, "NaN"), (Unnormalised, "sum to 1")],
+    ("kind", "where", "message", "cause"),
+    [
+        (ChangesInput, "validation run", "changed the maps", ProtocolError),
+        (WrongShape, "validation run", "shape", ProtocolError),
+        (Nan, "validation run", "NaN", ProtocolError),
+        (Unnormalised, "validation run", "sum to 1", ProtocolError),
+        (RaisesInFit, r"training run \(fit\)", "RuntimeError: no luck", RuntimeError),
+        (RaisesOnUnseen, "unseen", "KeyError: 'a key'", KeyError),
+        (CannotBeMade, r"maps of \(.*\) \(made\)", "TypeError: no network", TypeError),
+        (CannotBeSaved, "its learned values", "ValueError: no bytes", ValueError),
+    ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_broken_contract_names_evaluator_and_split(dataset, workspace, monkeypatch, kind, message):
+def test_an_evaluator_that_fails_is_named_with_its_split_and_stops_no_other(
+    dataset, workspace, monkeypatch, tmp_path_factory, kind, where, message, cause
+):
     add(monkeypatch, kind)
-    with pytest.raises(ProtocolError, match=rf"evaluator {kind.name} on validation run: .*{message}"):
-        run(dataset, workspace, kind.name, seeds=1)
-    assert not list(workspace.records.rglob("*.json"))
+    with pytest.raises(UnitsFailedError, match=rf"evaluator {kind.name} on {where}: .*{message}.* \(seed 0\)") as found:
+        run(dataset, workspace, kind.name, "norm", seeds=1)
+    (error,) = found.value.errors
+    assert found.value.__cause__ is error
+    assert isinstance(error, cause) or isinstance(error.__cause__, cause)
+    # What the other got was not spoiled: it is the fit that a board of its own has. Of the failed one nothing is kept.
+    (board,) = found.value.finished
+    (row,) = board.rows
+    alone = run(dataset, Workspace(tmp_path_factory.mktemp("alone")), "norm", seeds=1).rows[0]
+    assert row.records[0].predictions_sha256 == alone.records[0].predictions_sha256
+    assert row.records[0].evaluator_digest == alone.records[0].evaluator_digest
+    assert [path for path in workspace.root.rglob("*") if kind.name in path.as_posix() and path.is_file()] == []
+
+
+def test_every_seed_that_fails_is_told_once(dataset, workspace, monkeypatch):
+    add(monkeypatch, Nan)
+    with pytest.raises(UnitsFailedError, match=r"2 of 2 fits .* failed.*\n- evaluator nan .* \(seed 0, 1\)$") as found:
+        run(dataset, workspace, "nan")
+    assert len(found.value.errors) == 2
+    assert found.value.finished == ()
+    again = pickle.loads(pickle.dumps(found.value))
+    assert (str(again), len(again.errors)) == (str(found.value), 2)
+
+
+def test_a_full_disk_stops_everything(dataset, workspace, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(NormEvaluator, "to_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(dataset, workspace, "norm")
 
 
 def test_finished_fits_are_found_and_only_missing_ones_are_made(dataset, workspace):

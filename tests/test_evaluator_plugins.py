@@ -20,10 +20,11 @@ from fmcs_bench import api, evaluators
 from fmcs_bench.cli import main
 from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
-from fmcs_bench.evaluation import evaluate_dataset, load_judge
+from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.evaluators import lookup
 from fmcs_bench.evaluators.norm import NormEvaluator
 from fmcs_bench.experiments import judge_record
+from fmcs_bench.judges import load_judge
 from fmcs_bench.records import EvaluatorRecord, RecordStore
 from fmcs_bench.testing import tiny_map_set
 from fmcs_bench.workspace import Workspace

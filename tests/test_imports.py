@@ -13,10 +13,11 @@ import fmcs_bench
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
-    "statistics", "boards", "plot_style", "plots", "metrics", "engine", "images", "backbones", "dueheadnet",
-    "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub",
-    "evaluators", "evaluation", "experiments", "leaderboard", "quickstart", "testing", "api", "listing", "display",
-    "terminal", "command", "sharing", "cli", "__main__",
+    "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
+    "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
+    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
+    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",
+    "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -17,7 +17,7 @@ from scipy import optimize, stats
 from fmcs_bench import leaderboard
 from fmcs_bench.errors import ConfigError, MissingDataError, RecordError
 from fmcs_bench.leaderboard import markdown
-from fmcs_bench.records import AnyRecord
+from fmcs_bench.records import AnyRecord, unpack_predictions
 
 VOID = {"img", "link", "meta", "source", "br"}
 OTHER = "cifar10-resnet50-224px-base"
@@ -163,6 +163,8 @@ def expected_evaluator_numbers(page: Page, rows: list[dict[str, Cell]]) -> list[
             "Evaluator": [],
             "Spearman": [] if None in spearman else with_interval(spearman),
             "Parameters": [group[0]["cost"]["num_parameters"]],
+            "FLOPs per map": [v for v in [group[0]["cost"].get("flops_per_map")] if v is not None],
+            "Speed maps/s": with_interval([r["cost"]["scoring_maps"] / r["cost"]["scoring_seconds"] for r in group]),
             "Fit seconds": [np.mean([record["cost"]["seconds"] for record in group])],
             "Seeds": [len(group)],
             "Records": [],
@@ -361,7 +363,9 @@ def test_a_broken_record_stops_the_build_and_leaves_the_old_page(tmp_path: Path)
 
 def test_names_are_text_and_never_markup() -> None:
     hostile = "<img src=x onerror=alert(1)>\"'|`[a](b)"
-    (section,) = leaderboard.sections(factory.evaluator_records(2), factory.training_records(2))
+    (section,) = leaderboard.sections(
+        factory.evaluator_records(2), factory.training_records(2), lambda _: unpack_predictions(factory.PREDICTIONS)
+    )
 
     def with_hostile_names(board, pictures, name):
         rows = tuple(dataclasses.replace(row, **{name: hostile}) for row in board.rows)

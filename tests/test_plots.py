@@ -13,8 +13,9 @@ import record_factory as factory
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fmcs_bench import boards, plots
+from fmcs_bench import answer_plots, boards, plots
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.breakdown import Breakdown, break_down
 from fmcs_bench.errors import ConfigError, RecordError
 
 
@@ -91,7 +92,66 @@ def test_the_score_figure_draws_the_mean_over_seeds(evaluators: EvaluatorBoard) 
         assert {(float(x), round(y, 9)) for x, y in zip(factory.STEPS, mean, strict=True)} <= points
     accuracy = evaluators.rows[0].records[0].trajectory.validation_accuracy
     assert {(float(x), round(100 * y, 9)) for x, y in zip(factory.STEPS, accuracy, strict=True)} <= points
-    assert len(figure.legends[0].get_texts()) == len(evaluators.rows)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert titles == [f"{row.evaluator}{' (chosen)' if row.chosen else ''}" for row in evaluators.rows]
+
+
+def breakdowns(board: EvaluatorBoard) -> dict[str, Breakdown]:
+    rng = np.random.default_rng(0)
+    num = board.num_stages
+    return {
+        row.evaluator: break_down([{"test_run/probs": rng.dirichlet(np.full(num, 0.3), (num, 20))} for _ in range(3)])
+        for row in board.rows
+    }
+
+
+def test_the_confusion_figure_shows_every_share_and_the_recall(evaluators: EvaluatorBoard) -> None:
+    found = breakdowns(evaluators)
+    figure = plots.confusion_figure(evaluators, found)
+    for row, axes in zip(evaluators.rows, figure.axes, strict=False):
+        confusion = found[row.evaluator].confusion_KK
+        (cells,) = axes.collections
+        drawn = {tuple(np.mean(path.vertices[:4], axis=0)): color[3] for path, color in
+                 zip(cells.get_paths(), cells.get_facecolors(), strict=True)}  # fmt: skip
+        for (x, y), opacity in drawn.items():
+            assert opacity == pytest.approx(0.7 * confusion[int(y) - 1, int(x) - 1])
+        assert len(drawn) == (confusion >= 0.005).sum()
+        assert [text.get_text() for text in axes.texts] == [f"{100 * r.mean:.0f}" for r in found[row.evaluator].recall]
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
+
+
+def test_the_calibration_figure_draws_the_bins(evaluators: EvaluatorBoard) -> None:
+    found = breakdowns(evaluators)
+    points = line_points(plots.calibration_figure(evaluators, found))
+    for breakdown in found.values():
+        assert {(round(part.confidence, 9), round(part.accuracy, 9)) for part in breakdown.bins} <= points
+
+
+def test_the_cost_figure_draws_quality_against_speed_and_the_front() -> None:
+    speeds = {"slow": (0.4, 10.0), "fast": (0.9, 1000.0), "worse": (0.95, 100.0), "unknown": (0.5, None)}
+    records = [
+        factory.evaluator_record(name, seed, mae=mae + seed / 100, maps_per_second=speed)
+        for name, (mae, speed) in speeds.items()
+        for seed in range(3)
+    ]
+    figure = plots.cost_figure(boards.evaluator_boards(records)[0])
+    assert figure is not None
+    points = line_points(figure)
+    assert {(10, 0.41), (1000, 0.91), (100, 0.96)} <= {(round(x, 6), round(y, 6)) for x, y in points}
+    front = figure.axes[0].lines[0]
+    assert [round(x) for x in front.get_xdata()] == [10, 1000]
+    assert {"slow (chosen)", "fast", "worse", "Without 1 whose speed was not measured"} <= texts(figure)
+    assert plots.cost_figure(boards.evaluator_boards([factory.evaluator_record(maps_per_second=None)])[0]) is None
+
+
+def test_many_evaluators_have_panels_of_their_own_up_to_a_number_that_is_told() -> None:
+    records = [factory.evaluator_record(f"e{i}", mae=0.5 + i / 100, validation_run=2 - i / 100) for i in range(30)]
+    (board,) = boards.evaluator_boards(records)
+    rows = answer_plots.shown(board)
+    assert len(rows) == answer_plots.MAX_PANELS
+    assert rows[-1].chosen  # the last by rank, and there all the same
+    figure = plots.confusion_figure(board, breakdowns(board))
+    assert "stage that was named; 6 more evaluators are not shown" in texts(figure)
 
 
 def test_scores_at_other_checkpoints_are_not_drawn_together() -> None:
@@ -199,6 +259,9 @@ def test_light_and_dark_share_no_colour_and_no_colour_is_forgotten(
     figures = (
         plots.evaluator_figure(evaluators),
         plots.score_figure(evaluators),
+        plots.confusion_figure(evaluators, breakdowns(evaluators)),
+        plots.calibration_figure(evaluators, breakdowns(evaluators)),
+        plots.cost_figure(evaluators),
         plots.training_figure(training),
         plots.raf_figure(training),
         trajectory(),

@@ -6,7 +6,7 @@ records. The same records give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 
 from fmcs_bench import boards, plots
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.breakdown import break_down
 from fmcs_bench.errors import MissingDataError
 from fmcs_bench.leaderboard import markdown, site, tables
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
+from fmcs_bench.records import EvaluatorRecord, Predictions, RecordStore, TrainingRecord, predictions_path
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def build(records_root: Path, out: Path) -> Path:
         raise MissingDataError(
             f"there are no records under {records_root}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
         )
-    found = sections(evaluator_records, training_records)
+    found = sections(evaluator_records, training_records, store.predictions)
     contents: dict[str, bytes | Path] = {}
     for section in found:
         for _, pictures in (*section.evaluators, *section.training):
@@ -87,14 +88,28 @@ def build(records_root: Path, out: Path) -> Path:
     return out / "index.html"
 
 
-def sections(evaluators: Sequence[EvaluatorRecord], trainings: Sequence[TrainingRecord]) -> list[Section]:
-    """One section for each FMCS dataset, ordered by name."""
+def sections(
+    evaluators: Sequence[EvaluatorRecord],
+    trainings: Sequence[TrainingRecord],
+    predictions: Callable[[EvaluatorRecord], Predictions],
+) -> list[Section]:
+    """One section for each FMCS dataset, ordered by name.
+
+    Args:
+        evaluators: records of the evaluator track.
+        trainings: records of the training track.
+        predictions: reads the predictions of an evaluator's record.
+    """
     every: list[EvaluatorRecord | TrainingRecord] = [*evaluators, *trainings]
     evaluator_boards, training_boards = boards.evaluator_boards(evaluators), boards.training_boards(trainings)
     return [
         Section(
             name,
-            tuple((board, _evaluator_pictures(board)) for board in evaluator_boards if board.dataset_id == name),
+            tuple(
+                (board, _evaluator_pictures(board, predictions))
+                for board in evaluator_boards
+                if board.dataset_id == name
+            ),
             tuple((board, _training_pictures(board)) for board in training_boards if board.dataset_id == name),
             tuple(record for record in every if record.dataset_id == name),
         )
@@ -120,9 +135,12 @@ def render(template: str, found: Sequence[Section]) -> str:
     return environment.get_template(template).render(sections=found, tables=tables, markdown=markdown)
 
 
-def _evaluator_pictures(board: EvaluatorBoard) -> dict[str, Picture]:
-    best = board.rows[0]
-    return {
+def _evaluator_pictures(
+    board: EvaluatorBoard, predictions: Callable[[EvaluatorRecord], Predictions]
+) -> dict[str, Picture]:
+    best, cost = board.rows[0], plots.cost_figure(board)
+    breakdowns = {row.evaluator: break_down([predictions(record) for record in row.records]) for row in board.rows}
+    pictures = {
         "evaluators": _picture(
             board,
             "evaluators",
@@ -134,10 +152,26 @@ def _evaluator_pictures(board: EvaluatorBoard) -> dict[str, Picture]:
             board,
             "scores",
             plots.score_figure(board),
-            "Mean predicted score of every evaluator along the checkpoints of the test run, above the validation "
+            "Mean predicted score of every evaluator along the checkpoints of the test run, beside the validation "
             "accuracy of the backbone.",
         ),
+        "confusion": _picture(
+            board,
+            "confusion",
+            plots.confusion_figure(board, breakdowns),
+            "For every evaluator, which stage of the test run it takes for which, with the recall of each stage.",
+        ),
+        "calibration": _picture(
+            board,
+            "calibration",
+            plots.calibration_figure(board, breakdowns),
+            "For every evaluator, how often its most probable stage is right, by the probability that it gives.",
+        ),
     }
+    if cost is not None:
+        alt = "Error of the evaluators on the test run against the maps that they judge in a second."
+        pictures["cost"] = _picture(board, "cost", cost, alt)
+    return pictures
 
 
 def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:

@@ -98,6 +98,10 @@ EVALUATOR_COLUMNS = (
     Column("Spearman", "", "rank correlation of the mean score and the backbone's validation accuracy, over all "
            "checkpoints of the test run; 1 is best, a dash where one of them never changes"),
     _PARAMETERS,
+    Column("FLOPs", "per map", "products and convolutions of one answer, a multiply-add as two; a dash where it is no "
+           "network or was not counted"),
+    Column("Speed", "maps/s", "maps of the test run judged per second, in one call, on the machine that the record "
+           "names; a dash where it was not measured"),
     Column("Fit", "seconds", "mean wall time of one fit, on the machine that the record names"),
     _SEEDS,
     _RECORDS,
@@ -141,6 +145,30 @@ def evaluator_table(board: EvaluatorBoard) -> Table:
         caption=f"Evaluators on {_id(board)}: mean over fits with 95 % interval, on one test run",
         columns=EVALUATOR_COLUMNS,
         rows=tuple(_evaluator_row(board, row) for row in board.rows),
+    )
+
+
+def test_on_table(board: EvaluatorBoard) -> Table:
+    """The MAE of the same fits on the test runs of other datasets; a dash where an evaluator was not asked.
+
+    It is not asked where it takes only maps of the shape it was fitted on.
+    """
+    meaning = "MAE on the test images of that dataset's test run, by fits that saw nothing of it"
+    others = board.tested_on
+    return Table(
+        anchor=anchor("test-on", board.dataset_id, board.settings),
+        caption=f"The same fits, from {_id(board)}, on other datasets: MAE, mean over fits with 95 % interval",
+        columns=(EVALUATOR_COLUMNS[1], *(Column(other, "", meaning) for other in others)),
+        rows=tuple(
+            Row(
+                anchor("test-on", board.dataset_id, board.settings, row.evaluator),
+                (
+                    Cell(row.evaluator, is_name=True, mark="chosen" if row.chosen else ""),
+                    *(_number(row.test_on[other]) if other in row.test_on else Cell(_NONE) for other in others),
+                ),
+            )
+            for row in board.rows
+        ),
     )
 
 
@@ -205,6 +233,8 @@ def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
         _percent(row.accuracy["test_run"]),
         Cell(_NONE) if row.spearman is None else _number(row.spearman),
         _count(row.num_parameters),
+        Cell(_NONE) if row.flops_per_map is None else _count(row.flops_per_map),
+        Cell(_NONE) if row.maps_per_second is None else _cell(row.maps_per_second, "{:,.0f}"),
         Cell(f"{row.fit_seconds:,.1f}", value=row.fit_seconds),
         _count(len(row.records)),
         _links(row.records),
