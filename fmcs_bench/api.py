@@ -31,7 +31,6 @@ from fmcs_bench.places import (
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.store import FmcsDataset, open_dataset
-from fmcs_bench.store.figures import draw_runs
 from fmcs_bench.store.verify import Report
 from fmcs_bench.training import choose_device
 
@@ -392,13 +391,3 @@ def verify(
         seed=seed,
         progress=progress,
     )
-
-
-def plot_runs(dataset: FmcsDataset, folder: PathLike) -> list[Path]:
-    """Draw loss, CQI, stages and validation accuracy of every run; returns the files, ``run-<seed>.svg``.
-
-    Args:
-        dataset: opened for reading.
-        folder: where the files go.
-    """
-    return draw_runs(dataset, Path(folder), "svg")

@@ -277,11 +277,14 @@ def leaderboard_build(workspace: str) -> None:
 @json_option
 def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
     """Show one FMCS dataset: shapes, sizes, runs, stages."""
-    from fmcs_bench import api, places
+    from pathlib import Path
+
+    from fmcs_bench import places
+    from fmcs_bench.store.figures import draw_runs
 
     place = _place(workspace)
     opened = places.only_dataset(place) if dataset is None else places.find_dataset(place, dataset)
-    pictures = api.plot_runs(opened, plot) if plot else []
+    pictures = draw_runs(opened, Path(plot), "svg") if plot else []
     if as_json:
         _print_json(opened.manifest.to_json())
         return
