@@ -137,9 +137,9 @@ def test_the_cost_figure_draws_quality_against_speed_and_the_front() -> None:
     figure = plots.cost_figure(boards.evaluator_boards(records)[0])
     assert figure is not None
     points = line_points(figure)
-    assert {(10, 0.41), (1000, 0.91), (100, 0.96)} <= {(round(x, 6), round(y, 6)) for x, y in points}
+    assert {(10.1, 0.41), (1010, 0.91), (101, 0.96)} <= {(round(x, 6), round(y, 6)) for x, y in points}
     front = figure.axes[0].lines[0]
-    assert [round(x) for x in front.get_xdata()] == [10, 1000]
+    assert [round(x) for x in front.get_xdata()] == [10, 1010]
     assert {"slow (chosen)", "fast", "worse", "Without 1 whose speed was not measured"} <= texts(figure)
     assert plots.cost_figure(boards.evaluator_boards([factory.evaluator_record(maps_per_second=None)])[0]) is None
 
