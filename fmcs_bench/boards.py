@@ -27,7 +27,8 @@ class EvaluatorRow:
         flops_per_map: see ``fmcs_bench.contract``; None where there is no network, or it was not counted.
         maps_per_second: answers on the test run; None where not every seed was measured.
         test_on: MAE on the test runs of other datasets, by their ids, where every seed was tested there.
-        chosen: it has the lowest mean MAE on the validation run of all differentiable evaluators with all seeds.
+        chosen: it has the lowest mean MAE on the validation run, of all differentiable evaluators with all seeds but
+            the controls.
         records: one per seed, ordered by seed.
     """
 
@@ -139,7 +140,7 @@ def _evaluator_board(dataset_id: str, settings: str, records: Sequence[Evaluator
         groups.setdefault(record.method, []).append(record)
     test_mae = {name: [record.metrics["test_run"].mae for record in group] for name, group in groups.items()}
     ranks = statistics.tied_ranks(test_mae, smaller_is_better=True)
-    judges = {name: group for name, group in groups.items() if group[0].differentiable}
+    judges = {name: group for name, group in groups.items() if group[0].differentiable and not group[0].control}
     enough = _enough_seeds(judges.values())
     validation = {
         name: statistics.estimate([record.metrics["validation_run"].mae for record in group]).mean

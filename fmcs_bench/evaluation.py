@@ -252,6 +252,7 @@ class _Track:
             differentiable=evaluator.differentiable,
             channel_invariant=evaluator.channel_invariant,
             any_shape=evaluator.any_shape,
+            control=evaluator.control,
             metrics=recompute(predictions),
             trajectory=trajectory,
             test_on=recompute_test_on(predictions),

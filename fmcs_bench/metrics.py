@@ -22,7 +22,7 @@ SCORE_DECIMALS = 6
 def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> Metrics:
     """All metrics of one set of maps.
 
-    The predicted stage is the most probable one; the predicted score is the expected FMCS, ``expected_score``.
+    The predicted stage is ``predicted_stages``; the predicted score is the expected FMCS, ``expected_score``.
 
     Args:
         probs_MK: rows that sum to 1.
@@ -41,7 +41,7 @@ def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarr
         0.0
     """
     num_stages = probs_MK.shape[1]
-    predicted_M = probs_MK.argmax(axis=1)
+    predicted_M = predicted_stages(probs_MK)
     off_M = np.abs(predicted_M - stages_M)
     tau_b, violations = _order_within_images(expected_score(probs_MK), stages_M, groups_M)
     labels = np.arange(num_stages)
@@ -56,6 +56,20 @@ def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarr
         ece=calibration_error(probs_MK, stages_M),
         num_maps=len(stages_M),
     )
+
+
+def predicted_stages(probs_MK: np.ndarray) -> np.ndarray:
+    """The most probable stage of each map, 0 .. K - 1; of several that are equally probable, the middle one.
+
+    So a judge that knows nothing guesses the middle, which is the best that it can do, and not stage 1.
+
+    Example:
+        >>> predicted_stages(np.array([[0.2, 0.8, 0.0], [0.25, 0.25, 0.25], [0.5, 0.0, 0.5]])).tolist()
+        [1, 1, 0]
+    """
+    is_top_MK = probs_MK == probs_MK.max(axis=1, keepdims=True)
+    middle_M1 = (is_top_MK.sum(axis=1, keepdims=True) + 1) // 2
+    return np.asarray((is_top_MK.cumsum(axis=1) >= middle_M1).argmax(axis=1))
 
 
 def expected_score(probs_MK: np.ndarray) -> np.ndarray:
@@ -92,7 +106,7 @@ def calibration_bins(
         [[1, 1], [0.5, 0.75], [0.0, 1.0]]
     """
     confidence_M = probs_MK.max(axis=1)
-    correct_M = probs_MK.argmax(axis=1) == stages_M
+    correct_M = predicted_stages(probs_MK) == stages_M
     bin_M = np.clip(np.ceil(confidence_M * num_bins).astype(int) - 1, 0, num_bins - 1)
     return (
         np.bincount(bin_M, minlength=num_bins),
@@ -111,7 +125,7 @@ def confusion(probs_MK: np.ndarray, stages_M: np.ndarray) -> np.ndarray:
         [[1.0, 0.0], [0.5, 0.5]]
     """
     num_stages = probs_MK.shape[1]
-    pairs_M = stages_M * num_stages + probs_MK.argmax(axis=1)
+    pairs_M = stages_M * num_stages + predicted_stages(probs_MK)
     counts_KK = np.bincount(pairs_M, minlength=num_stages**2).reshape(num_stages, num_stages)
     with np.errstate(invalid="ignore"):
         shares_KK: np.ndarray = counts_KK / counts_KK.sum(axis=1, keepdims=True)

@@ -123,11 +123,12 @@ class EvaluatorRecord(Record):
     differentiable: bool
     channel_invariant: bool
     any_shape: bool
+    control: bool = Field(False, description="made to be beaten; never chosen for training")
     metrics: dict[Literal["validation_run", "same_run", "test_run", "unseen"], Metrics]
     trajectory: Trajectory
     test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
 
-    added_later = frozenset({"test_on"})
+    added_later = frozenset({"control", "test_on"})
 
     @property
     def method(self) -> str:

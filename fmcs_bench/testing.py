@@ -137,7 +137,7 @@ class EvaluatorConformance:
         """Name and traits."""
         name: object = getattr(self.evaluator, "name", None)
         _check(isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) is not None, f"name = {name!r} is no name")
-        for trait in ("differentiable", "channel_invariant", "any_shape", "deterministic", "takes_heads"):
+        for trait in ("differentiable", "channel_invariant", "any_shape", "deterministic", "takes_heads", "control"):
             value = getattr(self.evaluator, trait, None)
             _check(isinstance(value, bool), f"{trait} = {value!r} must be True or False")
         number: object = self.fitted().num_parameters

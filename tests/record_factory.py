@@ -68,6 +68,7 @@ def evaluator_record(
     validation_run: float | None = None,
     unseen: float | None = None,
     differentiable: bool = True,
+    control: bool = False,
     spearman: float | None = 0.9,
     dataset: str = DATASET,
     step: Sequence[int] = STEPS,
@@ -99,6 +100,7 @@ def evaluator_record(
         differentiable=differentiable,
         channel_invariant=False,
         any_shape=False,
+        control=control,
         metrics={
             "validation_run": metrics(mae * 1.05 if validation_run is None else validation_run),
             "same_run": metrics(mae * 0.6 if same_run is None else same_run),

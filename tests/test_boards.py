@@ -47,6 +47,13 @@ def test_an_evaluator_without_a_gradient_is_never_chosen() -> None:
     ]
 
 
+def test_a_control_is_never_chosen() -> None:
+    record = factory.evaluator_record("permuted", mae=0.1, control=True)
+    assert evaluator_board(record).chosen is None
+    board = evaluator_board(record, factory.evaluator_record("conv"))
+    assert [(row.evaluator, row.chosen) for row in board.rows] == [("permuted", False), ("conv", True)]
+
+
 def test_evaluator_rows_are_ordered_by_test_mae_and_tie_where_welch_cannot_tell() -> None:
     board = evaluator_board(
         *(factory.evaluator_record("far", seed, mae=1.5 + seed / 100) for seed in range(4)),

@@ -54,7 +54,7 @@ def calibration_by_loop(probs, stages, num_bins=15):
     for i in range(num_bins):
         low, high = i / num_bins, (i + 1) / num_bins
         inside = [
-            (max(row), row.tolist().index(max(row)) == stage)
+            (max(row), predicted_by_loop(row.tolist()) == stage)
             for row, stage in zip(probs, stages, strict=True)
             if low < max(row) <= high
         ]
@@ -65,12 +65,17 @@ def calibration_by_loop(probs, stages, num_bins=15):
     return total
 
 
+def predicted_by_loop(row):
+    tied = [stage for stage, p in enumerate(row) if p == max(row)]
+    return tied[(len(tied) - 1) // 2]
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num_stages", [2, 5, 9])
 def test_all_metrics_equal_their_definitions(seed, num_stages):
     probs, stages, groups = random_answers(seed, num_stages=num_stages)
     found = stage_metrics(probs, stages, groups)
-    predicted = [row.index(max(row)) for row in probs.tolist()]
+    predicted = [predicted_by_loop(row) for row in probs.tolist()]
     off = [abs(p - s) for p, s in zip(predicted, stages.tolist(), strict=True)]
     num = len(off)
     assert found.num_maps == num
@@ -227,3 +232,19 @@ def test_answers_that_break_the_contract_are_refused_by_name(probs, message):
     with pytest.raises(ProtocolError, match=r"^evaluator mine on test run: ") as caught:
         check_probabilities(probs, 3, 2, evaluator="mine", split="test run")
     caught.match(message)
+
+
+@pytest.mark.parametrize(("num_stages", "guess"), [(2, 0), (3, 1), (4, 1), (7, 3)])
+def test_who_knows_nothing_guesses_the_middle(num_stages, guess):
+    stages_M = np.arange(num_stages)
+    probs_MK = np.full((num_stages, num_stages), 1 / num_stages, np.float32)
+    assert metrics.predicted_stages(probs_MK).tolist() == [guess] * num_stages
+    found = metrics.stage_metrics(probs_MK, stages_M, np.zeros(num_stages, int))
+    assert found.mae == np.abs(stages_M - guess).mean()
+    best = min(np.abs(stages_M - constant).mean() for constant in range(num_stages))
+    assert found.mae == best
+
+
+def test_without_ties_the_most_probable_stage_is_predicted():
+    probs_MK = np.random.default_rng(0).dirichlet(np.ones(9), size=1000)
+    np.testing.assert_array_equal(metrics.predicted_stages(probs_MK), probs_MK.argmax(axis=1))

@@ -52,6 +52,8 @@ class Evaluator(ABC):
     """The seed decides nothing: every seed gives the same fit."""
     takes_heads: ClassVar[bool] = False
     """Has the heads of ``fmcs_bench.evaluators.heads``, not softmax alone."""
+    control: ClassVar[bool] = False
+    """Made to be beaten; it is on the board, and never chosen for training."""
 
     def __init__(
         self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None

@@ -19,6 +19,7 @@ class ChanceEvaluator(Evaluator):
     """Uniform probabilities; nothing is learned."""
 
     name = "chance"
+    control = True
     differentiable = False
     channel_invariant = True
     any_shape = True

@@ -23,6 +23,7 @@ class PermutedEvaluator(ConvEvaluator):
     """
 
     name = "permuted"
+    control = True
 
     def fit(self, train: MapSet, validation: MapSet) -> list[Epoch]:
         """See ``Evaluator``; the curve's MAE is against permuted labels."""
