@@ -65,8 +65,21 @@ def test_what_a_part_leaves_out_is_told(tiny_dataset, tmp_path):
         part.read_file(schema.checkpoint_name(1, 1))
     with pytest.raises(MissingDataError, match="without the maps of run 3"):
         part.trajectory_maps(3)
-    with pytest.raises(MissingDataError, match="without stage 3"):
+
+
+@pytest.mark.parametrize(
+    ("chosen", "missing"),
+    [
+        ({"runs": [0, 2, 3]}, "run 1"),
+        ({"stages": [1, 2]}, "stage 3"),
+        ({"splits": ["train", "test"]}, "split validation"),
+    ],
+)
+def test_evaluators_are_not_compared_on_a_part(tiny_dataset, tmp_path, chosen, missing):
+    part = fb.open(copy_part(tiny_dataset, tmp_path / "part", **chosen))
+    with pytest.raises(MissingDataError, match=f"without {missing}"):
         fb.evaluate(part, evaluators=["norm"], seeds=1, workspace=tmp_path / "ws")
+    assert not (tmp_path / "ws/records").exists()
 
 
 def test_maps_cannot_be_read_from_checkpoints(tiny_dataset, tmp_path):
