@@ -94,7 +94,12 @@ def make(
     files.write_atomically(work / schema.MANIFEST, dataset.location.read_bytes(schema.MANIFEST))
     if not part.is_whole(dataset.manifest):
         files.write_atomically(work / PART, files.to_json(part.to_json()))
-    made = _write_texts(dataset, work, part, splits, repo, superseded_by, created=environment.now())
+    extra = [schema.MANIFEST, *(name for split in splits for name in split.files)]
+    extra += [f"{FIGURES}/{file.name}" for file in sorted((work / FIGURES).iterdir())]
+    if (work / PART).is_file():
+        extra.append(PART)
+    entries = {name: schema.FileEntry.of(work / name) for name in extra}
+    made = _write_texts(dataset, work, part, splits, entries, repo, superseded_by, created=environment.now())
     if folder.is_dir():
         folder.rmdir()
     work.replace(folder)
@@ -115,11 +120,12 @@ def _bring_up_to_date(
             f"{folder} holds another part of {dataset.id}, and published data stays as it is; choose another folder"
         )
     check_files(place, dataset.manifest, frozenset(part_files(dataset, part)))
-    for name, entry in old.files.items():
-        if name not in (CARD, CROISSANT) and not _is_whole(folder / name, entry):
+    entries = {name: entry for name, entry in old.files.items() if name not in (CARD, CROISSANT)}
+    for name, entry in entries.items():
+        if not _is_whole(folder / name, entry):
             raise DatasetError(f"{folder / name} is missing or was changed; remove {folder} and publish again")
     return _write_texts(
-        dataset, folder, part, old.parquet, repo, superseded_by or old.superseded_by, created=old.created
+        dataset, folder, part, old.parquet, entries, repo, superseded_by or old.superseded_by, created=old.created
     )
 
 
@@ -132,17 +138,13 @@ def _write_texts(
     folder: Path,
     part: Part,
     splits: tuple[ParquetSplit, ...],
+    entries: dict[str, schema.FileEntry],
     repo: str | None,
     superseded_by: str | None,
     *,
     created: str,
 ) -> Publication:
     """Card, Croissant metadata and, last, ``publication.json``."""
-    extra = [schema.MANIFEST, *(name for split in splits for name in split.files)]
-    extra += [f"{FIGURES}/{file.name}" for file in sorted((folder / FIGURES).iterdir())]
-    if (folder / PART).is_file():
-        extra.append(PART)
-    entries = {name: _entry(folder / name) for name in extra}
     facts = Facts(
         manifest=dataset.manifest,
         parquet=splits,
@@ -157,7 +159,7 @@ def _write_texts(
         texts[CROISSANT] = encode(croissant(facts))
     for name, content in texts.items():
         files.write_atomically(folder / name, content)
-        entries[name] = _entry(folder / name)
+        entries = entries | {name: schema.FileEntry.of(folder / name)}
     made = Publication(
         dataset_id=dataset.id,
         dataset_digest=dataset.manifest.dataset_digest,
@@ -169,10 +171,6 @@ def _write_texts(
     )
     files.write_atomically(folder / publication.FILE, files.to_json(made.to_json()))
     return made
-
-
-def _entry(file: Path) -> schema.FileEntry:
-    return schema.FileEntry(num_bytes=file.stat().st_size, sha256=files.sha256_of_file(file))
 
 
 def _require_room(work: Path, num_bytes: int) -> None:

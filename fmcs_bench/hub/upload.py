@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError
+from fmcs_bench.hub.card import FILE as CARD
+from fmcs_bench.hub.croissant import FILE as CROISSANT
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.part import FILE as PART
 from fmcs_bench.store.publication import Publication
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 LAST = (publication.FILE, schema.MANIFEST, PART)
 """Committed when everything else is there."""
-TEXTS = ("README.md", "croissant.json")
+TEXTS = (CARD, CROISSANT)
 """Written anew where a dataset is superseded."""
 ALSO_THERE = (".gitattributes",)
 """Made by the Hub in every new repository."""
@@ -157,7 +159,7 @@ class Repository:
             HubError: no permission, or the Hub cannot be reached.
         """
         mine = Publication.from_json(json.loads((folder / publication.FILE).read_bytes()))
-        check_card(folder / "README.md")
+        check_card(folder / CARD)
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names_there = self.names_there()
         there = self.publication_there() if publication.FILE in (names_there or ()) else None

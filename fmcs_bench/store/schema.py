@@ -18,6 +18,7 @@ trajectories/run-<seed>.json
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -97,6 +98,11 @@ class FileEntry(Options):
 
     num_bytes: int = Field(ge=0)
     sha256: Sha256
+
+    @classmethod
+    def of(cls, file: Path) -> FileEntry:
+        """Of a file on this machine."""
+        return cls(num_bytes=file.stat().st_size, sha256=files.sha256_of_file(file))
 
 
 class ImageInfo(Options):

@@ -340,7 +340,7 @@ def list_files(path: Path) -> dict[str, schema.FileEntry]:
     """Size and SHA-256 of every file of a dataset but its manifest, by path with forward slashes, sorted."""
     found = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return {
-        name: schema.FileEntry(num_bytes=(path / name).stat().st_size, sha256=files.sha256_of_file(path / name))
+        name: schema.FileEntry.of(path / name)
         for name in found
         if name != schema.MANIFEST and not name.startswith(f"{schema.WORK}/")
     }
