@@ -68,6 +68,9 @@ class Epoch(Options):
     epoch: int = Field(ge=1)
     train_loss: float
     validation: float
+    score: float | None = Field(None, ge=1, description="mean FMCS that the watching evaluator gives validation images")
+
+    added_later = frozenset({"score"})
 
 
 class Record(Options):
@@ -184,12 +187,20 @@ class TrainingUnit(NamesBackbone):
 
 
 class TrainingMetrics(Options):
-    """Accuracies after the last epoch. The test images are read once."""
+    """Accuracies of the weights that were chosen. The test images are read once, with these weights.
+
+    ``best_test_accuracy`` is the highest over all epochs, chosen on the test images themselves: it flatters, and exists
+    only to stand beside sources that report it. None where it was not asked for.
+    """
 
     validation_accuracy: Share
     test_accuracy: Share
     num_validation: int = Field(ge=1)
     num_test: int = Field(ge=1)
+    epoch: int | None = Field(None, ge=1, description="whose weights were tested, of the highest validation accuracy")
+    best_test_accuracy: Share | None = None
+
+    added_later = frozenset({"epoch", "best_test_accuracy"})
 
 
 class TrainingRecord(Record):
