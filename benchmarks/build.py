@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,17 +67,20 @@ def by_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -
 @torch.no_grad()
 def extraction(
     name: str, source: ImageDataset, device: torch.device, precision: Any, *, num_images: int, num_networks: int,
-    rounds: int,
+    rounds: int, image_size: int = SIZE, codec: str = "zstd",
 ) -> dict[str, Any]:  # fmt: skip
     """Ratio of the bare forward passes' time to that of extraction."""
     num_classes = len(source.classes)
-    frozen = [backbones.create(name, num_classes, seed=seed).eval().to(device) for seed in range(num_networks)]
-    prepare = Preprocessor(source, SIZE)
+    frozen = [
+        backbones.create(name, num_classes, seed=seed, image_size=image_size).eval().to(device)
+        for seed in range(num_networks)
+    ]
+    prepare = Preprocessor(source, image_size)
     image_N = np.arange(num_images) % len(source.labels_N)
     size = batch_size(device)
-    layout = memory_format(frozen, device, precision, SIZE)
+    layout = memory_format(frozen, device, precision, image_size)
     batch = prepare(torch.from_numpy(source.images_NCHW[image_N[:size]])).to(device).contiguous(memory_format=layout)
-    shape = backbones.map_shape(frozen[0], SIZE)
+    shape = backbones.map_shape(frozen[0], image_size)
 
     def bare() -> None:
         for first in range(0, num_images, size):
@@ -88,7 +91,7 @@ def extraction(
             torch.cuda.synchronize(device)
 
     def whole() -> None:
-        with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), shape) as writer:
+        with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), shape, codec) as writer:
             writer.start_run(SEED, stages(num_networks), image_N)
             extract(
                 frozen, source, image_N, prepare, writer,
@@ -103,6 +106,7 @@ def extraction(
     maps = num_images * num_networks
     return {
         "backbone": name,
+        "codec": codec,
         "map_shape": shape,
         "images": num_images,
         "networks": num_networks,
@@ -120,25 +124,27 @@ def extraction(
 
 
 def trained_maps(
-    source: ImageDataset, device: torch.device, *, seconds: float, num_maps: int
-) -> tuple[np.ndarray, Any]:
-    """Maps [N, D, H, W] at 224 px of a ShuffleNet v2 that was trained on these images at 64 px for so long."""
-    prepare = Preprocessor(source, 64).to(device)
+    source: ImageDataset, device: torch.device, *, seconds: float, num_maps: int, name: str = "shufflenet_v2",
+    precision: Any = "float32", image_size: int = SIZE,
+) -> tuple[np.ndarray, Any]:  # fmt: skip
+    """Maps [N, D, H, W] of a network that was trained on these images, at 64 px at most, for so long."""
+    prepare = Preprocessor(source, min(64, image_size)).to(device)
     index = source.indices("train")
     order = np.random.default_rng(0).permutation(index)
-    model = backbones.create("shufflenet_v2", len(source.classes), seed=0).to(device)
+    model = backbones.create(name, len(source.classes), seed=0).to(device)
+    recipe = Recipe.make(schedule="constant", precision=precision)
     begin, used, losses = time.monotonic(), 0, []
-    while time.monotonic() - begin < seconds:
+    while not losses or time.monotonic() - begin < seconds:
         part = np.take(order, range(used, used + 2048), mode="wrap")
         labels = torch.from_numpy(source.labels_N[part]).to(device)
         data = Batches(torch.from_numpy(source.images_NCHW[part]).to(device), labels, prepare)
-        history = fit(model, data, Objective(Method()), Recipe(schedule="constant"), epochs=1, seed=used)
+        history = fit(model, data, Objective(Method()), recipe, epochs=1, seed=used)
         losses.append(sum(history.losses) / len(history.losses))
         used += len(part)
-    prepare = Preprocessor(source, SIZE).to(device)
+    prepare = Preprocessor(source, image_size).to(device)
     chosen = source.indices("test")[:num_maps]
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast(device, precision):
         maps = [
             model.features(prepare(torch.from_numpy(source.images_NCHW[part]).to(device))).half().cpu().numpy()
             for part in np.array_split(chosen, -(-len(chosen) // 32))
@@ -154,18 +160,25 @@ def entropy_bits(maps: np.ndarray) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
-def codec_sizes(maps: np.ndarray, info: Any) -> dict[str, Any]:
+def write_maps(folder: Path, maps: np.ndarray, codec: str) -> DatasetWriter:
+    """Write maps as those of one stage of a run; the writer knows the error of a lossy codec."""
+    with DatasetWriter(folder, maps.shape[1:], codec) as writer:
+        writer.start_run(SEED, stages(1), np.arange(len(maps)))
+        for start in range(0, len(maps), writer.maps_per_shard):
+            writer.write(SEED, "feature_maps", 0, start, maps[None, start : start + writer.maps_per_shard])
+        writer.finish(SEED, "feature_maps")
+    return writer
+
+
+def codec_sizes(maps: np.ndarray, info: Any, wanted: Sequence[str] = CODECS) -> dict[str, Any]:
     """How many times smaller each codec makes maps, and the lossy one's error."""
     bound = 16 / entropy_bits(maps)
     found: dict[str, Any] = {
         **info, "map_shape": maps.shape[1:], "zeros": round(float((maps == 0).mean()), 4), "entropy_bound": bound,
     }  # fmt: skip
-    for codec in CODECS:
-        with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), maps.shape[1:], codec) as writer:
-            writer.start_run(SEED, stages(1), np.arange(len(maps)))
-            for start in range(0, len(maps), writer.maps_per_shard):
-                writer.write(SEED, "feature_maps", 0, start, maps[None, start : start + writer.maps_per_shard])
-            writer.finish(SEED, "feature_maps")
+    for codec in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            writer = write_maps(Path(folder), maps, codec)
             files = (Path(folder) / schema.MAPS / f"run-{SEED}").glob("feature_maps*/c/**/*")
             found[codec] = {"times_smaller": maps.nbytes / sum(f.stat().st_size for f in files if f.is_file())}
             if (error := writer.map_error()) is not None:
@@ -177,18 +190,20 @@ def codec_sizes(maps: np.ndarray, info: Any) -> dict[str, Any]:
             encoded = sum(len(encode(data[i : i + per_chunk])) for i in range(0, 256, per_chunk))
             by_chunk[str(per_chunk)] = 2 * data[:256].size / encoded
         found[codec]["times_smaller_by_maps_in_a_chunk"] = by_chunk
-    found["pco_share_of_bound"] = found["pco"]["times_smaller"] / bound
+    if "pco" in found:
+        found["pco_share_of_bound"] = found["pco"]["times_smaller"] / bound
     return found
 
 
-def writer_speed(maps: np.ndarray, codec: str, *, rounds: int, threads: int) -> dict[str, Any]:
-    """Ratio of the codec's time to the writer's; four blocks of nine shards of 256 maps."""
-    num = 256
-    block = np.stack([np.roll(maps[:num], shift, axis=0) for shift in range(9)])
+def writer_speed(maps: np.ndarray, codec: str, *, rounds: int, threads: int, num_stages: int = 9) -> dict[str, Any]:
+    """Ratio of the codec's time to the writer's; four blocks of a shard for each stage, with the maps by turns."""
     encode = codecs.encoder(codec)
-    starts = range(0, 4 * num, num)
     with tempfile.TemporaryDirectory() as folder:
         writer = DatasetWriter(Path(folder), maps.shape[1:], codec, num_threads=threads)
+        num = writer.maps_per_shard
+        shard = maps[np.arange(num) % len(maps)]
+        block = np.stack([np.roll(shard, shift, axis=0) for shift in range(num_stages)])
+        starts = range(0, 4 * num, num)
 
         def encode_shard(maps_NDHW: np.ndarray) -> None:
             data = codecs.quantise(maps_NDHW).numbers_NDHW if codec == "q8" else maps_NDHW

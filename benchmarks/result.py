@@ -13,13 +13,17 @@ from fmcs_bench import environment, files
 
 def report(benchmark: str, figures: dict[str, Any], *, device: str = "cpu", out: Path | None = None) -> None:
     """Print the line, and write it to ``out``."""
-    value = {
+    line = json.dumps(with_machine(benchmark, figures, device), sort_keys=True)
+    print(line)
+    if out:
+        files.write_atomically(out, (line + "\n").encode())
+
+
+def with_machine(benchmark: str, figures: dict[str, Any], device: str) -> dict[str, Any]:
+    """The figures with date, machine and versions."""
+    return {
         "benchmark": benchmark,
         "date": environment.now(),
         "environment": environment.Environment.current(device, torch.get_num_threads()).to_json(),
         **figures,
     }
-    line = json.dumps(value, sort_keys=True)
-    print(line)
-    if out:
-        files.write_atomically(out, (line + "\n").encode())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         build_leaderboard,
         download,
         evaluate,
+        explain,
         load,
         load_evaluator,
         publish,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
 
 __all__ = [
-    "__version__", "build", "build_leaderboard", "download", "evaluate", "load", "load_evaluator", "open", "publish",
-    "train", "verify",
+    "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
+    "publish", "train", "verify",
 ]  # fmt: skip
 
 

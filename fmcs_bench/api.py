@@ -15,6 +15,7 @@ from fmcs_bench.errors import UnitsFailedError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
+from fmcs_bench.explanation import explain as explain
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub import publishing
 from fmcs_bench.hub.loading import load as load

@@ -22,6 +22,7 @@ from fmcs_bench.command import (
     stream_option,
     workspace_option,
 )
+from fmcs_bench.explaining import explain
 from fmcs_bench.sharing import download, publish
 
 if TYPE_CHECKING:
@@ -348,6 +349,7 @@ def verify(
         context.exit(1)
 
 
+main.add_command(explain)
 main.add_command(publish)
 main.add_command(download)
 

@@ -58,6 +58,7 @@ STYLE = {
     "legend.edgecolor": "none",
     "legend.facecolor": PAPER,
     "legend.labelcolor": INK,
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
     "svg.fonttype": "path",
     "svg.hashsalt": "fmcs-bench",
     "text.color": INK,
@@ -81,7 +82,7 @@ def house_style() -> Iterator[None]:
 
 
 @house_style()
-def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False, dpi: int = 200) -> bytes:
+def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dark: bool = False, dpi: int = 200) -> bytes:
     """A figure as a file's bytes; the same figure gives the same bytes.
 
     Args:
@@ -93,6 +94,8 @@ def encode(figure: Figure, kind: Literal["svg", "png"], *, dark: bool = False, d
     buffer = io.BytesIO()
     if kind == "svg":
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fmcs-bench"})
+    elif kind == "pdf":
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
     else:
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
     data = buffer.getvalue()
@@ -110,14 +113,21 @@ def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
         dpi: dots per inch; PNG only.
 
     Raises:
-        ConfigError: the path ends neither in ``.svg`` nor in ``.png``.
+        ConfigError: see ``require_kind``.
     """
-    if path.suffix == ".svg":
-        files.write_atomically(path, encode(figure, "svg"))
-    elif path.suffix == ".png":
-        files.write_atomically(path, encode(figure, "png", dpi=dpi))
-    else:
-        raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg or .png")
+    files.write_atomically(path, encode(figure, require_kind(path), dpi=dpi))
+
+
+def require_kind(path: Path) -> Literal["svg", "png", "pdf"]:
+    """The kind of a figure's file, by its ending; asked before long work whose result is the figure.
+
+    Raises:
+        ConfigError: the path ends neither in ``.svg`` nor in ``.png`` nor in ``.pdf``.
+    """
+    for kind in ("svg", "png", "pdf"):
+        if path.suffix == f".{kind}":
+            return kind
+    raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg, .png or .pdf")
 
 
 def short(name: str, length: int = 48) -> str:

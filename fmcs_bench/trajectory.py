@@ -132,15 +132,22 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step}.safetensors"
 
 
-def save_checkpoint(model: Backbone, path: Path) -> None:
-    """Write the weights as safetensors, whole or not at all."""
-    files.write_atomically(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+def save_checkpoint(model: Backbone, path: Path, *, key: str | None = None) -> None:
+    """Write the weights as safetensors, whole or not at all.
+
+    Args:
+        model: on any device.
+        path: of the file.
+        key: of the record that these weights gave, kept in the file's metadata.
+    """
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    files.write_atomically(path, save(state, None if key is None else {"key": key}))
 
 
-def load_checkpoint(config: BuildConfig, num_classes: int, path: Path) -> Backbone:
-    """The backbone with the weights of a checkpoint, frozen, in eval mode, on the CPU."""
+def load_checkpoint(config: BuildConfig, num_classes: int, checkpoint: Path | bytes) -> Backbone:
+    """The backbone with the weights of a checkpoint (a file or its bytes), frozen, in eval mode, on the CPU."""
     # Published weights are where a run started; here they would be fetched only to be replaced.
     options = config.backbone_options.model_copy(update={"pretrained": False})
     model = backbones.create(config.backbone, num_classes, seed=0, image_size=config.image_size, options=options)
-    model.load_state_dict(load(path.read_bytes()))
+    model.load_state_dict(load(checkpoint if isinstance(checkpoint, bytes) else checkpoint.read_bytes()))
     return freeze(model)

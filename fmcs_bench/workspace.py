@@ -62,6 +62,15 @@ class Workspace:
         """Folder of one fitted evaluator, addressed as its record is."""
         return self.root / "evaluators" / dataset_id / settings / evaluator / f"seed-{seed}"
 
+    def network(self, dataset_id: str, settings: str, method: str, seed: int) -> Path:
+        """Weights that a training kept, addressed as its record is; ``trajectory.save_checkpoint`` writes them."""
+        return self.root / "networks" / dataset_id / settings / method / f"seed-{seed}.safetensors"
+
+    @property
+    def saliency(self) -> Path:
+        """Folder of the pictures of ``fmcs-bench explain``."""
+        return self.root / "saliency"
+
     def state(self, unit: str) -> Path:
         """Where the unfinished training of a unit of work keeps its state; removed when the unit is done."""
         return self.root / "work" / f"{unit}.pt"

@@ -15,9 +15,9 @@ ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
     "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
     "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
-    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
-    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",
-    "__main__",
+    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "saliency",
+    "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "api", "listing", "display",
+    "terminal", "command", "explaining", "sharing", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -71,7 +71,17 @@ def test_a_named_image_dataset_does_without_the_hub_library():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"], ["verify"], ["download"]],
+    [
+        [],
+        ["build"],
+        ["evaluate"],
+        ["train"],
+        ["leaderboard", "build"],
+        ["quickstart"],
+        ["verify"],
+        ["download"],
+        ["explain"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments):
     code = (

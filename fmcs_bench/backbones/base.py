@@ -50,6 +50,20 @@ class Backbone(nn.Module, ABC):
         maps_BDHW = self.features(images_BCHW)
         return maps_BDHW, self.classify(maps_BDHW)
 
+    def logits_through(self, images_BCHW: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Logits of a pass in which ``change(maps)`` takes the place of the maps, so that they can be watched.
+
+        Raises:
+            ConfigError: the logits are not computed from the maps.
+        """
+        if not self.classifies_maps:
+            raise ConfigError(
+                f"the logits of this {type(self).__name__} do not come from its maps (but from a class token, or from "
+                "tokens before they become maps), so nothing can be followed from one to the other; build the dataset "
+                "with the maps of a layer inside (--layer)"
+            )
+        return self.classify(change(self.features(images_BCHW)))
+
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Images -> logits."""
         return self.maps_and_logits(images_BCHW)[1]

@@ -78,6 +78,25 @@ class LayerBackbone(Backbone):
         self._num_calls = len(outputs)
         return self._maps(outputs[-1], images_BCHW), logits_BC
 
+    def logits_through(self, images_BCHW: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """See ``Backbone``; of tokens, those that stand for no place go on unchanged."""
+        if self._num_calls is None:
+            self.maps_and_logits(images_BCHW)
+        num_calls = 0
+
+        def replace(_module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor | None:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls != self._num_calls:
+                return None
+            changed_BDHW = change(self._maps(output, images_BCHW))
+            # The same way from output to maps, gone by the numbers of the places, says where each value belongs.
+            places = self._maps(torch.arange(output.numel(), device=output.device).view(output.shape), images_BCHW)
+            flat: torch.Tensor = output.flatten().scatter(0, places.flatten(), changed_BDHW.flatten())
+            return flat.view(output.shape)
+
+        return self._run(images_BCHW, replace)
+
     def drop_head(self) -> None:
         """See ``Backbone``; modules without a parameter that the maps depend on are removed.
 
@@ -104,7 +123,9 @@ class LayerBackbone(Backbone):
                 removed.append(name)
         self.train(was_training)
 
-    def _run(self, images_BCHW: torch.Tensor, hook: Callable[[nn.Module, Any, Any], None]) -> torch.Tensor:
+    def _run(
+        self, images_BCHW: torch.Tensor, hook: Callable[[nn.Module, Any, Any], torch.Tensor | None]
+    ) -> torch.Tensor:
         handle = self.net.get_submodule(self.layer).register_forward_hook(hook)
         try:
             logits_BC: torch.Tensor = self.net(images_BCHW)
