@@ -184,7 +184,8 @@ def _deviations(claim: Claim, records: Sequence[TrainingRecord], manifest: Manif
     if unit.backbone_options != BackboneOptions():
         found.append("another layer, stride or first weights of the backbone")
     recipes = [_recipe_deviations(recipe, record) for recipe in run.recipes]
-    found += min(recipes, key=lambda told: len(told))
+    nearest = min(recipes, key=len)
+    found += nearest
     if run.raf is None:
         found.append(f"RAF {unit.method.raf:g}; the source does not say which")
     if unit.evaluator is not None and unit.evaluator != run.judge:
