@@ -245,9 +245,7 @@ def _check_groups(readings: Sequence[Reading], faults: list[Fault], incomplete: 
 
 def _check_alike(first: Reading, reading: Reading, tell: Tell) -> None:
     one, other = first.record, reading.record
-    values = {
-        "dataset_digest": (one.dataset_digest, other.dataset_digest),
-    }
+    values = {"dataset_digest": (one.dataset_digest, other.dataset_digest)}
     if isinstance(one, TrainingRecord) and isinstance(other, TrainingRecord):
         values["unit.evaluator_digest"] = (str(one.unit.evaluator_digest), str(other.unit.evaluator_digest))
     if isinstance(one, EvaluatorRecord) and isinstance(other, EvaluatorRecord):
@@ -262,7 +260,11 @@ def _check_alike(first: Reading, reading: Reading, tell: Tell) -> None:
                 f"{own}, as in {first.path}",
                 "make all seeds of a method with the same code and data",
             )
-    for where in ("validation", "test", *(f"{side}" for side in ("same_run", "test_run", "unseen"))):
+    for where in ("validation", "test", "same_run", "test_run", "unseen"):
         ids = f"{where}/image"
         if ids in first.arrays and ids in reading.arrays and not np.array_equal(first.arrays[ids], reading.arrays[ids]):
-            tell(f"{where} is about other images than in {first.path}", "the same images for all seeds", "see above")
+            tell(
+                f"{where} is about other images than in {first.path}",
+                "the same images for all seeds",
+                "bring one dataset's records",
+            )
