@@ -31,6 +31,7 @@ _PRESENTATION = (
     "explanation.py",
     "hub/",
     "leaderboard/",
+    "leaderboard_commands.py",
     "listing.py",
     "markdown.py",
     "places.py",

@@ -17,7 +17,7 @@ ROWS = [
     "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
     "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "saliency",
     "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "api", "listing", "display",
-    "terminal", "command", "explaining", "sharing", "cli", "__main__",
+    "terminal", "command", "explaining", "sharing", "leaderboard_commands", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -77,6 +77,8 @@ def test_a_named_image_dataset_does_without_the_hub_library():
         ["evaluate"],
         ["train"],
         ["leaderboard", "build"],
+        ["leaderboard", "check"],
+        ["leaderboard", "submit"],
         ["quickstart"],
         ["verify"],
         ["download"],
