@@ -8,10 +8,12 @@ N images, B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch.nn import functional as F  # noqa: N812  (torch's own short name)
 
-from fmcs_bench.config import AugmentationName
+from fmcs_bench.config import AugmentationName, Recipe
 
 SHIFT = 8
 """A crop is shifted by up to 1 / 8 of the side: 4 pixels of 32, as is usual for CIFAR."""
@@ -25,27 +27,28 @@ class Augmentation:
     both ways; what comes in from outside is 0, the mean colour of a prepared image.
 
     Args:
-        name: ``none``, ``flip`` or ``crop-flip``.
+        name: ``flip`` or ``crop-flip``.
         num_images: N, of the training.
         seed: of this epoch.
         device: where the batches are.
 
     Example:
         >>> images_BCHW = torch.arange(4.0).reshape(1, 1, 2, 2)
-        >>> Augmentation("flip", 3, seed=0, device=torch.device("cpu"))(images_BCHW, torch.tensor([1])).tolist()
-        [[[[0.0, 1.0], [2.0, 3.0]]]]
         >>> Augmentation("flip", 3, seed=0, device=torch.device("cpu"))(images_BCHW, torch.tensor([2])).tolist()
         [[[[1.0, 0.0], [3.0, 2.0]]]]
     """
 
     def __init__(self, name: AugmentationName, num_images: int, *, seed: int, device: torch.device) -> None:
         self._name = name
-        if name == "none":
-            return
         generator = torch.Generator().manual_seed(seed)
         self._flip_N = torch.randint(2, (num_images,), generator=generator).bool().to(device)
         # The side is not known yet; the remainder of a large number is as good as even.
         self._shift_N2 = torch.randint(_LARGE, (num_images, 2), generator=generator).to(device)
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_images: int, *, seed: int, device: torch.device) -> Self | None:
+        """What the recipe says; None where it says none."""
+        return None if recipe.augmentation == "none" else cls(recipe.augmentation, num_images, seed=seed, device=device)
 
     def __call__(self, images_BCHW: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
         """The changed batch.
@@ -57,8 +60,6 @@ class Augmentation:
         Returns:
             Of the same shape.
         """
-        if self._name == "none":
-            return images_BCHW
         flip_B = self._flip_N[index_B]
         if self._name == "flip":
             return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)

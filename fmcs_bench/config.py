@@ -309,8 +309,8 @@ class EvaluatorConfig(Options):
     def _check(self) -> Self:
         if self.recipe.augmentation != "none":
             raise ValueError(
-                f"recipe.augmentation = {self.recipe.augmentation!r}: only images are augmented, an evaluator is fitted "
-                "on maps as they are; use 'none'"
+                f"recipe.augmentation = {self.recipe.augmentation!r}: only images are augmented, an evaluator is "
+                "fitted on maps as they are; use 'none'"
             )
         return self
 

@@ -57,8 +57,8 @@ class Processes:
             return cls()
         if state.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ConfigError(
-                f"several processes of the kind {state.distributed_type.value} are not supported; launch with torchrun, "
-                "or with accelerate launch --multi_gpu or --cpu"
+                f"several processes of the kind {state.distributed_type.value} are not supported; launch with "
+                "torchrun, or with accelerate launch --multi_gpu or --cpu"
             )
         own = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         if own != state.device and not own.type == state.device.type == "cpu":
@@ -83,7 +83,9 @@ class Processes:
             >>> [Processes(2, rank).share(torch.arange(5)).tolist() for rank in (0, 1)]
             [[0, 1, 2], [3, 4]]
         """
-        if self.num > 1 and len(index_B) < SMALLEST_SHARE * self.num:
+        if self.num == 1:
+            return index_B
+        if len(index_B) < SMALLEST_SHARE * self.num:
             raise ConfigError(
                 f"a batch of {len(index_B)} examples for {self.num} processes; each needs {SMALLEST_SHARE}: use a "
                 "larger --batch-size, more images or fewer processes"
@@ -117,9 +119,10 @@ class Processes:
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
         own = [x for m in layers for x in (m.running_mean, m.running_var) if x is not None]
         if own:
-            averaged = self.mean(torch.cat(own)).split([len(x) for x in own])
-            for x, value in zip(own, averaged, strict=True):
-                x.copy_(value)
+            averaged = self.mean(torch.cat(own))
+            for x in own:
+                x.copy_(averaged[: len(x)])
+                averaged = averaged[len(x) :]
 
     def from_main(self, value: Value) -> Value:
         """The main process's value, in all of them."""

@@ -156,8 +156,7 @@ def fit(
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
         parts = data.parts(order, recipe.batch_size)
         shares = [team.share(part) for part in parts]
-        augment_seed = derive(seed, "augmentation", epoch)
-        augment = Augmentation(recipe.augmentation, len(data), seed=augment_seed, device=data.device)
+        augment = Augmentation.of(recipe, len(data), seed=derive(seed, "augmentation", epoch), device=data.device)
         losses: list[torch.Tensor] = []
         step_notes: list[dict[str, Any]] = []
         with torch.random.fork_rng(devices=_cuda_devices(data.device)):
@@ -167,7 +166,7 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(inputs.device, recipe.precision):
                     value = team.weighted(loss_of(inputs, targets_B), len(targets_B), len(part))
-                value.backward()
+                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
                 scheduler.step()
                 losses.append(value.detach())

@@ -21,8 +21,9 @@ def augmented(name, seed=0):
     return Augmentation(name, NUM, seed=seed, device=CPU)(IMAGES, ROWS)
 
 
-def test_none_changes_nothing():
-    assert augmented("none") is IMAGES
+def test_none_is_no_augmentation():
+    assert Augmentation.of(Recipe(), NUM, seed=0, device=CPU) is None
+    assert Augmentation.of(Recipe(augmentation="flip"), NUM, seed=0, device=CPU) is not None
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -87,7 +88,7 @@ def test_only_training_batches_are_changed():
     model = backbones.create("smallcnn", 10, seed=0)
     outputs = []
 
-    def validate(epoch, loss):
+    def validate(*_):
         outputs.append(predict(model, data))
         with torch.no_grad():
             torch.testing.assert_close(outputs[-1], model(data.inputs), rtol=1e-4, atol=1e-5)

@@ -85,7 +85,10 @@ def test_every_field_enters_the_digest():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Recipe.make(learning_rte=1), r"unknown option 'learning_rte' of Recipe; known are: augmentation, batch_size,.* lr"),
+        (
+            lambda: Recipe.make(learning_rte=1),
+            r"unknown option 'learning_rte' of Recipe; known are: augmentation, batch_size,.* lr",
+        ),
         (lambda: Recipe.make(batchsize=8), r"unknown option 'batchsize' of Recipe; did you mean batch_size\?"),
         (lambda: BuildConfig.create(backbone="smallcnn", stage=4), r"'stage' of BuildConfig; did you mean stages\?"),
         (
@@ -334,7 +337,9 @@ def test_every_field_of_a_named_recipe_can_be_changed_and_is_then_listed():
 
 
 def test_a_bad_recipe_names_the_value_and_what_is_allowed():
-    with pytest.raises(UnknownNameError, match=r"unknown recipe 'dueheadnet-cod'; did you mean dueheadnet-code or dueheadnet-readme\?"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown recipe 'dueheadnet-cod'; did you mean dueheadnet-code or dueheadnet-readme\?"
+    ):
         recipe("dueheadnet-cod")
     with pytest.raises(ConfigError, match=r"augmentation = 'mixup': Input should be 'none', 'flip' or 'crop-flip'"):
         recipe("fmce", augmentation="mixup")

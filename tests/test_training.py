@@ -187,9 +187,7 @@ def test_float32_and_bfloat16_trainings_live_in_one_process():
     for turn in range(2):
         for precision in ("float32", "bfloat16"):
             model = backbones.create("smallcnn", 10, seed=0)
-            history = fit(
-                model, data(), cross_entropy, Recipe(batch_size=16, precision=precision), epochs=1, seed=0
-            )
+            history = fit(model, data(), cross_entropy, Recipe(batch_size=16, precision=precision), epochs=1, seed=0)
             assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
             found[turn, precision] = history.losses
     assert found[0, "float32"] == found[1, "float32"]
