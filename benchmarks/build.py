@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from result import report
+from result import by_turns, report, seconds
 
 from fmcs_bench import backbones, environment, images
 from fmcs_bench.config import Method, Recipe
@@ -48,20 +46,6 @@ def stages(num: int) -> tuple[schema.Stage, ...]:
         schema.Stage(stage=k, step=k, epoch=float(k), train_loss=0.0, validation_accuracy=0.0, progress=0.0)
         for k in range(1, num + 1)
     )
-
-
-def by_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median over the rounds of first / second; what else runs disturbs both."""
-    pairs = []
-    for _ in range(rounds):
-        pair = []
-        for work in (first, second):
-            begin = time.perf_counter()
-            work()
-            pair.append(time.perf_counter() - begin)
-        pairs.append(pair)
-    medians = [statistics.median(pair[i] for pair in pairs) for i in range(2)]
-    return medians[0], medians[1], statistics.median(pair[0] / pair[1] for pair in pairs)
 
 
 @torch.no_grad()
@@ -102,7 +86,7 @@ def extraction(
         bare()
         whole()
         torch.cuda.reset_peak_memory_stats(device)
-    bare_seconds, seconds, ratio = by_turns(bare, whole, rounds)
+    bare_seconds, whole_seconds, ratio = by_turns(lambda: seconds(bare), lambda: seconds(whole), rounds)
     maps = num_images * num_networks
     return {
         "backbone": name,
@@ -115,8 +99,8 @@ def extraction(
         "rounds": rounds,
         "precision": precision,
         "bare_maps_per_second": round(maps / bare_seconds, 1),
-        "maps_per_second": round(maps / seconds, 1),
-        "gb_per_second": round(maps * 2 * int(np.prod(shape)) / seconds / 1e9, 4),
+        "maps_per_second": round(maps / whole_seconds, 1),
+        "gb_per_second": round(maps * 2 * int(np.prod(shape)) / whole_seconds / 1e9, 4),
         "ratio_to_bare_forward": round(ratio, 4),
         "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "peak_process_bytes": environment.process_peak_bytes(),
@@ -124,7 +108,7 @@ def extraction(
 
 
 def trained_maps(
-    source: ImageDataset, device: torch.device, *, seconds: float, num_maps: int, name: str = "shufflenet_v2",
+    source: ImageDataset, device: torch.device, *, train_seconds: float, num_maps: int, name: str = "shufflenet_v2",
     precision: Any = "float32", image_size: int = SIZE,
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     """Maps [N, D, H, W] of a network that was trained on these images, at 64 px at most, for so long."""
@@ -134,7 +118,7 @@ def trained_maps(
     model = backbones.create(name, len(source.classes), seed=0).to(device)
     recipe = Recipe.make(schedule="constant", precision=precision)
     begin, used, losses = time.monotonic(), 0, []
-    while not losses or time.monotonic() - begin < seconds:
+    while not losses or time.monotonic() - begin < train_seconds:
         part = np.take(order, range(used, used + 2048), mode="wrap")
         labels = torch.from_numpy(source.labels_N[part]).to(device)
         data = Batches(torch.from_numpy(source.images_NCHW[part]).to(device), labels, prepare)
@@ -222,12 +206,12 @@ def writer_speed(maps: np.ndarray, codec: str, *, rounds: int, threads: int, num
         with writer:
             writer.start_run(SEED, stages(len(block)), np.arange(num * len(starts)))
             whole()
-            bare_seconds, seconds, ratio = by_turns(bare, whole, rounds)
+            bare_seconds, whole_seconds, ratio = by_turns(lambda: seconds(bare), lambda: seconds(whole), rounds)
     return {
         "threads": threads,
         "rounds": rounds,
         "codec_mb_per_second": round(len(starts) * block.nbytes / 1e6 / bare_seconds),
-        "mb_per_second": round(len(starts) * block.nbytes / 1e6 / seconds),
+        "mb_per_second": round(len(starts) * block.nbytes / 1e6 / whole_seconds),
         "ratio_to_codec": round(ratio, 4),
     }
 
@@ -286,7 +270,7 @@ def main() -> None:
             )  # fmt: skip
             note(f"extraction_{name}", found)
     if "codecs" in wanted or "writer" in wanted:
-        maps, info = trained_maps(source, device, seconds=arguments.train_seconds, num_maps=512)
+        maps, info = trained_maps(source, device, train_seconds=arguments.train_seconds, num_maps=512)
         if "codecs" in wanted:
             note("codecs", codec_sizes(maps, info))
         if "writer" in wanted:

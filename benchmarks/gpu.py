@@ -126,7 +126,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> int:
         ratio = found["ratio_to_bare_forward"]
         note(f"extraction_{codec}", found, found["maps_per_second"], map_bytes, ratio, "bare forward")
     maps, info = parts.trained_maps(
-        source, device, seconds=arguments.train_seconds, num_maps=arguments.num_maps, name=arguments.backbone,
+        source, device, train_seconds=arguments.train_seconds, num_maps=arguments.num_maps, name=arguments.backbone,
         precision=arguments.precision, image_size=size,
     )  # fmt: skip
     figures["codecs"] = parts.codec_sizes(maps, info, wanted)

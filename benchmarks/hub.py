@@ -28,8 +28,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pyarrow import parquet as pq
-from read import median_ratio, per_second
-from result import report
+from result import by_turns, per_second, report
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
@@ -76,9 +75,7 @@ def export_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int)
     def ours() -> None:
         parquet.export(dataset, folder / "ours", part)
 
-    our_mb, bare_mb, ratio = median_ratio(
-        lambda: per_second(megabytes, ours), lambda: per_second(megabytes, bare), rounds
-    )
+    our_mb, bare_mb, ratio = by_turns(lambda: per_second(megabytes, ours), lambda: per_second(megabytes, bare), rounds)
     size = sum((folder / "ours" / name).stat().st_size for name in names)
     assert size == sum((folder / "bare" / name).stat().st_size for name in names)
     return {
@@ -159,7 +156,7 @@ def loading_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int
         ("random_numpy", random_rate, ((numpy_rows, maps), (plain_numpy, numpy_by_hand))),
         ("epoch_torch", epoch_rate, ((rows, maps), (plain, by_hand))),
     ):
-        ours, theirs, ratio = median_ratio(lambda r=rate, p=pair[0]: r(*p), lambda r=rate, p=pair[1]: r(*p), rounds)
+        ours, theirs, ratio = by_turns(lambda r=rate, p=pair[0]: r(*p), lambda r=rate, p=pair[1]: r(*p), rounds)
         found[f"{name}_maps_per_second"] = round(ours)
         found[f"{name}_datasets_alone_maps_per_second"] = round(theirs)
         found[f"{name}_ratio_to_datasets_alone"] = round(ratio, 2)

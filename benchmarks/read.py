@@ -17,11 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from result import report
+from result import by_turns, per_second, report
 
 import fmcs_bench as fb
 from fmcs_bench.store import FmcsDataset, codecs, shard_file
@@ -37,20 +34,6 @@ from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 BATCH_SIZE = 64
 CHUNKS = (1, 2, 4, 8, 32)
-
-
-def median_ratio(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float, float]:
-    """Medians of two rates measured by turns, and the median over the rounds of first / second."""
-    pairs = [(first(), second()) for _ in range(rounds)]
-    medians = [statistics.median(pair[i] for pair in pairs) for i in range(2)]
-    return medians[0], medians[1], statistics.median(a / b for a, b in pairs)
-
-
-def per_second(amount: float, work: Callable[[], Any]) -> float:
-    """``amount`` by the seconds that ``work`` takes."""
-    begin = time.perf_counter()
-    work()
-    return amount / (time.perf_counter() - begin)
 
 
 def shard_readers(dataset: FmcsDataset) -> list[ShardReader]:
@@ -96,7 +79,7 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
         return per_second(selection.nbytes / 1e6, lambda: sum(len(batch.maps_BDHW) for batch in batches))
 
     epoch_rate()
-    epoch_mb, codec_mb, epoch_ratio = median_ratio(epoch_rate, codec_rate, rounds)
+    epoch_mb, codec_mb, epoch_ratio = by_turns(epoch_rate, codec_rate, rounds)
 
     arrays = [dataset.array(f"run-{seed}/feature_maps") for seed in dataset.seeds("training")]
     places = np.random.default_rng(0).integers(len(selection), size=num_single)
@@ -124,8 +107,8 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
             selection.nbytes / 1e6, lambda: [np.asarray(a[row, s : s + per_shard]) for a, row, s in starts]
         )
 
-    single, zarr_single, single_ratio = median_ratio(ours, theirs, rounds)
-    zarr_mb, _, zarr_ratio = median_ratio(whole_shards, codec_rate, min(3, rounds))
+    single, zarr_single, single_ratio = by_turns(ours, theirs, rounds)
+    zarr_mb, _, zarr_ratio = by_turns(whole_shards, codec_rate, min(3, rounds))
     return {
         "codec": codec,
         "map_shape": dataset.manifest.map_shape,
@@ -188,8 +171,8 @@ def chunk_sizes(dataset: FmcsDataset, *, rounds: int, num_single: int) -> dict[s
             def whole(array: Any = array) -> float:
                 return per_second(data.nbytes / 1e6, lambda: np.asarray(array[0]))
 
-            single, zarr_single, ratio = median_ratio(ours, theirs, rounds)
-            shard, _, _ = median_ratio(whole, whole, rounds)
+            single, zarr_single, ratio = by_turns(ours, theirs, rounds)
+            shard, _, _ = by_turns(whole, whole, rounds)
             found[str(per_chunk)] = {
                 "times_smaller": round(maps.nbytes / file.stat().st_size, 3),
                 "single_maps_per_second": round(single),

@@ -14,10 +14,11 @@ ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
     "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
-    "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
-    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "saliency",
-    "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "api", "listing", "display",
-    "terminal", "command", "explaining", "sharing", "leaderboard_commands", "cli", "__main__",
+    "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "convergence", "trajectory",
+    "store", "extraction", "builder", "verification", "hub", "evaluators", "protocol", "contract", "judges",
+    "evaluation", "experiments", "saliency", "saliency_plots", "leaderboard", "quickstart", "testing", "places",
+    "explanation", "api", "listing", "display", "terminal", "command", "explaining", "sharing", "leaderboard_commands",
+    "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
