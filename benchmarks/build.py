@@ -30,9 +30,10 @@ import torch
 from result import report
 
 from fmcs_bench import backbones, environment, images
-from fmcs_bench.config import Method, Recipe
+from fmcs_bench.config import Recipe
 from fmcs_bench.extraction import batch_size, extract, memory_format
 from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective
 from fmcs_bench.store import DatasetWriter, codecs, schema
 from fmcs_bench.training import Batches, autocast, fit

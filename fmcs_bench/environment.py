@@ -27,6 +27,7 @@ _PRESENTATION = (
     "cli.py",
     "command.py",
     "display.py",
+    "forecast.py",
     "hub/",
     "leaderboard/",
     "listing.py",
@@ -43,6 +44,8 @@ _PRESENTATION = (
     "store/verify.py",
     "terminal.py",
     "testing.py",
+    "train_api.py",
+    "train_command.py",
     "verification.py",
     "workspace.py",
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmcs_bench.config import EvaluatorConfig, Method, Recipe
+from fmcs_bench.config import EvaluatorConfig, Recipe
+from fmcs_bench.methods import Method
 from fmcs_bench.records import (
     Cost,
     Environment,

@@ -10,7 +10,7 @@ from scipy import stats
 
 from fmcs_bench import boards, terminal
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
-from fmcs_bench.config import Method
+from fmcs_bench.methods import Method
 from fmcs_bench.records import AnyRecord
 
 

@@ -5,8 +5,9 @@ import pytest
 import record_factory as factory
 from pydantic import ValidationError
 
-from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, EvaluatorConfig, Method, Options, Recipe
+from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, EvaluatorConfig, Options, Recipe
 from fmcs_bench.errors import ConfigError, FmcsBenchError
+from fmcs_bench.methods import Method
 
 SPECIMENS = [
     Recipe(),

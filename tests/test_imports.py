@@ -12,11 +12,15 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
+    "errors", "registry", "seeding", "files", "markdown", "progress", "config", "methods", "environment", "units",
+    "records", "failed", "workspace",
     "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
-    "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
-    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
-    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",
+    "backbones", "dueheadnet", "objectives", "training", "networks", "convergence", "trajectory", "store", "extraction",
+    "builder",
+    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "planning", "experiments",
+    "forecast", "leaderboard",
+    "quickstart", "testing", "places", "train_api", "api", "listing", "display", "terminal", "command", "sharing",
+    "train_command", "cli",
     "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]

@@ -5,8 +5,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.config import EvaluatorConfig, Method
+from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.evaluators import create
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective, cosine_constraint, fmcs_loss, freeze, ral
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
