@@ -139,6 +139,16 @@ def test_align_pulls_maps_together_and_diversify_pushes_them_apart():
         assert sign * (after - before) > 0
 
 
+def test_label_smoothing_equals_its_formula():
+    model = network(Method()).eval()
+    logits = model(IMAGES).detach().double().numpy()
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    target = np.full((6, 10), 0.1 / 10)
+    target[np.arange(6), LABELS] += 0.9
+    loss = Objective(Method(label_smoothing=0.1))(model, IMAGES, LABELS)
+    assert float(loss.detach()) == pytest.approx(-(target * log_probs).sum(axis=1).mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize("fusion", ["add", "concat"])
 @pytest.mark.parametrize("constraint", ["none", "align", "diversify"])
 def test_dueheadnet_loss_is_cross_entropy_plus_constraint(fusion, constraint):
