@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from fmcs_bench import files
-from fmcs_bench.errors import ConfigError, nearest
+from fmcs_bench.errors import ConfigError, UnknownNameError, nearest
 
 DEFAULT_RAFS = (0.95, 0.9, 0.75)
 NUM_SEEDS = 5
@@ -25,6 +25,7 @@ NUM_SEEDS = 5
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become part of a path: no separators, no leading dot."""
 Precision = Literal["float32", "bfloat16"]
+AugmentationName = Literal["none", "flip", "crop-flip"]
 Head = Literal["softmax", "corn", "coral"]
 FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?(~permuted)?$"
 """Names of fits: an evaluator, behind a plus its ordinal head, behind a tilde that its labels were permuted."""
@@ -116,9 +117,10 @@ def _options_in(annotation: Any) -> type[Options] | None:
 
 
 class Recipe(Options):
-    """How a network is trained. The default is ``fmce``: Adam, learning rate 1e-3, annealed (arXiv 2508.06109, IV-A).
+    """How a network is trained. The default is ``fmce``; ``recipe`` gives one by its name.
 
-    The number of epochs is not part of a recipe: it comes from the upper bound of a run or from the convergence point.
+    The number of epochs is not part of a recipe: it comes from the upper bound of a run, from the convergence point or
+    from ``RECIPE_EPOCHS``.
     """
 
     name: str = "fmce"
@@ -129,8 +131,66 @@ class Recipe(Options):
     schedule: Literal["cosine", "constant"] = "cosine"
     batch_size: int = Field(64, ge=2)
     precision: Precision = Field("float32", description="bfloat16 is mixed precision: weights stay float32")
+    augmentation: AugmentationName = Field("none", description="of training images, in every epoch anew")
 
-    added_later = frozenset({"precision"})
+    added_later = frozenset({"precision", "augmentation"})
+
+    @property
+    def differences(self) -> dict[str, str | int | float]:
+        """Fields whose value is not that of the recipe of this name; of a name of one's own, not that of ``fmce``.
+
+        Example:
+            >>> recipe("dueheadnet-code", lr=0.05).differences
+            {'lr': 0.05}
+        """
+        named = RECIPES.get(self.name, RECIPES["fmce"])
+        fields = [field for field in type(self).model_fields if field != "name"]
+        return {field: getattr(self, field) for field in fields if getattr(self, field) != getattr(named, field)}
+
+    @property
+    def label(self) -> str:
+        """The name, and behind it what differs; for records and pages.
+
+        Example:
+            >>> Recipe().label, recipe("fmce", lr=0.01, batch_size=32).label
+            ('fmce', 'fmce (lr 0.01, batch_size 32)')
+        """
+        changes = ", ".join(f"{field} {value}" for field, value in self.differences.items())
+        return f"{self.name} ({changes})" if changes else self.name
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(),  # arXiv 2508.06109, IV-A: Adam, learning rate 1e-3, annealed
+        # "Feature Map Constraints Enhance Learning", as its README says and as its code does on CIFAR-10
+        Recipe(name="dueheadnet-readme", optimizer="adamw", lr=4e-4, weight_decay=5e-4, batch_size=64),
+        Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=128),
+    )
+}
+RECIPE_EPOCHS: dict[str, int | None] = {"fmce": None, "dueheadnet-readme": 30, "dueheadnet-code": 200}
+"""Length of a training with each recipe, in epochs; None is the convergence point of the FMCS dataset's runs."""
+
+
+def recipe(name: str, **overrides: Any) -> Recipe:
+    """The recipe of that name, with some of its fields changed.
+
+    Args:
+        name: of ``RECIPES``.
+        overrides: fields of ``Recipe`` but ``name``; None leaves one as it is.
+
+    Raises:
+        UnknownNameError: no such recipe.
+        ConfigError: an unknown field, or a value that is not allowed.
+
+    Example:
+        >>> recipe("dueheadnet-readme", optimizer="sgd", lr=None).lr
+        0.0004
+    """
+    if name not in RECIPES:
+        raise UnknownNameError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}")
+    changed = {field: value for field, value in overrides.items() if value is not None}
+    return Recipe.make(**(dict(RECIPES[name]) | changed))
 
 
 class ConvergenceRule(Options):
@@ -245,6 +305,15 @@ class EvaluatorConfig(Options):
     labels: Labels = Field("true", description="permuted: the stages of each image in a random order, a control")
 
     added_later = frozenset({"head", "code", "labels"})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.recipe.augmentation != "none":
+            raise ValueError(
+                f"recipe.augmentation = {self.recipe.augmentation!r}: only images are augmented, an evaluator is fitted "
+                "on maps as they are; use 'none'"
+            )
+        return self
 
     @property
     def method(self) -> str:

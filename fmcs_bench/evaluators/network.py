@@ -66,16 +66,16 @@ class NetworkEvaluator(Evaluator):
         train_batches, validation_batches = self._batches(train), self._batches(validation)
         squares = np.square(train.maps_MDHW, dtype=np.float32)
         self.network.scale.fill_(float(np.sqrt(squares.mean(dtype=np.float64))) or 1.0)
-        best_mae, best_epoch, best_state = float("inf"), 0, self.network.state_dict()
+        best_mae, best_epoch = float("inf"), 0
 
         def validate(epoch: int, loss: float) -> dict[str, float | bool]:
-            nonlocal best_mae, best_epoch, best_state
+            nonlocal best_mae, best_epoch
             stages_M = self.head.stages(predict(self.network, validation_batches))
             mae = float((stages_M - validation_batches.targets_N).abs().double().mean())
             if mae < best_mae:
                 best_mae, best_epoch = mae, epoch
-                best_state = {name: value.clone() for name, value in self.network.state_dict().items()}
-            return {"loss": loss, "mae": mae, "stop": epoch - best_epoch >= self.config.patience}
+            stop = epoch - best_epoch >= self.config.patience
+            return {"loss": loss, "mae": mae, "minus_mae": -mae, "stop": stop}
 
         history = fit(
             self.network,
@@ -85,9 +85,8 @@ class NetworkEvaluator(Evaluator):
             epochs=self.config.epochs,
             seed=derive(self.config.seed, "evaluator fit"),
             after_epoch=validate,
+            best_by="minus_mae",
         )
-        self.network.load_state_dict(best_state)
-        self.network.eval()
         self.network.zero_grad()  # of the last step; a judge has none
         return [
             Epoch(epoch=i, train_loss=note["loss"], validation=note["mae"])
