@@ -30,7 +30,15 @@ DATASET = "digits-smallcnn-32px-base"
 STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 130, 190, 280, 400, 600)
 PROBS_KNK = np.random.default_rng(0).dirichlet(np.ones(NUM_STAGES), (NUM_STAGES, 12)).astype(np.float32)
 PREDICTIONS = pack_predictions({"test_run/probs": PROBS_KNK})
-EVALUATORS = {"conv": 0.62, "set": 0.41, "resnet": 0.44, "linear": 0.83, "norm": 1.12, "conv~permuted": 1.71, "chance": 1.75}
+EVALUATORS = {
+    "conv": 0.62,
+    "set": 0.41,
+    "resnet": 0.44,
+    "linear": 0.83,
+    "norm": 1.12,
+    "conv~permuted": 1.71,
+    "chance": 1.75,
+}
 
 
 def environment() -> Environment:

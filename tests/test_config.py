@@ -185,7 +185,7 @@ def test_methods_that_make_no_sense_are_refused(options, message):
     [
         ({}, "baseline"),
         ({"raf": 0.9}, "ral"),
-        ({"raf": 0.0}, "ral"),
+        ({"raf": 0.0}, "fmcs-only"),
         ({"network": "dueheadnet", "fusion": "add"}, "dueheadnet-add-none"),
         ({"network": "dueheadnet", "fusion": "concat"}, "dueheadnet-concat-none"),
         ({"network": "dueheadnet", "fusion": "add", "constraint": "align"}, "dueheadnet-add-align"),

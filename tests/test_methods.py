@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from record_factory import training_record
 
 from fmcs_bench.errors import ConfigError, UnknownNameError
 from fmcs_bench.methods import METHODS, PAPER_RAFS, Method, Sweep, methods, parse_rafs
@@ -107,25 +108,24 @@ def test_the_json_form_of_a_method_of_old_is_as_it_was():
         assert Method.from_json(method.to_json()) == method
 
 
-def unit(method=None, **changes):
-    from record_factory import training_record
-
-    return TrainingUnit(**(dict(training_record(method=method or Method()).unit) | changes))
+def unit(**changes):
+    usual = {"evaluator": "set", "evaluator_digest": "0" * 64} if changes.get("method", Method()).uses_judge else {}
+    return TrainingUnit(**(dict(training_record().unit) | usual | changes))
 
 
 def test_a_unit_is_named_by_method_and_judge():
     digest = {"evaluator_digest": "0" * 64}
     longer = Longer(flops_ratio=1.2, epochs=11)
     for found, family, label in (
-        (unit(Method(raf=0.9)), "ral-set", "ral-set@0.9"),
-        (unit(Method(raf=0.0)), "fmcs-only-set", "fmcs-only-set"),
-        (unit(Method(raf=0.9, judge="random")), "ral-random-set", "ral-random-set@0.9"),
+        (unit(method=Method(raf=0.9)), "ral-set", "ral-set@0.9"),
+        (unit(method=Method(raf=0.0)), "fmcs-only-set", "fmcs-only-set"),
+        (unit(method=Method(raf=0.9, judge="random")), "ral-random-set", "ral-random-set@0.9"),
         (
-            unit(Method(raf=0.9), method=Method(raf=0.9, judge="permuted"), evaluator="conv+corn~permuted", **digest),
+            unit(method=Method(raf=0.9, judge="permuted"), evaluator="conv+corn~permuted", **digest),
             "ral-permuted-conv+corn",
             "ral-permuted-conv+corn@0.9",
         ),
-        (unit(Method(), method=Method(control="longer"), evaluator="set", longer=longer, **digest), *["longer-set"] * 2),
+        (unit(method=Method(control="longer"), evaluator="set", longer=longer, **digest), *["longer-set"] * 2),
     ):
         assert (found.family, found.label) == (family, label)
         assert TrainingUnit.from_json(found.to_json()) == found

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+import timm
 import torch
 from test_objectives import judge_for
 
 from fmcs_bench import backbones, dueheadnet, networks
-from fmcs_bench.config import BackboneOptions, EvaluatorConfig
-from fmcs_bench.errors import ConfigError, UnknownNameError
-from fmcs_bench.evaluators import create
+from fmcs_bench.config import BackboneOptions
+from fmcs_bench.errors import ConfigError, MissingDataError, UnknownNameError
 from fmcs_bench.methods import Method
 from fmcs_bench.networks import equal_parameters, longer, observe
 from fmcs_bench.training import Batches
@@ -37,7 +37,7 @@ def test_a_network_of_a_family_has_the_parameters_of_dueheadnet():
 def test_where_no_network_is_near_the_message_says_so():
     with pytest.raises(ConfigError, match=r"DueHeadNet of torchvision/shufflenet_v2_x2_0 has .* more than 25% away"):
         equal_parameters("torchvision/shufflenet_v2_x2_0", NONE, num_classes=10, image_size=32)
-    with pytest.raises(ConfigError, match="no larger network of the kind of timm/test_resnet.* --method single-NAME"):
+    with pytest.raises(ConfigError, match=r"no larger network of the kind of timm/test_resnet.* --method single-NAME"):
         equal_parameters("timm/test_resnet", NONE, num_classes=10, image_size=32)
 
 
@@ -82,8 +82,7 @@ def test_observing_counts_and_scores_and_changes_nothing():
         maps = model.eval().features(IMAGES)
         assert torch.equal(predicted, model(IMAGES).argmax(dim=1))
         probs = judge.log_probs(maps).exp().double().numpy()
-    assert score == pytest.approx((probs @ np.arange(1, 5)).sum(axis=1).mean() if probs.ndim > 2 else
-                                  (probs @ np.arange(1, 5)).mean())  # fmt: skip
+    assert score == pytest.approx((probs @ np.arange(1, 5)).mean())
     assert observe(model, DATA)[1] is None
 
 
@@ -107,5 +106,21 @@ def test_the_score_of_a_certain_judge_is_its_stage():
         assert score == stage + 1
 
 
-def test_pretrained_first_heads_are_published_ones(tmp_path, monkeypatch):
-    from test_backbone_options import published_resnet  # noqa: F401  (only where that file can make weights)
+PUBLISHED = Method(network="dueheadnet", fusion="concat", backbone="timm/test_resnet", pretrained_first=True)
+
+
+def test_the_first_head_is_published_and_the_second_is_not(hub):
+    published = timm.create_model("test_resnet").state_dict()
+    hub("timm/test_resnet.r160_in1k", published)
+    network = networks.make(PUBLISHED, "smallcnn", NONE, num_classes=10, image_size=32, seed=1)
+    assert torch.equal(network.first.net.layer1[0].conv1.weight, published["layer1.0.conv1.weight"])
+    assert not torch.equal(network.second.net.layer1[0].conv1.weight, published["layer1.0.conv1.weight"])
+
+
+@pytest.mark.usefixtures("hub")
+def test_published_weights_that_cannot_be_had_are_an_error():
+    with pytest.raises(MissingDataError, match=r"cannot be had from huggingface\.co/timm/test_resnet"):
+        networks.make(PUBLISHED, "smallcnn", NONE, num_classes=10, image_size=32, seed=1)
+    method = PUBLISHED.model_copy(update={"backbone": None})
+    with pytest.raises(ConfigError, match="smallcnn has no published weights"):
+        networks.make(method, "smallcnn", NONE, num_classes=10, image_size=32, seed=1)
