@@ -8,7 +8,7 @@ from safetensors.numpy import load, save
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.config import EvaluatorConfig, Recipe
 from fmcs_bench.errors import ConfigError, DatasetError, ProtocolError
 from fmcs_bench.evaluators import boosting, create, logistic
 from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, moments, quantiles, statistics
@@ -137,7 +137,8 @@ def test_permuted_labels_are_hard_to_learn():
     assert np.array_equal(permuted.stages_M, with_permuted_labels(train, 4, 0, "train").stages_M)
     for other in (with_permuted_labels(train, 4, 1, "train"), with_permuted_labels(train, 4, 0, "validation")):
         assert not np.array_equal(permuted.stages_M, other.stages_M)
-    losses = [evaluator("conv").fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
+    config = EvaluatorConfig(evaluator="conv", seed=0, epochs=12, patience=12, recipe=Recipe(lr=0.01, batch_size=32))
+    losses = [create(config, (6, 5, 4), 4).fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
     assert losses[1] > 1.1 > 2 * losses[0]
 
 
