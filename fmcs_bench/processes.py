@@ -61,7 +61,7 @@ class Processes:
                 "or with accelerate launch --multi_gpu or --cpu"
             )
         own = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
-        if own != state.device:
+        if own != state.device and not own.type == state.device.type == "cpu":
             raise ConfigError(
                 f"process {state.process_index} of {state.num_processes} trains on {own}, but was given "
                 f"{state.device}; let choose_device find it (--device auto)"

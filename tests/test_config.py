@@ -5,13 +5,24 @@ import pytest
 import record_factory as factory
 from pydantic import ValidationError
 
-from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, EvaluatorConfig, Options, Recipe
-from fmcs_bench.errors import ConfigError, FmcsBenchError
+from fmcs_bench.config import (
+    RECIPE_EPOCHS,
+    RECIPES,
+    BackboneOptions,
+    BuildConfig,
+    ConvergenceRule,
+    EvaluatorConfig,
+    Options,
+    Recipe,
+    recipe,
+)
+from fmcs_bench.errors import ConfigError, FmcsBenchError, UnknownNameError
 from fmcs_bench.methods import Method
 from fmcs_bench.units import Longer
 
 SPECIMENS = [
     Recipe(),
+    recipe("dueheadnet-readme", augmentation="crop-flip"),
     Recipe(name="x", optimizer="sgd", lr=1 / 3, momentum=0.0, weight_decay=1e-4, schedule="constant", batch_size=7),
     ConvergenceRule(smoothing_epochs=0.1, window_epochs=2.5, threshold=1e-9),
     BuildConfig.create(backbone="smallcnn"),
@@ -75,7 +86,10 @@ def test_every_field_enters_the_digest():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Recipe.make(learning_rte=1), r"unknown option 'learning_rte' of Recipe; known are: batch_size,.* lr"),
+        (
+            lambda: Recipe.make(learning_rte=1),
+            r"unknown option 'learning_rte' of Recipe; known are: augmentation, batch_size,.* lr",
+        ),
         (lambda: Recipe.make(batchsize=8), r"unknown option 'batchsize' of Recipe; did you mean batch_size\?"),
         (lambda: BuildConfig.create(backbone="smallcnn", stage=4), r"'stage' of BuildConfig; did you mean stages\?"),
         (
@@ -308,3 +322,47 @@ def test_settings_name_everything_but_what_is_compared(unit, varied):
         found.add(type(unit)(**(dict(unit) | other)).settings)
     assert len(found | {unit.settings}) == len(rest) + 1
     assert all(PurePosixPath(text).parts == (text,) for text in found)
+
+
+def test_the_default_recipe_is_written_as_before_there_was_augmentation():
+    assert "augmentation" not in Recipe().to_json()
+    assert Recipe(augmentation="flip").to_json()["augmentation"] == "flip"
+    assert EvaluatorConfig(evaluator="conv", seed=0).settings == "12ep-199dc323"
+
+
+def test_the_named_recipes_are_those_of_the_sources():
+    assert recipe("fmce") == Recipe() == RECIPES["fmce"]
+    readme, code = recipe("dueheadnet-readme"), recipe("dueheadnet-code")
+    assert (readme.optimizer, readme.lr, readme.weight_decay, readme.batch_size) == ("adamw", 4e-4, 5e-4, 64)
+    assert (code.optimizer, code.lr, code.momentum, code.weight_decay, code.batch_size) == ("sgd", 0.1, 0.9, 5e-4, 128)
+    assert {named.schedule for named in RECIPES.values()} == {"cosine"}
+    assert RECIPE_EPOCHS == {"fmce": None, "dueheadnet-readme": 30, "dueheadnet-code": 200}
+    assert all(name == named.name for name, named in RECIPES.items())
+
+
+CHANGES = {
+    "optimizer": "sgd", "lr": 0.5, "momentum": 0.1, "weight_decay": 0.25, "schedule": "constant", "batch_size": 8,
+    "precision": "bfloat16", "augmentation": "flip",
+}  # fmt: skip
+
+
+def test_every_field_of_a_named_recipe_can_be_changed_and_is_then_listed():
+    assert CHANGES.keys() | {"name"} == Recipe.model_fields.keys()
+    for field, value in CHANGES.items():
+        changed = recipe("dueheadnet-readme", **{field: value})
+        assert changed.differences == {field: value}
+        assert changed.label == f"dueheadnet-readme ({field} {value})"
+        assert {key for key, left in dict(changed).items() if left != dict(RECIPES[changed.name])[key]} == {field}
+    assert recipe("dueheadnet-code", lr=0.1, momentum=None).differences == {}
+    assert Recipe(name="evaluator", batch_size=256).label == "evaluator (batch_size 256)"
+
+
+def test_a_bad_recipe_names_the_value_and_what_is_allowed():
+    with pytest.raises(
+        UnknownNameError, match=r"unknown recipe 'dueheadnet-cod'; did you mean dueheadnet-code or dueheadnet-readme\?"
+    ):
+        recipe("dueheadnet-cod")
+    with pytest.raises(ConfigError, match=r"augmentation = 'mixup': Input should be 'none', 'flip' or 'crop-flip'"):
+        recipe("fmce", augmentation="mixup")
+    with pytest.raises(ConfigError, match=r"^lr = -1\.0: Input should be greater than 0\nunknown option 'epoch'"):
+        recipe("fmce", lr=-1.0, epoch=3)
