@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ import torch
 from result import by_turns, report, seconds
 
 from fmcs_bench import backbones, environment, images
-from fmcs_bench.config import Method, Recipe
+from fmcs_bench.config import Recipe
 from fmcs_bench.extraction import batch_size, extract, memory_format
 from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective
 from fmcs_bench.store import DatasetWriter, codecs, schema
 from fmcs_bench.training import Batches, autocast, fit

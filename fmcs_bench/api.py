@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fmcs_bench import images, judges, leaderboard, verification
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.boards import EvaluatorBoard
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig, Head
+from fmcs_bench.config import NUM_SEEDS, BuildConfig, Head
 from fmcs_bench.errors import UnitsFailedError
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.evaluators import Evaluator
-from fmcs_bench.experiments import DEFAULT_METHODS, train_methods
 from fmcs_bench.explanation import explain as explain
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub import publishing
@@ -26,13 +25,13 @@ from fmcs_bench.places import (
     find_dataset,
     find_datasets,
     image_folder,
-    only_dataset,
     workspace_at,
 )
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.store import FmcsDataset, open_dataset
 from fmcs_bench.store.verify import Report
+from fmcs_bench.train_api import train as train
 from fmcs_bench.training import choose_device
 
 
@@ -285,60 +284,6 @@ def publish(
         agree=agree,
         progress=progress,
     )
-
-
-def train(
-    dataset: FmcsDataset | PathLike | None = None,
-    *,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    rafs: Sequence[float] = DEFAULT_RAFS,
-    seeds: int = NUM_SEEDS,
-    evaluator: str | None = None,
-    epochs: int | None = None,
-    workspace: PathLike | None = None,
-    data_dir: PathLike | None = None,
-    image_source: str | None = None,
-    stream_images: bool | None = None,
-    device: str = "auto",
-    progress: Progress = SILENT,
-) -> TrainingBoard:
-    """Train the methods of the training track with the judge that was chosen on this dataset.
-
-    Args:
-        dataset: opened, or a name or path; None is the workspace's only one.
-        methods: families such as ``baseline``, ``ral``, ``dueheadnet-add-align-ral``.
-        rafs: RAF values of the families with RAL.
-        seeds: number of paired trainings of each method.
-        evaluator: the judge, by its name on the board (``set``, ``conv+corn``) or ``FILE.py:Class``; None is the one
-            with the lowest MAE on the validation run.
-        epochs: another length than the convergence point.
-        workspace: see ``default_workspace``.
-        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
-        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
-        stream_images: as for ``build``.
-        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
-        progress: shows the work; silent by default.
-
-    Raises:
-        FmcsBenchError: see ``fmcs_bench.experiments.train_methods``.
-    """
-    place = workspace_at(workspace)
-    opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
-    with place.locked():
-        return train_methods(
-            opened,
-            place,
-            method_names=methods,
-            rafs=rafs,
-            num_seeds=seeds,
-            evaluator=evaluator,
-            epochs=epochs,
-            data_dir=image_folder(data_dir),
-            image_source=image_source,
-            stream_images=stream_images,
-            device=device,
-            progress=progress,
-        )
 
 
 def build_leaderboard(*, workspace: PathLike | None = None) -> Path:

@@ -25,6 +25,7 @@ from fmcs_bench.command import (
 from fmcs_bench.explaining import explain
 from fmcs_bench.leaderboard_commands import leaderboard
 from fmcs_bench.sharing import download, publish
+from fmcs_bench.train_command import train
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
@@ -203,59 +204,7 @@ def evaluate(
         raise failure
 
 
-@main.command()
-@click.argument("dataset", required=False)
-@click.option("--method", "methods", multiple=True, help="Which; repeat for several; see `fmcs-bench list methods`.")
-@click.option("--raf", "rafs", multiple=True, type=float, help="RAF of RAL; repeat.  [default: 0.95, 0.9, 0.75]")
-@click.option("--seeds", type=int, default=5, show_default=True, help="Paired trainings of each method.")
-@click.option("--evaluator", metavar="NAME|FILE.py:Class", help="The judge.  [default: the best on the validation run]")
-@click.option("--epochs", type=int, help="Length.  [default: the convergence point of the dataset's runs]")
-@images_option
-@stream_option
-@data_dir_option
-@workspace_option
-@device_option
-@json_option
-def train(
-    dataset: str | None,
-    methods: tuple[str, ...],
-    rafs: tuple[float, ...],
-    seeds: int,
-    evaluator: str | None,
-    epochs: int | None,
-    image_source: str | None,
-    stream_images: bool | None,
-    data_dir: str | None,
-    workspace: str,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Train baseline, RAL and DueHeadNet with the chosen evaluator, and compare them at equal seeds."""
-    from fmcs_bench import api
-    from fmcs_bench.config import DEFAULT_RAFS
-    from fmcs_bench.display import shown
-    from fmcs_bench.experiments import DEFAULT_METHODS
-
-    with shown() as progress:
-        board = api.train(
-            dataset,
-            methods=methods or DEFAULT_METHODS,
-            rafs=rafs or DEFAULT_RAFS,
-            seeds=seeds,
-            evaluator=evaluator,
-            epochs=epochs,
-            workspace=workspace,
-            data_dir=data_dir,
-            image_source=image_source,
-            stream_images=stream_images,
-            device=device,
-            progress=progress,
-        )
-    if as_json:
-        points = [point for row in board.rows for point in row.sweep]
-        _print_json([record.to_json() for point in points for record in point.records])
-        return
-    _print_board(board)
+main.add_command(train)
 
 
 main.add_command(leaderboard)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -28,8 +27,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 Precision = Literal["float32", "bfloat16"]
 AugmentationName = Literal["none", "flip", "crop-flip"]
 Head = Literal["softmax", "corn", "coral"]
-FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?$"
-"""Names of fits: an evaluator, and behind a plus its ordinal head."""
+FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?(~permuted)?$"
+"""Names of fits: an evaluator, behind a plus its ordinal head, behind a tilde that its labels were permuted."""
+Labels = Literal["true", "permuted"]
 
 
 class Options(BaseModel):
@@ -302,8 +302,9 @@ class EvaluatorConfig(Options):
     code: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the file with a plug-in's class; None for ours"
     )
+    labels: Labels = Field("true", description="permuted: the stages of each image in a random order, a control")
 
-    added_later = frozenset({"head", "code"})
+    added_later = frozenset({"head", "code", "labels"})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -316,62 +317,24 @@ class EvaluatorConfig(Options):
 
     @property
     def method(self) -> str:
-        """Name of the fit: the evaluator, and behind a plus its head where that is not softmax.
+        """Name of the fit: the evaluator, its head where that is not softmax, and whether its labels were permuted.
 
         Example:
             >>> [EvaluatorConfig(evaluator="conv", seed=0, head=head).method for head in ("softmax", "corn")]
             ['conv', 'conv+corn']
+            >>> EvaluatorConfig(evaluator="set", seed=0, labels="permuted").method
+            'set~permuted'
         """
-        return self.evaluator if self.head == "softmax" else f"{self.evaluator}+{self.head}"
+        name = self.evaluator if self.head == "softmax" else f"{self.evaluator}+{self.head}"
+        return name if self.labels == "true" else f"{name}~{self.labels}"
 
     @property
     def settings(self) -> str:
-        """Names everything but evaluator, head, code and seed; only fits with equal settings are compared.
+        """Names everything but evaluator, head, code, labels and seed; only fits with equal settings are compared.
 
         Example:
             >>> EvaluatorConfig(evaluator="a", seed=0).settings == EvaluatorConfig(evaluator="b", seed=1).settings
             True
         """
-        varied = {"evaluator", "head", "code", "seed"}
+        varied = {"evaluator", "head", "code", "labels", "seed"}
         return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
-
-
-class Method(Options):
-    """One training method: a network, its constraint and its objective.
-
-    ``raf`` is the share of the base loss (Table I of arXiv 2508.06109): ``loss = raf * L_base + (1 - raf) * L_FMCS``;
-    1 is the baseline, 0 the FMCS loss alone. It is 1 minus the alpha of that paper's eq. (5).
-    """
-
-    network: Literal["single", "dueheadnet"] = "single"
-    fusion: Literal["add", "concat"] | None = None
-    constraint: Literal["none", "align", "diversify"] = "none"
-    constraint_weight: float = Field(1.0, ge=0)
-    raf: float = Field(1.0, description="in [0, 1]")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not (math.isfinite(self.raf) and 0 <= self.raf <= 1):
-            raise ValueError(
-                f"RAF = {self.raf} is outside [0, 1]; 1 is the baseline (classification only), 0 the FMCS loss only"
-            )
-        if (self.network == "dueheadnet") != (self.fusion is not None):
-            raise ValueError("fusion (add or concat) belongs to the network dueheadnet, and to it alone")
-        if self.network == "single" and self.constraint != "none":
-            raise ValueError(f"constraint = {self.constraint!r} needs two heads: choose the network dueheadnet")
-        return self
-
-    @property
-    def family(self) -> str:
-        """The method without its RAF; one RAF is chosen for each family.
-
-        Example:
-            >>> Method(raf=0.9).family, Method(network="dueheadnet", fusion="add", constraint="align").family
-            ('ral', 'dueheadnet-add-align')
-        """
-        parts = [] if self.network == "single" else ["dueheadnet", self.fusion or "", self.constraint]
-        if self.constraint != "none" and self.constraint_weight != 1:
-            parts.append(f"w{self.constraint_weight:.12g}")
-        if self.raf != 1:
-            parts.append("ral")
-        return "-".join(parts) or "baseline"

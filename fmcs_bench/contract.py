@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fmcs_bench import metrics
 from fmcs_bench.errors import EvaluatorError, FmcsBenchError
 from fmcs_bench.evaluators import Evaluator
+from fmcs_bench.evaluators.permuted import with_permuted_labels
 from fmcs_bench.protocol import HeldMaps, spoken
 from fmcs_bench.records import Epoch
 from fmcs_bench.store import MapSet
@@ -48,6 +49,8 @@ def guarded(evaluator: str, where: str) -> Iterator[None]:
 def fit(evaluator: Evaluator, held: HeldMaps) -> tuple[list[Epoch], float]:
     """Fit on the training runs, with the validation run; the learning curve and the seconds.
 
+    Where the configuration says so, the labels of both are permuted, and the curve's MAE is against permuted labels.
+
     Raises:
         EvaluatorError: its fit failed.
         ProtocolError: it changed the maps.
@@ -55,6 +58,11 @@ def fit(evaluator: Evaluator, held: HeldMaps) -> tuple[list[Epoch], float]:
     name = evaluator.config.method
     with held.lent(name, "train", "validation_run") as (train, validation), guarded(name, "training run (fit)"):
         begin = time.monotonic()
+        if evaluator.config.labels == "permuted":  # the validation run too: true labels must not choose the epoch
+            train, validation = (
+                with_permuted_labels(maps, evaluator.num_stages, evaluator.config.seed, part)
+                for maps, part in ((train, "train"), (validation, "validation"))
+            )
         curve = [Epoch.model_validate(epoch) for epoch in evaluator.fit(train, validation)]
         return curve, time.monotonic() - begin
 

@@ -29,6 +29,7 @@ _PRESENTATION = (
     "display.py",
     "explaining.py",
     "explanation.py",
+    "forecast.py",
     "hub/",
     "leaderboard/",
     "leaderboard_commands.py",
@@ -48,6 +49,8 @@ _PRESENTATION = (
     "store/verify.py",
     "terminal.py",
     "testing.py",
+    "train_api.py",
+    "train_command.py",
     "verification.py",
     "workspace.py",
 )

@@ -72,7 +72,15 @@ class ConvergenceError(FmcsBenchError, ValueError):
 
 
 class DivergedError(FmcsBenchError, ArithmeticError):
-    """A training loss became NaN or infinite."""
+    """A training loss became NaN or infinite.
+
+    Attributes:
+        epoch: that it happened in, from 1; None where it is not known.
+    """
+
+    def __init__(self, message: str, epoch: int | None = None) -> None:
+        super().__init__(message, epoch)
+        self.epoch = epoch
 
 
 class EvaluatorError(FmcsBenchError, RuntimeError):

@@ -72,8 +72,15 @@ def evaluate_dataset(
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
     wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
     units = [
-        EvaluatorConfig.make(evaluator=name, head=chosen, code=evaluators.code_of(name), seed=seed, limit=limit)
-        for name, chosen in wanted
+        EvaluatorConfig.make(
+            evaluator=fit.name,
+            head=fit.head,
+            labels=fit.labels,
+            code=evaluators.code_of(fit.name),
+            seed=seed,
+            limit=limit,
+        )
+        for fit in wanted
         for seed in range(num_seeds)
     ]
     track = _Track.make(dataset, workspace, choose_device(device), limit, test_on)
@@ -252,7 +259,7 @@ class _Track:
             differentiable=evaluator.differentiable,
             channel_invariant=evaluator.channel_invariant,
             any_shape=evaluator.any_shape,
-            control=evaluator.control,
+            control=evaluator.control or unit.labels == "permuted",
             metrics=recompute(predictions),
             trajectory=trajectory,
             test_on=recompute_test_on(predictions),

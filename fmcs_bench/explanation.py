@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
-from fmcs_bench.experiments import make_network
 from fmcs_bench.images import Preprocessor
+from fmcs_bench.networks import make_network
 from fmcs_bench.objectives import freeze
 from fmcs_bench.places import PathLike, find_dataset, image_folder, only_dataset, workspace_at
 from fmcs_bench.plot_style import require_kind, save

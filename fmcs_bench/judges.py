@@ -1,6 +1,7 @@
 """Fitted evaluators, found again: by their folder, their record, or dataset, name and seed in a workspace.
 
-Flow: folder, record or names -> the one folder that is meant -> digest checked -> evaluator, ready to be asked.
+Flow: folder, record or names -> the one folder that is meant -> digest checked -> evaluator, ready to be asked. For
+training: board -> chosen evaluator -> record of the fit that judges, or of its controls -> frozen evaluator.
 """
 
 from __future__ import annotations
@@ -11,11 +12,100 @@ from pathlib import Path
 import torch
 
 from fmcs_bench import evaluators
+from fmcs_bench.boards import evaluator_boards
+from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.evaluators import Evaluator
+from fmcs_bench.evaluators import Evaluator, NetworkEvaluator
 from fmcs_bench.evaluators.fitted import DESCRIPTION, load_fitted
-from fmcs_bench.records import EvaluatorRecord
+from fmcs_bench.records import EvaluatorRecord, RecordStore
+from fmcs_bench.seeding import derive
+from fmcs_bench.store import FmcsDataset
+from fmcs_bench.units import PERMUTED
 from fmcs_bench.workspace import Workspace
+
+
+def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:
+    """The fit that judges in training: of the chosen evaluator, the seed with the lowest MAE on the validation run.
+
+    Args:
+        dataset: on which it was fitted.
+        workspace: with the records of ``fmcs-bench evaluate``.
+        evaluator: by its name on the board, or ``FILE.py:Class``; None takes the one that the board chose, on the
+            validation run.
+
+    Raises:
+        MissingDataError: nothing was evaluated on this dataset, or not this evaluator.
+        ConfigError: the evaluator is not differentiable.
+    """
+    evaluator = evaluator if evaluator is None else evaluators.resolve(evaluator)
+    every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
+    boards = {board.settings: board for board in evaluator_boards(every)}
+    if not boards:
+        raise MissingDataError(
+            f"no evaluator was fitted on {dataset.id} yet; type `fmcs-bench evaluate {dataset.manifest.name}` first"
+        )
+    usual = EvaluatorConfig(evaluator="any", seed=0).settings
+    if usual not in boards and len(boards) > 1:
+        raise ConfigError(
+            f"evaluators were fitted on {dataset.id} with several settings ({', '.join(boards)}), none of them the "
+            "usual ones; type `fmcs-bench evaluate` without --limit first"
+        )
+    board = boards.get(usual) or next(iter(boards.values()))
+    row = board.chosen if evaluator is None else next((row for row in board.rows if row.evaluator == evaluator), None)
+    if row is None:
+        raise MissingDataError(
+            f"no differentiable evaluator {evaluator or ''} was fitted on {dataset.id}; fitted are "
+            f"{', '.join(row.evaluator for row in board.rows)}; type `fmcs-bench evaluate --evaluator NAME` first"
+        )
+    if not row.records[0].differentiable:
+        raise ConfigError(f"the evaluator {row.evaluator} is not differentiable; RAL needs one that is")
+    if row.records[0].unit.labels != "true":
+        raise ConfigError(
+            f"{row.evaluator} is a control; name --evaluator without ~permuted, and --method ral-permuted"
+        )
+    return min(row.records, key=lambda record: (record.metrics["validation_run"].mae, record.seed))
+
+
+def permuted_record(judge: EvaluatorRecord, workspace: Workspace) -> EvaluatorRecord:
+    """The fit that is a judge's own but for its labels, which were permuted: the control of ``ral-permuted``.
+
+    Raises:
+        MissingDataError: there is none; the message says how to make it.
+    """
+    name = f"{judge.method}{PERMUTED}"
+    unit = judge.unit.model_copy(update={"labels": "permuted"})
+    for record in RecordStore(workspace.records).all(EvaluatorRecord):
+        if record.dataset_id == judge.dataset_id and record.unit == unit:
+            return record
+    raise MissingDataError(
+        f"the control ral-permuted needs the fit {name} with seed {judge.seed} on {judge.dataset_id}, with the "
+        f"settings {judge.settings}; type `fmcs-bench evaluate {judge.dataset} --evaluator {name} --seeds "
+        f"{judge.seed + 1}` first"
+    )
+
+
+def random_judge(fitted: Evaluator, seed: int) -> Evaluator:
+    """A judge's network with fresh random weights, frozen: the control of ``ral-random``.
+
+    It divides maps by what the judge divides them by, which is no knowledge of convergence.
+
+    Args:
+        fitted: the judge.
+        seed: of the training; decides the weights.
+
+    Raises:
+        ConfigError: the judge is no network, so that nothing says what random weights of it are.
+    """
+    if not isinstance(fitted, NetworkEvaluator):
+        raise ConfigError(
+            f"the control ral-random needs a judge that is a network (NetworkEvaluator), and {fitted.config.method} is "
+            "none; name another --evaluator"
+        )
+    config = fitted.config.model_copy(update={"seed": derive(seed, "random judge")})
+    judge = type(fitted)(fitted.map_shape, fitted.num_stages, config, device=fitted.device)
+    judge.network.scale.copy_(fitted.network.scale)
+    judge.freeze()
+    return judge
 
 
 def load_judge(

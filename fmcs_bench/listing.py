@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from fmcs_bench import backbones, evaluators, images, places
 from fmcs_bench.backbones.description import Description, describe
-from fmcs_bench.experiments import METHODS
+from fmcs_bench.methods import METHODS
 from fmcs_bench.workspace import Workspace
+
+_SECOND = {"smallcnn": "WIDTH"}
 
 
 def lines(what: str, workspace: Workspace) -> list[str]:
@@ -18,7 +20,7 @@ def lines(what: str, workspace: Workspace) -> list[str]:
         workspace: whose FMCS datasets are listed.
     """
     if what == "backbones":
-        return [*backbones.REGISTRY, *(f"{library}/NAME" for library in backbones.SCHEMES)]
+        return [*backbones.REGISTRY, *(f"{library}/{_SECOND.get(library, 'NAME')}" for library in backbones.SCHEMES)]
     if what == "datasets":
         built = sorted(path.parent.name for path in workspace.datasets.glob("*/dataset.json"))
         sources = [*images.REGISTRY, *(usage for _, usage in images.SCHEMES.values())]
@@ -40,7 +42,7 @@ def lines(what: str, workspace: Workspace) -> list[str]:
             }
             found.append(f"{name:<12} {', '.join(trait for trait, holds in traits.items() if holds)}".rstrip())
         return found
-    return list(METHODS)
+    return [*METHODS, "single-NAME (any backbone)"]
 
 
 def describe_backbones(image_size: int, names: Sequence[str] = ()) -> list[Description]:

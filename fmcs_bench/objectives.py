@@ -7,15 +7,15 @@ Tensor names: B batch, C channels of images, D channels of maps, H height, W wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own short name)
 
 from fmcs_bench.backbones import Backbone
-from fmcs_bench.config import Method
 from fmcs_bench.dueheadnet import DueHeadNet
+from fmcs_bench.methods import Method
 
 Judge = Callable[[torch.Tensor], torch.Tensor]
 """A frozen evaluator: maps [B, D, H, W] -> log-probabilities of the K stages [B, K]."""
@@ -79,11 +79,45 @@ def freeze(module: AnyModule) -> AnyModule:
     return module.requires_grad_(False).eval()
 
 
+class Pass(NamedTuple):
+    """What one pass of a network gives.
+
+    Attributes:
+        judged: maps that a judge of one network's maps is asked about: the map; with two heads the sum of their maps
+            (fusion add), or the map of each head (concat: nothing was fitted on maps of twice as many channels).
+        heads: maps of the two heads, where there are two.
+        logits_BC: None where the classifier was not run.
+    """
+
+    judged: tuple[torch.Tensor, ...]
+    heads: tuple[torch.Tensor, torch.Tensor] | None
+    logits_BC: torch.Tensor | None
+
+
+def run_network(model: nn.Module, images_BCHW: torch.Tensor, *, classify: bool = True) -> Pass:
+    """One pass of images through a backbone, with all that losses and judges look at.
+
+    Raises:
+        TypeError: the model is no backbone.
+    """
+    if isinstance(model, DueHeadNet):
+        heads = model.heads(images_BCHW)
+        maps_BDHW = model.fuse(*heads)
+        judged = (maps_BDHW,) if model.fusion == "add" else heads
+        return Pass(judged, heads, model.classify(maps_BDHW) if classify else None)
+    if not isinstance(model, Backbone):
+        raise TypeError(f"the model must be a Backbone, not {type(model).__name__}")
+    if not classify:
+        return Pass((model.features(images_BCHW),), None, None)
+    maps_BDHW, logits_BC = model.maps_and_logits(images_BCHW)
+    return Pass((maps_BDHW,), None, logits_BC)
+
+
 class Objective:
     """The loss of one method on one batch.
 
     Args:
-        method: network, constraint and RAF.
+        method: network, constraint, RAF and label smoothing.
         judge: the frozen evaluator; needed where RAF is below 1.
 
     Raises:
@@ -98,28 +132,17 @@ class Objective:
 
     def __call__(self, model: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar. With RAF = 1 the evaluator is not run, with RAF = 0 the classifier is not."""
-        if not isinstance(model, Backbone):
-            raise TypeError(f"the model must be a Backbone, not {type(model).__name__}")
-        raf = self.method.raf
-        heads = logits_BC = base = fmcs = None
-        if isinstance(model, DueHeadNet):
-            heads = model.heads(images_BCHW)
-            maps_BDHW = model.fuse(*heads)
-            logits_BC = model.classify(maps_BDHW) if raf > 0 else None
-        elif raf > 0:
-            maps_BDHW, logits_BC = model.maps_and_logits(images_BCHW)
-        else:
-            maps_BDHW = model.features(images_BCHW)
+        method = self.method
+        judged, heads, logits_BC = run_network(model, images_BCHW, classify=method.raf > 0)
+        base = fmcs = None
         if logits_BC is not None:
-            base = F.cross_entropy(logits_BC, labels_B)
-            if heads is not None and self.method.constraint != "none":
-                base = base + self.method.constraint_weight * cosine_constraint(*heads, self.method.constraint)
-        if raf < 1 and self.judge is not None:
-            # The evaluator was fitted on maps of one network: concatenated maps are judged one head at a time.
-            judged = heads if heads is not None and self.method.fusion == "concat" else (maps_BDHW,)
+            base = F.cross_entropy(logits_BC, labels_B, label_smoothing=method.label_smoothing)
+            if heads is not None and method.constraint != "none":
+                base = base + method.constraint_weight * cosine_constraint(*heads, method.constraint)
+        if method.raf < 1 and self.judge is not None:
             fmcs = torch.stack([fmcs_loss(self.judge(maps)) for maps in judged]).mean()
         if base is None or fmcs is None:
             loss = base if base is not None else fmcs
             assert loss is not None  # RAF is in [0, 1] and below 1 there is a judge
             return loss
-        return ral(base, fmcs, raf)
+        return ral(base, fmcs, method.raf)

@@ -8,9 +8,10 @@ from pathlib import Path
 from fmcs_bench import leaderboard
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, training_boards
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS, BuildConfig
+from fmcs_bench.config import NUM_SEEDS, BuildConfig
 from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.experiments import train_methods
+from fmcs_bench.methods import Sweep
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.store import FmcsDataset
@@ -58,19 +59,11 @@ def run(
         dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
     )
     progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
-    swept = train_methods(
-        dataset, workspace, method_names=SWEPT, rafs=DEFAULT_RAFS, num_seeds=num_seeds, device=device, progress=progress
-    )
+    sweep = Sweep(methods=SWEPT, seeds=num_seeds)
+    swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
     chosen_raf = next(row.chosen.raf for row in swept.rows if row.family.startswith("ral-"))
-    train_methods(
-        dataset,
-        workspace,
-        method_names=(AT_CHOSEN_RAF,),
-        rafs=(chosen_raf,),
-        num_seeds=num_seeds,
-        device=device,
-        progress=progress,
-    )
+    sweep = Sweep(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
+    train_methods(dataset, workspace, sweep, device=device, progress=progress)
     progress.say("4/4  leaderboard")
     page = leaderboard.build(workspace.records, workspace.leaderboard)
     every = training_boards(RecordStore(workspace.records).all(TrainingRecord))

@@ -13,18 +13,19 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench import files
-from fmcs_bench.config import FIT_PATTERN, NAME_PATTERN, EvaluatorConfig, Method, NamesBackbone, Options, Recipe
+from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Options
 from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.errors import ConfigError, RecordError
+from fmcs_bench.units import TrainingUnit as TrainingUnit
 
 SCHEMA_VERSION = 1
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -147,43 +148,6 @@ class EvaluatorRecord(Record):
     def settings(self) -> str:
         """See ``EvaluatorConfig``."""
         return self.unit.settings
-
-
-class TrainingUnit(NamesBackbone):
-    """A unit of work of the training track: everything that decides its result, besides the data and the code."""
-
-    method: Method
-    recipe: Recipe
-    epochs: int = Field(ge=1)
-    image_size: int
-    limit: int | None
-    seed: int = Field(ge=0)
-    evaluator: str | None = Field(pattern=FIT_PATTERN, description="the frozen judge; None where RAF is 1")
-    evaluator_digest: Sha256 | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.method.raf < 1) != (self.evaluator is not None) or (self.evaluator is None) != (
-            self.evaluator_digest is None
-        ):
-            raise ValueError("a method with RAF below 1 has an evaluator with its digest, and no other has")
-        return self
-
-    @property
-    def family(self) -> str:
-        """The method without its RAF, with its judge: ``ral-set``; one RAF is chosen for each family."""
-        return self.method.family if self.evaluator is None else f"{self.method.family}-{self.evaluator}"
-
-    @property
-    def label(self) -> str:
-        """The family, with its RAF where it has one."""
-        return self.family if self.method.raf == 1 else f"{self.family}@{self.method.raf:.12g}"
-
-    @property
-    def settings(self) -> str:
-        """Names everything but method, judge and seed; only trainings with equal settings are compared."""
-        varied = {"method", "seed", "evaluator", "evaluator_digest"}
-        return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
 
 
 class TrainingMetrics(Options):

@@ -253,7 +253,8 @@ def _finite(losses: torch.Tensor, epoch: int) -> list[float]:
     values = losses.double()
     if not bool(values.isfinite().all()):
         step = int((~values.isfinite()).nonzero()[0]) + 1
-        raise DivergedError(f"the training loss is {float(values[step - 1])} at step {step} of epoch {epoch + 1}")
+        message = f"the training loss is {float(values[step - 1])} at step {step} of epoch {epoch + 1}"
+        raise DivergedError(message, epoch + 1)
     return [float(value) for value in values.tolist()]
 
 
@@ -287,7 +288,7 @@ class _State:
         notes, best_epoch = self.history.epoch_notes, self.history.best_epoch
         value = notes[-1][best_by]
         if not math.isfinite(value):
-            raise DivergedError(f"{best_by} is {value} after epoch {len(notes)}")
+            raise DivergedError(f"{best_by} is {value} after epoch {len(notes)}", len(notes))
         if best_epoch is None or value > notes[best_epoch - 1][best_by]:
             self.history.best_epoch = len(notes)
             self.best = {name: weights.clone() for name, weights in self.model.state_dict().items()}

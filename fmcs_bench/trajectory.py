@@ -14,9 +14,10 @@ from safetensors.torch import load, save
 
 from fmcs_bench import backbones, files
 from fmcs_bench.backbones import Backbone
-from fmcs_bench.config import BuildConfig, Method, Options
+from fmcs_bench.config import BuildConfig, Options
 from fmcs_bench.convergence import checkpoint_steps
 from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective, freeze
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.training import Batches, accuracy, fit

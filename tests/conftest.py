@@ -1,8 +1,10 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fmcs_bench as fb
 from fmcs_bench.config import ConvergenceRule, Recipe
@@ -26,6 +28,32 @@ def tiny_workspace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tiny_workspace) -> FmcsDataset:
     return build_tiny(tiny_workspace)
+
+
+@pytest.fixture(scope="session")
+def judged(tiny_dataset, tmp_path_factory) -> Path:
+    """A workspace with the tiny dataset and a few fitted evaluators; tests copy it."""
+    root = tmp_path_factory.mktemp("judged")
+    shutil.copytree(tiny_dataset.path, root / "datasets" / tiny_dataset.path.name)
+    fb.evaluate(workspace=root, evaluators=["norm", "conv", "norm~permuted"], seeds=1, device="cpu")
+    return root
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the Hugging Face hub, and no connection."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def publish(repository, state):
+        folder = tmp_path / f"models--{repository.replace('/', '--')}"
+        snapshot = folder / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("a" * 40)
+        save_file(state, snapshot / "model.safetensors")
+
+    return publish
 
 
 def build_tiny(workspace: Path, **options) -> FmcsDataset:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmcs_bench.config import EvaluatorConfig, Method, Recipe
+from fmcs_bench.config import EvaluatorConfig, Recipe
+from fmcs_bench.methods import Method
 from fmcs_bench.records import (
     Cost,
     Environment,
@@ -22,13 +23,22 @@ from fmcs_bench.records import (
     Trajectory,
     pack_predictions,
 )
+from fmcs_bench.units import PERMUTED
 
 NUM_STAGES = 7
 DATASET = "digits-smallcnn-32px-base"
 STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 130, 190, 280, 400, 600)
 PROBS_KNK = np.random.default_rng(0).dirichlet(np.ones(NUM_STAGES), (NUM_STAGES, 12)).astype(np.float32)
 PREDICTIONS = pack_predictions({"test_run/probs": PROBS_KNK})
-EVALUATORS = {"conv": 0.62, "set": 0.41, "resnet": 0.44, "linear": 0.83, "norm": 1.12, "permuted": 1.71, "chance": 1.75}
+EVALUATORS = {
+    "conv": 0.62,
+    "set": 0.41,
+    "resnet": 0.44,
+    "linear": 0.83,
+    "norm": 1.12,
+    "conv~permuted": 1.71,
+    "chance": 1.75,
+}
 
 
 def environment() -> Environment:
@@ -94,7 +104,11 @@ def evaluator_record(
         ),
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
         created="2025-01-01T00:00:00+00:00",
-        unit=EvaluatorConfig(evaluator=evaluator, seed=seed),
+        unit=EvaluatorConfig(
+            evaluator=evaluator.removesuffix(PERMUTED),
+            labels="permuted" if evaluator.endswith(PERMUTED) else "true",
+            seed=seed,
+        ),
         evaluator_digest=_sha256(f"{evaluator} {seed}"),
         num_stages=NUM_STAGES,
         differentiable=differentiable,
@@ -128,8 +142,8 @@ def training_record(
     method: Method | None = None,
 ) -> TrainingRecord:
     """One training; a RAF below 1 gets the judge ``set`` unless another is given."""
-    judge = evaluator or (None if raf == 1 else "set")
     method = method or Method(raf=raf)
+    judge = evaluator or ("set" if method.uses_judge else None)
     return TrainingRecord(
         key=_sha256(f"{dataset} {method} {judge} {seed}"),
         dataset=dataset,

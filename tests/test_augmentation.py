@@ -4,9 +4,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from fmcs_bench import backbones, images
 from fmcs_bench.augmentation import Augmentation
-from fmcs_bench.config import EvaluatorConfig, Method, Recipe
+from fmcs_bench.config import EvaluatorConfig, Recipe
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.images import Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective
 from fmcs_bench.training import Batches, fit, predict
 from fmcs_bench.trajectory import image_batches

@@ -10,9 +10,10 @@ from torchvision.models import get_model
 
 from fmcs_bench import backbones, dueheadnet
 from fmcs_bench.backbones.torchvision_networks import list_networks
-from fmcs_bench.config import EvaluatorConfig, Method
+from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.evaluators import create as create_evaluator
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective
 from fmcs_bench.seeding import derive
 

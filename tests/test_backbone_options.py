@@ -13,7 +13,6 @@ import timm
 import torch
 from click.testing import CliRunner
 from conftest import build_tiny
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
@@ -24,7 +23,7 @@ from fmcs_bench.backbones.maps import Form
 from fmcs_bench.cli import main
 from fmcs_bench.config import BackboneOptions, BuildConfig
 from fmcs_bench.errors import ConfigError, MissingDataError, UnknownNameError
-from fmcs_bench.experiments import make_network
+from fmcs_bench.networks import make_network
 from fmcs_bench.trajectory import load_checkpoint, save_checkpoint
 
 SIZE = 64
@@ -304,23 +303,6 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(tmp_path, monkeypatch):
     for way in ("connect this machine", "TORCH_HOME", "leave out --pretrained"):
         assert way in result.stderr
     assert "Traceback" not in result.output
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A cache of the Hugging Face hub, and no connection."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-
-    def publish(repository, state):
-        folder = tmp_path / f"models--{repository.replace('/', '--')}"
-        snapshot = folder / "snapshots" / ("a" * 40)
-        snapshot.mkdir(parents=True)
-        (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text("a" * 40)
-        save_file(state, snapshot / "model.safetensors")
-
-    return publish
 
 
 def test_timm_weights_are_the_body_and_the_seed_decides_the_head(hub):

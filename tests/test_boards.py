@@ -10,7 +10,7 @@ from scipy import stats
 
 from fmcs_bench import boards, terminal
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
-from fmcs_bench.config import Method
+from fmcs_bench.methods import Method
 from fmcs_bench.records import AnyRecord
 
 
@@ -48,10 +48,10 @@ def test_an_evaluator_without_a_gradient_is_never_chosen() -> None:
 
 
 def test_a_control_is_never_chosen() -> None:
-    record = factory.evaluator_record("permuted", mae=0.1, control=True)
+    record = factory.evaluator_record("conv~permuted", mae=0.1, control=True)
     assert evaluator_board(record).chosen is None
     board = evaluator_board(record, factory.evaluator_record("conv"))
-    assert [(row.evaluator, row.chosen) for row in board.rows] == [("permuted", False), ("conv", True)]
+    assert [(row.evaluator, row.chosen) for row in board.rows] == [("conv~permuted", False), ("conv", True)]
 
 
 def test_evaluator_rows_are_ordered_by_test_mae_and_tie_where_welch_cannot_tell() -> None:
@@ -229,8 +229,8 @@ def test_the_evaluator_table_shows_every_row_with_its_interval_and_marks_the_cho
 
 
 def test_thirteen_evaluators_fit_into_eighty_columns() -> None:
-    names = ("chance", "norm", "moments", "permuted", "linear", "mlp", "conv", "resnet", "attention", "set", "spectrum",
-             "logistic", "boosting")  # fmt: skip
+    names = ("chance", "norm", "moments", "conv~permuted", "linear", "mlp", "conv", "resnet", "attention", "set",
+             "spectrum", "logistic", "boosting")  # fmt: skip
     board = evaluator_board(
         *(factory.evaluator_record(name, seed, mae=0.3 + 0.1 * i + seed / 50)
           for i, name in enumerate(names) for seed in range(5))

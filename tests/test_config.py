@@ -12,12 +12,13 @@ from fmcs_bench.config import (
     BuildConfig,
     ConvergenceRule,
     EvaluatorConfig,
-    Method,
     Options,
     Recipe,
     recipe,
 )
 from fmcs_bench.errors import ConfigError, FmcsBenchError, UnknownNameError
+from fmcs_bench.methods import Method
+from fmcs_bench.units import Longer
 
 SPECIMENS = [
     Recipe(),
@@ -198,7 +199,7 @@ def test_methods_that_make_no_sense_are_refused(options, message):
     [
         ({}, "baseline"),
         ({"raf": 0.9}, "ral"),
-        ({"raf": 0.0}, "ral"),
+        ({"raf": 0.0}, "fmcs-only"),
         ({"network": "dueheadnet", "fusion": "add"}, "dueheadnet-add-none"),
         ({"network": "dueheadnet", "fusion": "concat"}, "dueheadnet-concat-none"),
         ({"network": "dueheadnet", "fusion": "add", "constraint": "align"}, "dueheadnet-add-align"),
@@ -273,6 +274,14 @@ def test_a_backbone_with_path_parts_becomes_one_plain_folder_name(value):
     assert factory.evaluator_record(dataset=config.dataset_name).dataset == config.dataset_name
 
 
+# Options that come together.
+TOGETHER = {
+    "watcher": {"watcher_digest": "1" * 64},
+    "watcher_digest": {"watcher": "a"},
+    "longer": {"method": Method(control="longer")},
+}
+
+
 def other_value(kind, name):
     changed = {"epochs": 99, "patience": 9, "limit": 77, "recipe": Recipe(lr=0.123), "backbone": "resnet50",
                "image_size": 99, "backbone_options": BackboneOptions(pretrained=True)}  # fmt: skip
@@ -283,22 +292,34 @@ def other_value(kind, name):
 @pytest.mark.parametrize(
     ("unit", "varied"),
     [
-        (EvaluatorConfig(evaluator="a", seed=0), {"evaluator": "b", "head": "corn", "code": "0" * 64, "seed": 1}),
+        (
+            EvaluatorConfig(evaluator="a", seed=0),
+            {"evaluator": "b", "head": "corn", "code": "0" * 64, "labels": "permuted", "seed": 1},
+        ),
         (
             factory.training_record(0.9).unit,
-            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64},
+            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64,
+             "watcher": "b", "watcher_digest": "0" * 64, "longer": Longer(flops_ratio=1.5, epochs=14)},
+        ),
+        (
+            factory.training_record(0.9).unit.model_copy(update={"init": "same-run", "run": 0}),
+            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64, "run": 1,
+             "watcher": "b", "watcher_digest": "0" * 64, "longer": Longer(flops_ratio=1.5, epochs=14)},
         ),
     ],
-    ids=["evaluator", "training"],
-)
+    ids=["evaluator", "training", "same-run"],
+)  # fmt: skip
 def test_settings_name_everything_but_what_is_compared(unit, varied):
     def with_value(name: str, value: object) -> Options:
-        return type(unit).from_json(unit.model_copy(update={name: value}).to_json())
+        return type(unit).from_json(unit.model_copy(update={name: value} | TOGETHER.get(name, {})).to_json())
 
     for name, value in varied.items():
         assert with_value(name, value).settings == unit.settings, name
-    rest = [name for name in type(unit).model_fields if name not in varied]
-    found = {with_value(name, other_value(type(unit), name)).settings for name in rest}
+    rest = [name for name in type(unit).model_fields if name not in varied and name != "run"]
+    found = {with_value(name, other_value(type(unit), name)).settings for name in rest if name != "init"}
+    if "init" in rest:
+        other = {"init": "fresh", "run": None} if unit.init == "same-run" else {"init": "same-run", "run": 0}
+        found.add(type(unit)(**(dict(unit) | other)).settings)
     assert len(found | {unit.settings}) == len(rest) + 1
     assert all(PurePosixPath(text).parts == (text,) for text in found)
 

@@ -21,8 +21,7 @@ from fmcs_bench.errors import (
 from fmcs_bench.evaluation import all_datasets, evaluate_dataset, recompute
 from fmcs_bench.evaluators import REGISTRY
 from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.experiments import judge_record
-from fmcs_bench.judges import load_judge
+from fmcs_bench.judges import judge_record, load_judge
 from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import open_dataset
 from fmcs_bench.workspace import Workspace
@@ -75,6 +74,23 @@ def test_columns_hold_the_images_and_runs_that_the_protocol_names(dataset, works
         assert {split_of[image] for image in predictions[f"{column}/image"]} == {split}
 
 
+def test_any_evaluator_can_be_fitted_on_permuted_labels(dataset, workspace):
+    board = run(dataset, workspace, "norm", "norm~permuted", "logistic~permuted", seeds=1)
+    rows = {row.evaluator: row for row in board.rows}
+    assert set(rows) == {"norm", "norm~permuted", "logistic~permuted"}
+    assert board.chosen is rows["norm"]  # a control is never chosen
+    (true,), (permuted,) = rows["norm"].records, rows["norm~permuted"].records
+    assert (permuted.settings, permuted.control, true.control) == (true.settings, True, False)
+    assert permuted.metrics["same_run"].mae > true.metrics["same_run"].mae
+    again = run(dataset, workspace, "norm~permuted", seeds=1).rows[0].records
+    assert again == (permuted,)  # found, not made again
+    assert load_judge(workspace, permuted, device=torch.device("cpu")).config.labels == "permuted"
+    with pytest.raises(ConfigError, match="unknown labels 'random'"):
+        run(dataset, workspace, "norm~random")
+    with pytest.raises(ConfigError, match=r"norm~permuted is a control; name .* without ~permuted"):
+        judge_record(dataset, workspace, "norm~permuted")
+
+
 class Spy(NormEvaluator):
     """Keeps what it was fitted on and counts how often it is asked."""
 
@@ -106,6 +122,11 @@ def test_fitting_sees_train_images_of_training_runs_and_validation_images_of_the
     assert set(validation.runs_M) == set(dataset.seeds("validation"))
     assert {split_of[i] for i in validation.image_ids_M} == {1}
     assert Spy.seen["asked"] == len(COLUMNS) + 1  # each column once, and the trajectory
+    run(dataset, workspace, "spy~permuted", seeds=1)
+    for side, before in (("train", train), ("validation", validation)):
+        after = Spy.seen[side]
+        assert np.array_equal(after.maps_MDHW, before.maps_MDHW)
+        assert 0.15 < (after.stages_M == before.stages_M).mean() < 0.55  # a third by chance
 
 
 class WrongShape(NormEvaluator):

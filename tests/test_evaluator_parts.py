@@ -8,11 +8,11 @@ from safetensors.numpy import load, save
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcs_bench.config import EvaluatorConfig
+from fmcs_bench.config import EvaluatorConfig, Recipe
 from fmcs_bench.errors import ConfigError, DatasetError, ProtocolError
 from fmcs_bench.evaluators import boosting, create, logistic
 from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, moments, quantiles, statistics
-from fmcs_bench.evaluators.permuted import permute_stages
+from fmcs_bench.evaluators.permuted import permute_stages, with_permuted_labels
 from fmcs_bench.evaluators.spectrum import log_spectra
 from fmcs_bench.evaluators.statistic import log_loss, softmax
 from fmcs_bench.store import MapSet
@@ -130,13 +130,16 @@ def test_permuted_labels_keep_one_map_of_every_stage():
     np.testing.assert_array_equal(permute_stages(shuffled, 4, np.random.default_rng(0)), new[order])
 
 
-def test_permuted_is_conv_but_for_its_labels():
-    permuted, conv = evaluator("permuted"), evaluator("conv")
-    assert permuted.to_bytes() == conv.to_bytes()
-    train, validation = tiny_map_set(0), tiny_map_set(1)
-    permuted._permuted = lambda maps, _: maps
-    assert permuted.fit(train, validation) == conv.fit(train, validation)
-    assert permuted.to_bytes() == conv.to_bytes()
+def test_permuted_labels_are_hard_to_learn():
+    train, validation = (tiny_map_set(run, num_images=80) for run in (0, 1))
+    permuted = with_permuted_labels(train, 4, 0, "train")
+    assert permuted.maps_MDHW is train.maps_MDHW
+    assert np.array_equal(permuted.stages_M, with_permuted_labels(train, 4, 0, "train").stages_M)
+    for other in (with_permuted_labels(train, 4, 1, "train"), with_permuted_labels(train, 4, 0, "validation")):
+        assert not np.array_equal(permuted.stages_M, other.stages_M)
+    config = EvaluatorConfig(evaluator="conv", seed=0, epochs=12, patience=12, recipe=Recipe(lr=0.01, batch_size=32))
+    losses = [create(config, (6, 5, 4), 4).fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
+    assert losses[1] > 1.1 > 2 * losses[0]
 
 
 # ---- scikit-learn's models, asked without scikit-learn

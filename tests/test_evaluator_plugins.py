@@ -23,8 +23,7 @@ from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, Unknow
 from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.evaluators import lookup
 from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.experiments import judge_record
-from fmcs_bench.judges import load_judge
+from fmcs_bench.judges import judge_record, load_judge
 from fmcs_bench.records import EvaluatorRecord, RecordStore
 from fmcs_bench.testing import tiny_map_set
 from fmcs_bench.workspace import Workspace
@@ -117,7 +116,10 @@ def test_a_file_is_an_evaluator_like_any_other(file):
     judge = evaluators.create(EvaluatorConfig(evaluator="peak", seed=0), (6, 5, 4), 4)
     assert judge.predict_proba(tiny_map_set().maps_MDHW).shape == (96, 4)
     assert "peak" not in evaluators.REGISTRY
-    assert evaluators.wanted([f"{file}:PeakEvaluator+corn", "norm"]) == [("peak", "corn"), ("norm", "softmax")]
+    assert evaluators.wanted([f"{file}:PeakEvaluator+corn", "norm"]) == [
+        ("peak", "corn", "true"),
+        ("norm", "softmax", "true"),
+    ]
     assert all(evaluators.code_of(name) is None for name in evaluators.REGISTRY)
 
 
@@ -127,7 +129,11 @@ def test_two_files_cannot_share_a_name(file):
     with pytest.raises(ConfigError, match=r"other\.py:PeakEvaluator' and another evaluator have the name 'peak'; give"):
         evaluators.wanted([f"{file}:PeakEvaluator", f"{other}:PeakEvaluator"])
     typed = f"{file}:PeakEvaluator"
-    assert evaluators.wanted([typed, f"{typed}+corn", "peak"]) == [("peak", "softmax"), ("peak", "corn")]
+    assert evaluators.wanted([typed, f"{typed}+corn", "peak"]) == [
+        ("peak", "softmax", "true"),
+        ("peak", "corn", "true"),
+    ]
+    assert evaluators.wanted([f"{typed}~permuted"]) == [("peak", "softmax", "permuted")]
 
 
 def test_a_file_that_was_changed_is_read_again(file):
@@ -168,7 +174,11 @@ def test_what_is_wrong_with_a_file_is_one_line(file, source, typed, error, messa
 
 
 def test_a_name_is_not_taken_for_a_file():
-    assert [evaluators.resolve(name) for name in ("conv", "a.b-c", "conv+corn")] == ["conv", "a.b-c", "conv+corn"]
+    assert [evaluators.resolve(name) for name in ("conv", "a.b-c", "conv+corn~permuted")] == [
+        "conv",
+        "a.b-c",
+        "conv+corn~permuted",
+    ]
     with pytest.raises(UnknownNameError, match=r"unknown evaluator 'a\.b-c'"):
         evaluators.wanted(["a.b-c"])
 

@@ -19,7 +19,7 @@ NUM_STAGES = 4
 NUM_IMAGES = 140
 ALL = pytest.mark.parametrize("name", list(REGISTRY))
 NETWORKS = [name for name, kind in REGISTRY._own.items() if issubclass(kind, NetworkEvaluator)]
-CONTROLS = {"chance", "permuted"}
+CONTROLS = {"chance"}
 
 
 def some_images(maps, first, last):
@@ -92,13 +92,11 @@ def test_stages_are_learned(name, judges):
         # Chance is 1/4; beyond 1/4 + 5 standard deviations there is no luck.
         learned = right.mean() > 0.25 + 5 * np.sqrt(0.25 * 0.75 / len(right))
         assert learned or name in CONTROLS, right.mean()
-    if name == "permuted":  # a guess may be right by luck, but labels that mean nothing stay hard
-        assert curve[-1].train_loss > 1.1 > 2 * judges["conv"][1][-1].train_loss
-    elif name != "chance":
+    if name != "chance":
         assert curve[-1].train_loss < curve[0].train_loss
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "permuted"])  # its MAE is of permuted labels
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_epoch_with_the_best_validation_mae_is_kept(name):
     config = EvaluatorConfig(evaluator=name, seed=2, epochs=6, patience=2, recipe=Recipe(lr=0.3, batch_size=16))
     evaluator = create(config, SHAPE, NUM_STAGES)

@@ -16,10 +16,6 @@ class TestMoments(EvaluatorConformance):
     evaluator = REGISTRY["moments"]
 
 
-class TestPermuted(EvaluatorConformance):
-    evaluator = REGISTRY["permuted"]
-
-
 class TestLinear(EvaluatorConformance):
     evaluator = REGISTRY["linear"]
 

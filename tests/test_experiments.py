@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import shutil
 import signal
@@ -9,26 +8,16 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from conftest import build_tiny, subprocess_environment
 
-from fmcs_bench import experiments
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset
-from fmcs_bench.experiments import METHODS, make_network, methods, recompute, train_methods
+from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.evaluation import all_datasets
+from fmcs_bench.experiments import recompute, train_methods
+from fmcs_bench.methods import Sweep, methods
+from fmcs_bench.planning import convergence_epochs
 from fmcs_bench.records import RecordStore, TrainingRecord, predictions_path, unpack_predictions
 from fmcs_bench.store import open_dataset, schema
 from fmcs_bench.workspace import Workspace
-
-
-@pytest.fixture(scope="module")
-def judged(tiny_dataset, tmp_path_factory):
-    """A workspace with the tiny dataset and a fitted judge; tests copy it."""
-    root = tmp_path_factory.mktemp("judged")
-    shutil.copytree(tiny_dataset.path, root / "datasets" / tiny_dataset.path.name)
-    place = Workspace(root)
-    evaluate_dataset(all_datasets(place)[0], place, evaluator_names=["norm", "conv"], num_seeds=1, device="cpu")
-    return root
 
 
 @pytest.fixture
@@ -41,36 +30,17 @@ def dataset(workspace):
     return all_datasets(workspace)[0]
 
 
-def run(dataset, workspace, *names, **options):
-    return train_methods(dataset, workspace, method_names=names, device="cpu", **({"num_seeds": 2} | options))
+def run(dataset, workspace, *names, retry=False, **options):
+    sweep = Sweep.make(methods=names, **({"seeds": 2} | options))
+    return train_methods(dataset, workspace, sweep, retry=retry, device="cpu")
 
 
-def test_every_named_family_gives_methods_of_that_family():
-    for name in METHODS:
-        for method in methods([name], [0.9, 0.5]):
-            assert method.family == name
-            assert method.raf in ((0.9, 0.5) if name.endswith("ral") else (1.0,))
-    assert len(METHODS) == 14
-
-
-@pytest.mark.parametrize("raf", [-0.1, 1.5, float("nan")])
-def test_raf_outside_its_range_is_refused(raf):
-    message = (
-        rf"RAF = {raf} is outside \[0, 1\]" if not math.isnan(raf) else "raf = nan: Input should be a finite number"
-    )
-    with pytest.raises(ConfigError, match=message):
-        methods(["ral"], [raf])
-
-
-def test_bad_methods_are_refused():
-    with pytest.raises(ConfigError, match="given twice"):
-        methods(["ral"], [0.9, 0.9])
-    with pytest.raises(UnknownNameError, match="did you mean dueheadnet-add-align"):
-        methods(["dueheadnet-add-alin"], [0.9])
+def trained(workspace):
+    return {(r.method, r.seed): r for r in RecordStore(workspace.records).all(TrainingRecord)}
 
 
 def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, workspace):
-    board = run(dataset, workspace, "baseline", "ral", "dueheadnet-concat-diversify-ral", rafs=[0.9, 0.5])
+    board = run(dataset, workspace, "baseline", "ral", "dueheadnet-concat-diversify-ral", rafs=(0.9, 0.5))
     store = RecordStore(workspace.records)
     found = store.all(TrainingRecord)
     assert len(found) == 2 * (1 + 2 + 2)
@@ -79,8 +49,10 @@ def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, works
         predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
         assert recompute(predictions) == record.metrics
         images[record.label if hasattr(record, "label") else record.method] = predictions["test/image"].tolist()
-        assert len(record.curve) == record.unit.epochs == experiments.convergence_epochs(dataset)
-        assert record.curve[-1].validation == record.metrics.validation_accuracy
+        assert len(record.curve) == record.unit.epochs == convergence_epochs(dataset)
+        best = record.curve[record.metrics.epoch - 1].validation  # the first of the highest
+        assert best == record.metrics.validation_accuracy == max(epoch.validation for epoch in record.curve)
+        assert all(epoch.validation < best for epoch in record.curve[: record.metrics.epoch - 1])
     assert len({tuple(ids) for ids in images.values()}) == 1
     split_of = dict(zip(dataset.array("image_id")[:], dataset.array("split")[:], strict=True))
     assert {split_of[i] for i in next(iter(images.values()))} == {3}  # the source's own test images
@@ -92,27 +64,15 @@ def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, works
     assert {point.raf for point in row.sweep} == {0.9, 0.5}
 
 
-def test_methods_of_one_seed_start_from_the_same_weights(dataset, workspace):
-    track = experiments._Track(dataset, workspace, torch.device("cpu"), None, None)
-    (baseline,) = methods(["baseline"], [])
-    (due,) = methods(["dueheadnet-add-none"], [])
-    single = make_network(track.unit(baseline, 100, None), 10).state_dict()
-    double = make_network(track.unit(due, 100, None), 10).state_dict()
-    for name, value in single.items():
-        assert torch.equal(value, double[f"first.{name}"])
-    other = make_network(track.unit(baseline, 101, None), 10).state_dict()
-    assert not torch.equal(single["body.0.0.weight"], other["body.0.0.weight"])
-
-
-def test_equal_trainings_are_equal_to_the_bit_and_finished_ones_are_not_repeated(dataset, workspace, tmp_path):
-    run(dataset, workspace, "baseline", num_seeds=1)
+def test_equal_trainings_are_equal_to_the_bit_and_finished_ones_are_not_repeated(dataset, workspace, judged, tmp_path):
+    run(dataset, workspace, "baseline", seeds=1)
     store = RecordStore(workspace.records)
     (first,) = store.all(TrainingRecord)
     stamp = store.path(first).stat().st_mtime_ns
-    run(dataset, workspace, "baseline", num_seeds=1)
+    run(dataset, workspace, "baseline", seeds=1)
     assert store.path(first).stat().st_mtime_ns == stamp
-    other = Workspace(tmp_path / "other")
-    run(dataset, other, "baseline", num_seeds=1)
+    other = Workspace(shutil.copytree(judged, tmp_path / "other"))
+    run(dataset, other, "baseline", seeds=1)
     (again,) = RecordStore(other.records).all(TrainingRecord)
     assert (again.curve, again.predictions_sha256, again.key) == (first.curve, first.predictions_sha256, first.key)
 
@@ -120,12 +80,12 @@ def test_equal_trainings_are_equal_to_the_bit_and_finished_ones_are_not_repeated
 def test_ral_with_raf_one_is_not_a_method_of_its_own(dataset, workspace):
     assert methods(["ral"], [1.0]) == []
     with pytest.raises(ConfigError, match="nothing to train"):
-        run(dataset, workspace, "ral", rafs=[1.0])
+        run(dataset, workspace, "ral", rafs=(1.0,))
 
 
 def test_the_judge_changes_what_ral_learns(dataset, workspace):
-    run(dataset, workspace, "baseline", "ral", rafs=[0.5], num_seeds=1, evaluator="norm")
-    run(dataset, workspace, "ral", rafs=[0.5], num_seeds=1, evaluator="conv")
+    run(dataset, workspace, "baseline", "ral", rafs=(0.5,), seeds=1, evaluator="norm")
+    run(dataset, workspace, "ral", rafs=(0.5,), seeds=1, evaluator="conv")
     losses = {r.method: r.curve[0].train_loss for r in RecordStore(workspace.records).all(TrainingRecord)}
     assert set(losses) == {"baseline", "ral-norm@0.5", "ral-conv@0.5"}
     assert len(set(losses.values())) == 3
@@ -140,7 +100,7 @@ def test_training_needs_fresh_seeds(tmp_path):
 def test_ral_without_a_judge_says_how_to_get_one(dataset, tmp_path):
     with pytest.raises(MissingDataError, match="fmcs-bench evaluate digits-smallcnn-16px-tiny"):
         run(dataset, Workspace(tmp_path / "empty"), "ral")
-    run(dataset, Workspace(tmp_path / "empty"), "baseline", num_seeds=1)  # needs no judge
+    run(dataset, Workspace(tmp_path / "empty"), "baseline", seeds=1)  # needs no judge
 
 
 def test_a_judge_that_was_not_fitted_is_named(dataset, workspace):

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 import fmcs_bench as fb
 from fmcs_bench.cli import main
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError
-from fmcs_bench.experiments import make_network
 from fmcs_bench.images import Preprocessor
+from fmcs_bench.networks import make_network
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.saliency import grad_cam
 from fmcs_bench.store import schema

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fmcs_bench import backbones, dueheadnet, evaluators, images, objectives, training
-from fmcs_bench.config import EvaluatorConfig, Method, Recipe, recipe
+from fmcs_bench.config import EvaluatorConfig, Recipe, recipe
 from fmcs_bench.images import Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective, cosine_constraint, fmcs_loss, ral
 from fmcs_bench.seeding import derive
 from fmcs_bench.training import accuracy, fit

@@ -136,10 +136,10 @@ def test_the_head_is_part_of_the_fit_s_name_and_softmax_of_none():
 
 
 def test_what_is_wanted():
-    assert wanted([]) == [(name, "softmax") for name in REGISTRY]
-    assert wanted([], "corn") == [(name, "corn") for name in NETWORKS]
+    assert wanted([]) == [*((name, "softmax", "true") for name in REGISTRY), ("conv", "softmax", "permuted")]
+    assert wanted([], "corn") == [*((name, "corn", "true") for name in NETWORKS), ("conv", "corn", "permuted")]
     assert wanted(["conv", "conv+corn", "conv", "set+softmax"], "coral") == [
-        ("conv", "coral"), ("conv", "corn"), ("set", "softmax"),
+        ("conv", "coral", "true"), ("conv", "corn", "true"), ("set", "softmax", "true"),
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"unknown head 'korn' in 'conv\+korn'; did you mean corn"):
         wanted(["conv+korn"])

@@ -5,8 +5,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.config import EvaluatorConfig, Method
+from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.evaluators import create
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective, cosine_constraint, fmcs_loss, freeze, ral
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -136,6 +137,16 @@ def test_align_pulls_maps_together_and_diversify_pushes_them_apart():
         (step,) = torch.autograd.grad(cosine_constraint(target, maps, kind), maps)
         after = float(cosine_constraint(target, maps.detach() - 0.1 * step, "diversify"))
         assert sign * (after - before) > 0
+
+
+def test_label_smoothing_equals_its_formula():
+    model = network(Method()).eval()
+    logits = model(IMAGES).detach().double().numpy()
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    target = np.full((6, 10), 0.1 / 10)
+    target[np.arange(6), LABELS] += 0.9
+    loss = Objective(Method(label_smoothing=0.1))(model, IMAGES, LABELS)
+    assert float(loss.detach()) == pytest.approx(-(target * log_probs).sum(axis=1).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["add", "concat"])

@@ -8,6 +8,8 @@ Tensor names: B batch, C channels of images (always 3), D channels of maps, H he
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ from fmcs_bench.backbones import timm_networks, torchvision_networks
 from fmcs_bench.backbones.base import Backbone, Factory, Library, Request
 from fmcs_bench.backbones.layers import LayerBackbone
 from fmcs_bench.backbones.maps import Form
-from fmcs_bench.backbones.own import ShuffleNetV2, SmallCnn
+from fmcs_bench.backbones.own import ShuffleNetV2, SmallCnn, find_width
 from fmcs_bench.backbones.timm_networks import Timm
 from fmcs_bench.config import BackboneOptions
 from fmcs_bench.errors import ConfigError
@@ -31,12 +33,16 @@ REGISTRY.add("shufflenet_v2", ShuffleNetV2)
 for _depth in (18, 34, 50, 101, 152):
     REGISTRY.add(f"seresnet{_depth}", Timm(f"seresnet{_depth}"))
 
-SCHEMES = {"timm": timm_networks.find, "torchvision": torchvision_networks.find}
-"""What may stand before the slash of ``LIBRARY/NAME``, and how such a network is found."""
+SCHEMES: dict[str, Callable[[str], Factory]] = {
+    "timm": timm_networks.find,
+    "torchvision": torchvision_networks.find,
+    "smallcnn": find_width,
+}
+"""What may stand before the slash of ``LIBRARY/NAME``, or ``smallcnn/WIDTH``, and how such a network is found."""
 
 
 def factory(name: str) -> Factory:
-    """The maker of a backbone, by short name, as ``timm/NAME`` or as ``torchvision/NAME``.
+    """The maker of a backbone, by short name, as ``timm/NAME``, as ``torchvision/NAME`` or as ``smallcnn/WIDTH``.
 
     Raises:
         UnknownNameError: no such backbone; the message has the nearest names.
@@ -58,7 +64,7 @@ def create(
     """A backbone whose random weights ``seed`` alone decides; the global random state stays as it was.
 
     Args:
-        name: short name (``REGISTRY.names()``), ``timm/NAME`` or ``torchvision/NAME``.
+        name: short name (``REGISTRY.names()``), ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
         num_classes: of the image dataset.
         seed: of the weights; with ``pretrained`` of the classifier alone.
         image_size: side of the square images, in pixels, for networks that are made for one size; None is their own.

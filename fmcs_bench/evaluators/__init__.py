@@ -13,7 +13,6 @@ from fmcs_bench.evaluators.mlp import MlpEvaluator
 from fmcs_bench.evaluators.moments import MomentsEvaluator
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.evaluators.permuted import PermutedEvaluator
 from fmcs_bench.evaluators.resnet import ResNetEvaluator
 from fmcs_bench.evaluators.set import SetEvaluator
 from fmcs_bench.evaluators.spectrum import SpectrumEvaluator
@@ -22,7 +21,6 @@ _OURS: tuple[type[Evaluator], ...] = (
     ChanceEvaluator,
     NormEvaluator,
     MomentsEvaluator,
-    PermutedEvaluator,
     LinearEvaluator,
     MlpEvaluator,
     ConvEvaluator,

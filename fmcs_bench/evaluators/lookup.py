@@ -1,4 +1,4 @@
-"""Evaluators by what a person types: a name of ours or of a plug-in, FILE.py:Class, and behind it +HEAD.
+"""Evaluators by what a person types: a name of ours or of a plug-in, FILE.py:Class, and behind it +HEAD and ~permuted.
 
 Flow: FILE.py:Class -> the file's bytes, hashed and run -> class, kept under its name -> from then on a name like any
 other -> class, and the SHA-256 of the code where it is not ours.
@@ -14,15 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
 from fmcs_bench import files
-from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Head
+from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Head, Labels
 from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, nearest
 from fmcs_bench.evaluators.base import REGISTRY, Evaluator, MapShape
 from fmcs_bench.evaluators.heads import HEADS
 
+PERMUTED_CONTROL = "conv"
+"""Of this one a fit on permuted labels is on every board, because the published judge is of its kind."""
 TRAITS = ("differentiable", "channel_invariant", "any_shape")
 
 
@@ -89,12 +92,20 @@ def code_of(name: str) -> str | None:
     return files.sha256_of_file(Path(path))
 
 
-def wanted(typed: Sequence[str], head: Head = "softmax") -> list[tuple[str, Head]]:
-    """What is to be fitted, as (name, head), each once.
+class Wanted(NamedTuple):
+    """A fit without its seed."""
+
+    name: str
+    head: Head
+    labels: Labels = "true"
+
+
+def wanted(typed: Sequence[str], head: Head = "softmax") -> list[Wanted]:
+    """What is to be fitted, each once.
 
     Args:
-        typed: names, ``FILE.py:Class``, both also with ``+HEAD``; none means every evaluator, and with an ordinal head
-            every evaluator that has heads.
+        typed: names, ``FILE.py:Class``, both also with ``+HEAD`` and behind it ``~permuted``; none means every
+            evaluator (with an ordinal head every one that has heads), and the control ``conv~permuted``.
         head: for those that are typed without one.
 
     Raises:
@@ -102,17 +113,19 @@ def wanted(typed: Sequence[str], head: Head = "softmax") -> list[tuple[str, Head
         ConfigError: no such head, or the evaluator has none; two files give one name; or as for ``resolve``.
 
     Example:
-        >>> wanted(["conv", "set+corn"])
-        [('conv', 'softmax'), ('set', 'corn')]
+        >>> [tuple(fit) for fit in wanted(["conv", "set+corn~permuted"])]
+        [('conv', 'softmax', 'true'), ('set', 'corn', 'permuted')]
     """
     if head not in HEADS:
         raise ConfigError(f"unknown head {head!r}; {nearest(head, HEADS)}")
     if not typed:
-        return [(name, head) for name in REGISTRY if head == "softmax" or find(name).takes_heads]
-    found: dict[tuple[str, Head], None] = {}
+        every = [Wanted(name, head) for name in REGISTRY if head == "softmax" or find(name).takes_heads]
+        return [*every, Wanted(PERMUTED_CONTROL, head, "permuted")]
+    found: dict[Wanted, None] = {}
     kinds: dict[str, tuple[str, str | None]] = {}
     for text in typed:
-        name, _, own = resolve(text).partition("+")
+        fit, tilde, labels = resolve(text).partition("~")
+        name, _, own = fit.partition("+")
         kind = (find(name).__qualname__, code_of(name))  # a wrong name is told before anything is fitted
         if kinds.setdefault(name, kind) != kind:
             raise ConfigError(f"{text!r} and another evaluator have the name {name!r}; give one of them another name")
@@ -121,7 +134,9 @@ def wanted(typed: Sequence[str], head: Head = "softmax") -> list[tuple[str, Head
             raise ConfigError(f"unknown head {own!r} in {text!r}; {nearest(own, HEADS)}")
         if chosen != "softmax" and not find(name).takes_heads:
             raise ConfigError(f"the evaluator {name} has no network, so it has no head {chosen!r}; leave the head out")
-        found[name, chosen] = None
+        if tilde and labels != "permuted":
+            raise ConfigError(f"unknown labels {labels!r} in {text!r}; behind a tilde stands permuted, or nothing")
+        found[Wanted(name, chosen, "permuted" if tilde else "true")] = None
     return list(found)
 
 
@@ -129,10 +144,10 @@ def resolve(typed: str) -> str:
     """The name of a fit as the board shows it; ``FILE.py:Class`` is read, **which runs the file**.
 
     Args:
-        typed: ``NAME``, ``FILE.py:Class``, ``NAME+HEAD`` or ``FILE.py:Class+HEAD``.
+        typed: ``NAME`` or ``FILE.py:Class``, both also with ``+HEAD``, ``~permuted`` or both.
 
     Returns:
-        ``NAME`` or ``NAME+HEAD``; a name is not looked up.
+        The same with ``NAME`` in place of the file; a name is not looked up.
 
     Raises:
         MissingDataError: there is no such file.
@@ -144,7 +159,7 @@ def resolve(typed: str) -> str:
         if typed.endswith(".py"):
             raise ConfigError(f"{typed!r} is a file; name the evaluator's class too: {typed}:Class")
         return typed
-    class_name, plus, head = class_and_head.partition("+")
+    class_name, ending = re.fullmatch(r"([^+~]*)(.*)", class_and_head, flags=re.DOTALL).groups()  # type: ignore[union-attr]  # it always matches
     kind, sha256 = _class_of_file(Path(place), class_name)
     fault = _fault(kind)
     if fault:
@@ -152,7 +167,7 @@ def resolve(typed: str) -> str:
     if kind.name in REGISTRY:
         raise ConfigError(f"{class_name} of {place} has the name {kind.name!r}, which is taken; give it another name")
     _FROM_FILES[kind.name] = _FromFile(kind, sha256)
-    return kind.name + plus + head
+    return f"{kind.name}{ending}"
 
 
 def _class_of_file(path: Path, class_name: str) -> tuple[type[Evaluator], str]:

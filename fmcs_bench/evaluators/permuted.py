@@ -1,6 +1,6 @@
-"""``permuted``: a control. The network of ``conv``, fitted on labels that mean nothing.
+"""Labels that mean nothing: the control ``NAME~permuted`` of any evaluator.
 
-Flow: maps with stages -> the K stages of each image relabelled by a random permutation of its own -> fit of ``conv``.
+Flow: maps with stages -> the K stages of each image relabelled by a random permutation of its own -> fit as usual.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from fmcs_bench.evaluators.conv import ConvEvaluator
-from fmcs_bench.records import Epoch
 from fmcs_bench.seeding import derive
 from fmcs_bench.store import MapSet
 
 
-class PermutedEvaluator(ConvEvaluator):
-    """``conv`` with permuted labels; the same weights at the start and the same batches for a seed.
+def with_permuted_labels(maps: MapSet, num_stages: int, seed: int, part: str) -> MapSet:
+    """The same maps with permuted stages.
 
-    Each image keeps one map of every stage, so that nothing but the meaning of the labels is lost: what this evaluator
-    reaches on true labels is what the protocol gives away for free. The epoch is chosen on permuted labels too.
+    Each image keeps one map of every stage, so that nothing but the meaning of the labels is lost: what an evaluator
+    that was fitted on them reaches on true labels is what the protocol gives away for free.
+
+    Args:
+        maps: in any order, which does not matter.
+        num_stages: K.
+        seed: of the fit.
+        part: names the draw: ``train`` or ``validation``.
     """
-
-    name = "permuted"
-    control = True
-
-    def fit(self, train: MapSet, validation: MapSet) -> list[Epoch]:
-        """See ``Evaluator``; the curve's MAE is against permuted labels."""
-        return super().fit(*(self._permuted(maps, part) for maps, part in ((train, "train"), (validation, "val"))))
-
-    def _permuted(self, maps: MapSet, part: str) -> MapSet:
-        rng = np.random.default_rng(derive(self.config.seed, "permuted labels", part))
-        return replace(maps, stages_M=permute_stages(maps, self.num_stages, rng))
+    rng = np.random.default_rng(derive(seed, "permuted labels", part))
+    return replace(maps, stages_M=permute_stages(maps, num_stages, rng))
 
 
 def permute_stages(maps: MapSet, num_stages: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,12 +15,12 @@ import numpy as np
 from fmcs_bench.config import NUM_SEEDS
 from fmcs_bench.errors import MissingDataError
 from fmcs_bench.evaluators import REGISTRY
-from fmcs_bench.experiments import FIRST_SEED
 from fmcs_bench.leaderboard.faults import Fault, Report, Tell, teller
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading, read
 from fmcs_bench.leaderboard.recomputing import check_record
+from fmcs_bench.planning import FIRST_SEED
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, TrainingRecord, predictions_path
 from fmcs_bench.store.verify import guarded
