@@ -13,8 +13,8 @@ import fmcs_bench
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
-    "metrics", "statistics", "optimism", "boards", "breakdown", "plot_style", "plot_parts", "answer_plots", "curve_plots",
-    "training_plots", "plots", "engine", "images",
+    "metrics", "statistics", "optimism", "boards", "breakdown", "plot_style", "plot_parts", "answer_plots",
+    "training_plots", "curve_plots", "plots", "engine", "images",
     "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
     "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
     "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",

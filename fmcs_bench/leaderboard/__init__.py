@@ -175,15 +175,55 @@ def _evaluator_pictures(
 
 
 def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:
-    pictures = {}
-    forest, sweep = plots.training_figure(board), plots.raf_figure(board)
-    if forest is not None:
-        alt = "Difference of test accuracy to the baseline for every method, with interval and one dot per seed."
-        pictures["training"] = _picture(board, "training", forest, alt)
-    if sweep is not None:
-        alt = "Test accuracy at every RAF with interval, beside the baseline."
-        pictures["raf"] = _picture(board, "raf", sweep, alt)
-    return pictures
+    figures = {
+        "training": (
+            plots.training_figure(board),
+            "Difference of test accuracy to the baseline for every method and control, with interval and one dot per "
+            f"seed. {_largest_difference(board)}",
+        ),
+        "raf": (
+            plots.raf_figure(board),
+            "Test accuracy at every RAF with interval, a panel for every method with a judge, beside the baseline.",
+        ),
+        "accuracy-curves": (
+            plots.accuracy_curve_figure(board),
+            "Validation accuracy after every epoch, a panel for every method with a judge at its chosen RAF, beside "
+            "the baseline, with intervals.",
+        ),
+        "score-curves": (
+            plots.score_curve_figure(board),
+            "Mean score of the validation images after every epoch, a panel for every method, beside the baseline.",
+        ),
+        "score-accuracy": (
+            plots.score_accuracy_figure(board),
+            "For every method, how much higher score and test accuracy are than the baseline's, with intervals. "
+            f"{_raised(board)}",
+        ),
+    }
+    return {
+        name: _picture(board, name, figure, alt.strip())
+        for name, (figure, alt) in figures.items()
+        if figure is not None
+    }
+
+
+def _largest_difference(board: TrainingBoard) -> str:
+    compared = [(row.family, row.difference.estimate) for row in board.rows if row.difference and not row.control]
+    if not compared:
+        return ""
+    family, estimate = max(compared, key=lambda pair: pair[1].mean)
+    return f"Largest of a method: {family}, {100 * estimate.mean:+.2f} percentage points."
+
+
+def _raised(board: TrainingBoard) -> str:
+    """How many methods raised what, where the interval excludes zero."""
+    pairs = [
+        (row.chosen.score_difference.estimate.low or 0.0, row.difference.estimate.low or 0.0)  # None: one seed
+        for row in board.rows
+        if row.difference is not None and row.chosen.score_difference is not None
+    ]
+    score, accuracy = (sum(pair[i] > 0 for pair in pairs) for i in (0, 1))
+    return f"Of {len(pairs)}, the interval of {score} is above 0 in score, that of {accuracy} in accuracy."
 
 
 def _picture(board: EvaluatorBoard | TrainingBoard, name: str, figure: Figure, alt: str) -> Picture:
