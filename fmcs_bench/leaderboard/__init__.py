@@ -176,33 +176,26 @@ def _evaluator_pictures(
 
 def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:
     figures = {
-        "training": (
-            plots.training_figure(board),
-            "Difference of test accuracy to the baseline for every method and control, with interval and one dot per "
-            f"seed. {_largest_difference(board)}",
-        ),
-        "raf": (
-            plots.raf_figure(board),
-            "Test accuracy at every RAF with interval, a panel for every method with a judge, beside the baseline.",
-        ),
-        "accuracy-curves": (
-            plots.accuracy_curve_figure(board),
-            "Validation accuracy after every epoch, a panel for every method with a judge at its chosen RAF, beside "
-            "the baseline, with intervals.",
-        ),
-        "score-curves": (
-            plots.score_curve_figure(board),
-            "Mean score of the validation images after every epoch, a panel for every method, beside the baseline.",
-        ),
-        "score-accuracy": (
-            plots.score_accuracy_figure(board),
-            "For every method, how much higher score and test accuracy are than the baseline's, with intervals. "
-            f"{_raised(board)}",
-        ),
+        "training": plots.training_figure(board),
+        "raf": plots.raf_figure(board),
+        "accuracy-curves": plots.accuracy_curve_figure(board),
+        "score-curves": plots.score_curve_figure(board),
+        "score-accuracy": plots.score_accuracy_figure(board),
+    }
+    alts = {
+        "training": "Difference of test accuracy to the baseline for every method and control, with interval and one "
+        f"dot per seed. {_largest_difference(board)}",
+        "raf": "Test accuracy at every RAF with interval, a panel for every method with a judge, beside the baseline.",
+        "accuracy-curves": "Validation accuracy after every epoch, a panel for every method with a judge at its chosen "
+        "RAF, beside the baseline, with intervals.",
+        "score-curves": "Mean score of the validation images after every epoch, a panel for every method, beside the "
+        "baseline, with intervals.",
+        "score-accuracy": "For every method, how much higher score and test accuracy are than the baseline's, with "
+        f"intervals. {_raised(board)}",
     }
     return {
-        name: _picture(board, name, figure, alt.strip())
-        for name, (figure, alt) in figures.items()
+        name: _picture(board, name, figure, alts[name].strip())
+        for name, figure in figures.items()
         if figure is not None
     }
 
