@@ -96,6 +96,9 @@ def score_accuracy_figure(board: TrainingBoard) -> Figure | None:
     for row, accuracy, score in compared:
         if accuracy.mean >= cut:
             _cross(axes, accuracy, score, color_of(row))
+    axes.update_datalim(
+        [(0, 0), *((accuracy.mean if accuracy.mean >= cut else 0, score.mean) for _, accuracy, score in compared)]
+    )
     axes.margins(0.08)
     axes.autoscale_view()
     left, right = axes.get_xlim()

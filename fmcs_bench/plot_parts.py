@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,8 +15,7 @@ from fmcs_bench.plot_style import BAND, MUTED
 from fmcs_bench.statistics import Estimate
 
 DASHED = (0, (4, 3))
-_QUARTILE = 25
-_TIMES = 4.0
+_TIMES = 2.0
 
 
 def rows_figure(num: int) -> tuple[Figure, Axes]:
@@ -60,14 +61,20 @@ def seed_dots(axes: Axes, values: Sequence[float], y: float, color: str) -> None
 def far_below(values: Sequence[float], *, at_least: float) -> float:
     """Below this value a point is drawn at the edge of the axes, with its number, so that the others can be told apart.
 
-    It lies four times as far below the largest value as the lower quartile does, and at least ``at_least``.
+    It is the middle of the first gap, from above, that is wider than ``at_least`` and than twice the range of what lies
+    above it; minus infinity where there is none.
 
     Example:
-        >>> far_below([95.0, 94.5, 94.0, 93.5, 10.0], at_least=5.0)
-        89.0
+        >>> far_below([95.0, 94.5, 94.0, 93.0, 10.0], at_least=10.0)
+        51.5
+        >>> far_below([95.0, 85.0, 75.0, 65.0], at_least=10.0)
+        -inf
     """
-    top = max(values)
-    return float(top - max(at_least, _TIMES * (top - np.percentile(values, _QUARTILE))))
+    ordered = sorted(values, reverse=True)
+    for above, below in pairwise(ordered):
+        if above - below > max(at_least, _TIMES * (ordered[0] - above)):
+            return (above + below) / 2
+    return -math.inf
 
 
 def panels(num: int, *, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:

@@ -27,8 +27,8 @@ from fmcs_bench.plot_style import BLUE, INK, MUTED, ORANGE, PAPER, house_style, 
 from fmcs_bench.statistics import Estimate
 
 _LONG_NAME = 30
-POINTS_APART = 4.0
-"""Percentage points below the best from which a value may be at the edge."""
+POINTS_APART = 10.0
+"""Percentage points between a value and all above it from which it may stand at the edge."""
 
 
 @house_style()
