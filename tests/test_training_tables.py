@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import record_factory as factory
 
-from fmcs_bench import boards, leaderboard
+from fmcs_bench import boards
 from fmcs_bench.boards import TrainingBoard
 from fmcs_bench.config import Method
 from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Cell, Table
+from fmcs_bench.leaderboard.training_figures import training_figures
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_the_sweep_table_has_every_number_of_every_point(board: TrainingBoard) -
 
 
 def test_every_picture_has_a_text_alternative_with_its_finding(board: TrainingBoard) -> None:
-    pictures = leaderboard._training_pictures(board)
+    pictures = training_figures(board)
     assert set(pictures) == {"training", "raf", "accuracy-curves", "score-curves", "score-accuracy"}
-    assert "Largest of a method: ral-set" in pictures["training"].alt
-    assert "Of 2, the interval of 2 is above 0 in score" in pictures["score-accuracy"].alt
+    assert "Largest of a method: ral-set" in pictures["training"][1]
+    assert "Of 2, the interval of 2 is above 0 in score" in pictures["score-accuracy"][1]
