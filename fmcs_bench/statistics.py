@@ -36,6 +36,11 @@ class PairedDifference(NamedTuple):
     p_value: float | None
     detectable: float | None
 
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that so many pairs can give, whatever the effect."""
+        return smallest_p_value(self.estimate.num)
+
 
 def estimate(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     """Mean of ``values`` [seed] with Student's t interval.
@@ -108,6 +113,38 @@ def sign_flip_p_value(difference: ArrayLike) -> float:
     as_large = len(right_P) - np.searchsorted(right_P, least - left_P, side="left")
     as_small = np.searchsorted(right_P, -least - left_P, side="right")
     return min(1.0, float((as_large.sum() + as_small.sum()) / 2**num))
+
+
+def smallest_p_value(num: int) -> float:
+    """The smallest two-sided p-value that the exact sign-flip test can give: 2 of the 2^num flips.
+
+    These are the differences as they are, all of one sign, and all of them flipped.
+
+    Args:
+        num: number of pairs, at least 1.
+
+    Example:
+        >>> [smallest_p_value(num) for num in (1, 5, 10)]
+        [1.0, 0.0625, 0.001953125]
+    """
+    if num < 1:
+        raise ValueError(f"{num} pairs; at least 1 is needed")
+    return float(2.0 ** (1 - num))
+
+
+def smallest_holm_p_value(smallest: Sequence[float]) -> float:
+    """The smallest p-value that Holm's correction can leave, where each test can give no less than this.
+
+    Args:
+        smallest: for each test of the family its smallest p-value (``smallest_p_value``), at least one.
+
+    Example:
+        Five seeds show nothing among 24 methods, ten do.
+
+        >>> smallest_holm_p_value([1 / 16] * 24), smallest_holm_p_value([2 / 2**10] * 24)
+        (1.0, 0.046875)
+    """
+    return min(holm(smallest))
 
 
 def _signed_sums(values_S: np.ndarray) -> np.ndarray:

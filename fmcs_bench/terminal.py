@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmcs_bench.backbones.description import NUM_CLASSES, Description
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
 from fmcs_bench.statistics import Estimate
 from fmcs_bench.store.schema import Manifest
 
@@ -60,26 +60,78 @@ def test_on_table(board: EvaluatorBoard) -> Table:
 def training_table(board: TrainingBoard) -> Table:
     """The training board, at most 100 columns wide for names of up to 22 letters."""
     table = _table(f"Training methods on {board.dataset_id}: accuracy in %, [95 % interval]")
-    table.caption = Text(
-        "difference: test accuracy minus the baseline's at equal seeds, in points\n"
-        "p: sign-flip test, Holm-corrected; detectable: smallest difference found with a probability of 0.8"
-    )
+    lines = [
+        "difference: test minus the baseline's at equal seeds, in points; SD: spread of test over seeds",
+        "p: sign-flip test, Holm-corrected; detectable: what would be found with a probability of 0.8",
+    ]
+    if board.smallest_p is not None and board.smallest_holm_p is not None:
+        lines.append(
+            f"with so many seeds p is at least {board.smallest_p:.4g}, corrected for {board.num_tested} rows at least "
+            f"{board.smallest_holm_p:.3g}"
+        )
+    table.caption = Text("\n".join(lines))
     table.add_column("method", overflow="fold")
-    for name in ("RAF", "validation", "test", "difference", "p", "detectable", "seeds"):
+    for name in ("RAF", "valid.", "test", "SD", "difference", "p", "detectable", "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in board.rows:
         difference, point = row.difference, row.chosen
-        detectable = None if difference is None else difference.detectable
         table.add_row(
-            Text(row.family),
+            _method(row),
             f"{point.raf:g}",
             f"{100 * point.validation_accuracy.mean:.1f}",
             f"{100 * point.test_accuracy.mean:.1f}",
+            _share_points(point.test_accuracy.std),
             _NONE if difference is None else _points(difference.estimate),
             _NONE if row.holm_p is None else f"{row.holm_p:.3f}",
-            _NONE if detectable is None else f"{100 * detectable:.2f}",
+            _share_points(None if difference is None else difference.detectable),
             str(len(point.records)),
         )
+    return table
+
+
+def choice_table(board: TrainingBoard) -> Table:
+    """What choosing the RAF gains on paper, of the methods that had a choice."""
+    table = _table("What choosing the best RAF gains on paper, in points of accuracy")
+    table.caption = Text(
+        "optimism: how much higher the accuracy is than that of seeds that had no part in choosing\n"
+        "added: what choosing on the test images would have added to the test accuracy"
+    )
+    table.add_column("method", overflow="fold")
+    for name in ("RAF", "optimism, valid.", "optimism, test", "RAF by test", "added", "its optimism"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in board.rows:
+        if row.choice is not None:
+            table.add_row(
+                _method(row),
+                f"{row.chosen.raf:g}",
+                _share_points(row.choice.validation.points),
+                _share_points(row.choice.headline.points),
+                f"{row.choice.picked_on_test.raf:g}",
+                _share_points(row.choice.added_by_test),
+                _share_points(row.choice.test.points),
+            )
+    return table
+
+
+def score_table(board: TrainingBoard) -> Table:
+    """What training did to the judge's score, of the methods that were watched."""
+    table = _table("Mean score (FMCS) of the validation images with the tested weights, [95 % interval]")
+    table.caption = Text(
+        "difference: score minus the baseline's at equal seeds; epoch: the one chosen, mean over seeds"
+    )
+    table.add_column("method", overflow="fold")
+    for name in ("score", "difference", "epoch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in board.rows:
+        point = row.chosen
+        if point.score is not None:
+            change = None if point.score_difference is None else point.score_difference.estimate
+            table.add_row(
+                _method(row),
+                Text(str(point.score)),
+                _NONE if change is None else Text(_with_interval(change, 1)),
+                _NONE if point.epoch is None else f"{point.epoch.mean:.1f}",
+            )
     return table
 
 
@@ -119,6 +171,9 @@ def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None
     """Print a board; a narrow terminal gets fewer columns, and none of them is cut off."""
     if isinstance(board, TrainingBoard):
         print_table(console, training_table(board))
+        for table in (choice_table(board), score_table(board)):
+            if table.row_count:
+                print_table(console, table)
         return
     print_table(console, evaluator_table(board, wide=not console.is_terminal or console.width >= _WIDE_TERMINAL))
     if board.tested_on:
@@ -151,6 +206,18 @@ def _table(title: str) -> Table:
     )
 
 
+def _method(row: TrainingRow) -> Text:
+    return Text(f"{row.family} (control)" if row.control else row.family)
+
+
+def _share_points(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * round(share, 12) + 0.0:.2f}"
+
+
 def _points(share: Estimate) -> Text:
-    interval = "" if share.low is None or share.high is None else f" [{100 * share.low:+.2f}, {100 * share.high:+.2f}]"
-    return Text(f"{100 * share.mean:+.2f}{interval}")  # in a Text, [ opens no markup
+    return Text(_with_interval(share, 100))  # in a Text, [ opens no markup
+
+
+def _with_interval(estimate: Estimate, scale: float) -> str:
+    mean, low, high = (None if value is None else f"{scale * value:+.2f}" for value in estimate[:3])
+    return str(mean) if low is None else f"{mean} [{low}, {high}]"

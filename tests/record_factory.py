@@ -140,8 +140,14 @@ def training_record(
     evaluator: str | None = None,
     dataset: str = DATASET,
     method: Method | None = None,
+    curve: Sequence[tuple[float, float | None]] = (),
+    epoch: int | None = None,
+    best_test: float | None = None,
 ) -> TrainingRecord:
-    """One training; a RAF below 1 gets the judge ``set`` unless another is given."""
+    """One training; a RAF below 1 gets the judge ``set`` unless another is given.
+
+    ``curve`` has validation accuracy and score of each epoch; without it there is one epoch, not watched.
+    """
     method = method or Method(raf=raf)
     judge = evaluator or ("set" if method.uses_judge else None)
     return TrainingRecord(
@@ -149,7 +155,10 @@ def training_record(
         dataset=dataset,
         dataset_digest=_sha256(dataset),
         environment=environment(),
-        curve=(Epoch(epoch=1, train_loss=1.0, validation=validation),),
+        curve=tuple(
+            Epoch(epoch=i, train_loss=1 / i, validation=accuracy, score=score)
+            for i, (accuracy, score) in enumerate(curve or [(validation, None)], start=1)
+        ),
         cost=Cost(seconds=30.0 + seed, num_parameters=98_765, process_peak_bytes=2**28),
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
         created="2025-01-01T00:00:00+00:00",
@@ -164,7 +173,14 @@ def training_record(
             evaluator=judge,
             evaluator_digest=_sha256(judge) if judge else None,
         ),
-        metrics=TrainingMetrics(validation_accuracy=validation, test_accuracy=test, num_validation=200, num_test=360),
+        metrics=TrainingMetrics(
+            validation_accuracy=validation,
+            test_accuracy=test,
+            num_validation=200,
+            num_test=360,
+            epoch=epoch,
+            best_test_accuracy=best_test,
+        ),
     )
 
 
@@ -207,6 +223,72 @@ def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 
         for method, judge, gain in plans
         for fit in range(num_seeds)
     ]
+
+
+def watched_records(
+    methods: Iterable[tuple[Method, str | None, float]], num_seeds: int = 5, *, num_epochs: int = 18, seed: int = 2
+) -> list[TrainingRecord]:
+    """Watched trainings whose epoch was chosen, as real ones look: method, judge and gain in accuracy of each.
+
+    RAL raises the score, the more the smaller RAF is; at RAF 0 nothing is learned about the classes.
+    """
+    rng = np.random.default_rng(seed)
+    base_S = rng.normal(0.94, 0.008, num_seeds)
+    epoch_E = np.arange(1, num_epochs + 1)
+    found = []
+    for method, judge, gain in methods:
+        speed = 1 + 0.4 * rng.random()
+        for fit in range(num_seeds):
+            last = 0.1 if method.raf == 0 else min(0.995, base_S[fit] + gain + rng.normal(0, 0.003))
+            rise_E = 1 - np.exp(-epoch_E / (2.5 * speed))
+            noise_E = rng.normal(0, 0.012, num_epochs) * np.linspace(2.5, 0.3, num_epochs)
+            validation_E = (0.1 + (last - 0.1) * rise_E + noise_E).clip(0.02, 0.9975)
+            test_E = (validation_E + rng.normal(-0.004, 0.005, num_epochs)).clip(0, 1)
+            top = 5.2 + (0 if judge is None else 1.6 * (1 - method.raf) ** 0.3) + rng.normal(0, 0.12)
+            score_E = (1.2 + (top - 1.2) * rise_E + rng.normal(0, 0.06, num_epochs)).clip(1, NUM_STAGES)
+            chosen = int(np.argmax(validation_E))
+            found.append(
+                training_record(
+                    method.raf,
+                    fit,
+                    validation=float(validation_E[chosen]),
+                    test=float(test_E[chosen]),
+                    evaluator=judge,
+                    method=method,
+                    curve=[(float(v), float(s)) for v, s in zip(validation_E, score_E, strict=True)],
+                    epoch=chosen + 1,
+                    best_test=float(test_E.max()),
+                )
+            )
+    return found
+
+
+RAFS = (0.95, 0.9, 0.85, 0.8, 0.78, 0.75, 0.7, 0.5, 0.2, 0.0)
+NETWORKS = tuple(
+    {"network": "dueheadnet", "fusion": fusion, "constraint": constraint}
+    for fusion in ("add", "concat")
+    for constraint in ("none", "align", "diversify")
+)
+
+
+def large_grid(num_seeds: int = 5, *, rafs: Sequence[float] = RAFS) -> list[TrainingRecord]:
+    """Twenty-five families, of which eight are controls: RAL with six judges, DueHeadNet with and without RAL."""
+    plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
+    judges = {
+        "set": 0.008,
+        "conv": -0.004,
+        "resnet": 0.002,
+        "attention+corn": 0.006,
+        "random": -0.003,
+        "permuted": -0.006,
+    }
+    for judge, gain in judges.items():
+        plans += [(Method(raf=raf), judge, gain - 0.05 * (1 - raf) ** 2) for raf in rafs]
+    plans += [(Method.make(**network), None, 0.004 * i) for i, network in enumerate(NETWORKS)]
+    for judge in ("set", "random"):
+        for i, network in enumerate(NETWORKS):
+            plans += [(Method.make(**network, raf=r), judge, 0.003 * i - 0.03 * (1 - r) ** 2) for r in rafs if r > 0]
+    return watched_records(plans, num_seeds)
 
 
 def write(root: Path, records: Iterable[EvaluatorRecord | TrainingRecord]) -> RecordStore:

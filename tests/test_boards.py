@@ -268,12 +268,37 @@ def test_other_datasets_have_a_table_of_their_own(width: int | None) -> None:
 def test_the_training_table_shows_every_row_with_its_difference(width: int | None) -> None:
     board = training_board(*factory.training_records())
     text = printed(board, terminal_width=width)
+    assert "p is at least 0.0625, corrected for 4 rows at least 0.25" in " ".join(text.split())
     for row in board.rows:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{row.family} ")]
+        main = text.split("What choosing")[0].splitlines()
+        (line,) = [line for line in main if line.startswith(f"{row.family} ")]
+        assert ("(control)" in line) == row.control
         if row.difference is not None:
             mean, low, high = (100 * value for value in row.difference.estimate[:3])
             assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" in line
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("width", [100, None])
+def test_choice_of_raf_and_score_have_tables_of_their_own(width: int | None) -> None:
+    plans = [(Method(), None, 0.0), *((Method(raf=raf), "set", 0.01) for raf in (0.9, 0.75, 0.5))]
+    board = training_board(*factory.watched_records(plans, num_epochs=6))
+    text = printed(board, terminal_width=width)
+    assert max(map(len, text.splitlines())) <= 110
+    choice, score = text.split("What choosing")[1].split("Mean score")
+    row = row_of(board, "ral-set")
+    assert row.choice is not None
+    (line,) = [line for line in choice.splitlines() if line.startswith("ral-set ")]
+    found = (row.choice.validation.points, row.choice.headline.points, row.choice.added_by_test, row.choice.test.points)
+    assert [float(part) for part in line.split()[1:]] == pytest.approx(
+        [row.chosen.raf, 100 * found[0], 100 * found[1], row.choice.picked_on_test.raf, 100 * found[2], 100 * found[3]],
+        abs=0.0051,
+    )
+    (line,) = [line for line in score.splitlines() if line.startswith("ral-set ")]
+    assert str(row.chosen.score) in line
+    assert row.chosen.score_difference is not None
+    assert f"{row.chosen.score_difference.estimate.mean:+.2f} [" in line
+    assert len([line for line in score.splitlines() if line.startswith("baseline ")]) == 1
 
 
 def test_a_pipe_gets_whole_rows_in_plain_text() -> None:

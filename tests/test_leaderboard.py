@@ -181,13 +181,16 @@ def expected_training_numbers(page: Page, rows: list[dict[str, Cell]]) -> list[d
         for d in differences[1:]
     ]
     expected = []
-    for group, difference, p in zip(groups, differences, [None, *holm(tests)], strict=True):
+    for group, difference, raw, p in zip(groups, differences, [None, *tests], [None, *holm(tests)], strict=True):
         expected.append({
             "Method": [],
             "RAF chosen": [group[0]["unit"]["method"]["raf"]],
             "Accuracy validation": with_interval([r["metrics"]["validation_accuracy"] for r in group]),
             "Accuracy test": with_interval([r["metrics"]["test_accuracy"] for r in group]),
+            "Spread test, pp": [np.std([r["metrics"]["test_accuracy"] for r in group], ddof=1)],
             "Difference pp": [] if p is None else with_interval(difference),
+            "p": [] if raw is None else [raw],
+            "p smallest": [] if p is None else [2 / 2 ** len(group)],
             "p Holm": [] if p is None else [p],
             "Detectable pp": [] if p is None else [detectable(difference)],
             "Parameters": [group[0]["cost"]["num_parameters"]],
@@ -200,16 +203,21 @@ def expected_training_numbers(page: Page, rows: list[dict[str, Cell]]) -> list[d
 
 def expected_sweep_numbers(page: Page, rows: list[dict[str, Cell]]) -> list[dict[str, list[float]]]:
     groups = [linked_records(page, row) for row in rows]
+    base = {record["unit"]["seed"]: record["metrics"]["test_accuracy"] for record in groups[0]}
+    differences = [[r["metrics"]["test_accuracy"] - base[r["unit"]["seed"]] for r in group] for group in groups]
     return [
         {
             "Method": [],
             "RAF": [group[0]["unit"]["method"]["raf"]],
             "Accuracy validation": with_interval([r["metrics"]["validation_accuracy"] for r in group]),
             "Accuracy test": with_interval([r["metrics"]["test_accuracy"] for r in group]),
+            "Spread test, pp": [np.std([r["metrics"]["test_accuracy"] for r in group], ddof=1)],
+            "Difference pp": with_interval(difference) if i else [],
+            "Detectable pp": [detectable(difference)] if i else [],
             "Seeds": [len(group)],
             "Records": [],
         }
-        for group in groups
+        for i, (group, difference) in enumerate(zip(groups, differences, strict=True))
     ]
 
 
@@ -228,19 +236,22 @@ def test_every_number_on_the_page_follows_from_the_records_that_its_row_links_to
                 checked += "data-value" in cell.attributes
     (made_with,) = page.table("Software and hardware").named_rows()
     assert numbers_of(made_with["Records"]) == [len(factory.EVALUATORS) * 5 + 9 * 5]
-    assert checked + 1 == sum("data-value" in c.attributes for table in page.tables for row in table.rows for c in row)
+    shown = [
+        table for table in page.tables if not table.caption.startswith(("What choosing", "Test accuracy of every"))
+    ]
+    assert checked + 1 == sum("data-value" in c.attributes for table in shown for row in table.rows for c in row)
     assert checked > 100
 
 
 def test_every_number_is_shown_as_it_is_stored(page: Page) -> None:
-    for table in page.tables[:3]:
+    for table in page.tables[:-1]:
         for row in table.named_rows():
             for name, cell in row.items():
                 text = cell.text.replace("\N{MINUS SIGN}", "-")
                 text = re.sub(r"(?<=\d),(?=\d{3})", "", text)  # a separator of thousands
                 if "data-value" in cell.attributes:
                     shown = [float(number) for number in re.findall(r"[-+]?[\d.]+", text)]
-                    scale = 100 if "Accuracy" in name or name.endswith("pp") else 1
+                    scale = 100 if "Accuracy" in name or name.endswith("pp") or name.startswith("Seed ") else 1
                     digits = len(re.split(r"\.", re.findall(r"[\d.]+", text)[0] + ".")[1])
                     expected = [scale * number for number in numbers_of(cell)]
                     assert shown == pytest.approx(expected, abs=0.5001 * 10**-digits if digits or "[" in text else 0), (
@@ -250,9 +261,9 @@ def test_every_number_is_shown_as_it_is_stored(page: Page) -> None:
 
 def test_the_markdown_has_the_same_numbers_as_the_page(page: Page) -> None:
     text = page.path.with_name("README.md").read_text(encoding="utf-8")
-    tables = page.tables[:3]
+    tables = page.tables[:-1]
     blocks = [block.splitlines() for block in re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)]
-    assert len(blocks) == len(tables) == 3
+    assert len(blocks) == len(tables) == 5
     for table, block in zip(tables, blocks, strict=True):
         assert len(block) == len(table.rows) + 1
         for row, line in zip(table.rows[1:], block[2:], strict=True):
@@ -263,7 +274,7 @@ def test_the_markdown_has_the_same_numbers_as_the_page(page: Page) -> None:
                 elif cell.tag == "td":
                     assert shown == " ".join(cell.text.split())
                 else:
-                    assert shown.replace("`", "").replace("(chosen)", "chosen") == " ".join(cell.text.split())
+                    assert shown.replace("`", "").replace("(", "").replace(")", "") == " ".join(cell.text.split())
 
 
 def test_all_links_lead_to_files_and_anchors_of_the_folder(page: Page) -> None:
@@ -293,7 +304,7 @@ def test_the_page_can_be_used_without_seeing_it(page: Page) -> None:
     for table in page.tables:
         assert table.caption
         assert all(cell.attributes["scope"] == "col" for cell in table.rows[0])
-    for table in page.tables[:3]:
+    for table in page.tables[:-1]:
         assert all(
             [cell.attributes.get("scope") for cell in row if cell.tag == "th"] == ["row"] for row in table.rows[1:]
         )
@@ -316,7 +327,7 @@ def test_records_of_other_settings_stand_on_boards_of_their_own(tmp_path: Path) 
     long = [with_epochs(record, 77) for record in short]
     page = Page(build(tmp_path, [*short, *long]))
     text = page.path.with_name("README.md").read_text(encoding="utf-8")
-    assert len(page.tables) == 2 * 3 + 1
+    assert len(page.tables) == 2 * 5 + 1
     assert len(page.ids) == len(set(page.ids))
     for address in [*page.hrefs, *page.sources]:
         assert address[1:] in page.ids if address.startswith("#") else (page.path.parent / unquote(address)).is_file()
@@ -387,7 +398,7 @@ def test_names_are_text_and_never_markup() -> None:
     outside_code = re.sub(r"`[^`\n]*`", "", text)
     assert "<img src=x" not in outside_code.replace("\\<img", "")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14 + 1, 11 + 1, 6 + 1}  # columns are kept
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14 + 1, 9 + 1, 7 + 1, 4 + 1}  # columns are kept
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_the_raf_figure_draws_the_whole_sweep_and_fills_the_chosen(training: Tra
     families = [row for row in training.rows if len(row.sweep) > 1]
     for row in families:
         assert {round(100 * point.test_accuracy.mean, 9) for point in row.sweep} <= heights
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    dots = [line for axes in figure.axes for line in axes.lines if line.get_marker() in ("o", "D")]
     filled = {round(float(dot.get_ydata()[0]), 9) for dot in dots if dot.get_markerfacecolor() == dot.get_color()}
     assert filled == {round(100 * row.chosen.test_accuracy.mean, 9) for row in families}
     assert round(100 * training.rows[0].chosen.test_accuracy.mean, 9) in heights  # the baseline

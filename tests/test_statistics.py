@@ -72,6 +72,28 @@ def test_sign_flip_of_equal_methods_is_1_and_of_five_seeds_at_least_a_sixteenth(
     assert statistics.sign_flip_p_value([9, 8, 7, 9, 8]) == 1 / 16
 
 
+@pytest.mark.parametrize("num", [2, 5, 9])
+def test_the_smallest_p_is_that_of_differences_of_one_sign(num: int) -> None:
+    found = statistics.paired_difference(np.arange(1, num + 1), np.zeros(num))
+    expected = stats.permutation_test(
+        (np.arange(1.0, num + 1),), np.mean, permutation_type="samples", n_resamples=np.inf
+    )  # fmt: skip
+    assert found.smallest_p == statistics.smallest_p_value(num) == pytest.approx(expected.pvalue)
+    mixed = statistics.sign_flip_p_value(numbers(num, num))
+    assert mixed >= found.smallest_p
+
+
+def test_no_pairs_have_no_smallest_p() -> None:
+    with pytest.raises(ValueError, match="0 pairs"):
+        statistics.smallest_p_value(0)
+
+
+def test_the_smallest_p_after_holm_is_that_of_the_only_effect_in_the_family() -> None:
+    strongest = [1 / 16, 0.9, 0.7, 1.0]
+    assert statistics.smallest_holm_p_value([1 / 16] * 4) == statistics.holm(strongest)[0] == 0.25
+    assert statistics.smallest_holm_p_value([1 / 16]) == 1 / 16
+
+
 def test_sign_flip_does_not_depend_on_the_unit() -> None:
     difference = numbers(7, 9)
     assert statistics.sign_flip_p_value(difference * 1e-14) == statistics.sign_flip_p_value(difference)

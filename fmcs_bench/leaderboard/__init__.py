@@ -19,6 +19,7 @@ from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.breakdown import break_down
 from fmcs_bench.errors import MissingDataError
 from fmcs_bench.leaderboard import markdown, site, tables
+from fmcs_bench.leaderboard.training_figures import training_figures
 from fmcs_bench.records import EvaluatorRecord, Predictions, RecordStore, TrainingRecord, predictions_path
 
 
@@ -175,15 +176,7 @@ def _evaluator_pictures(
 
 
 def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:
-    pictures = {}
-    forest, sweep = plots.training_figure(board), plots.raf_figure(board)
-    if forest is not None:
-        alt = "Difference of test accuracy to the baseline for every method, with interval and one dot per seed."
-        pictures["training"] = _picture(board, "training", forest, alt)
-    if sweep is not None:
-        alt = "Test accuracy at every RAF with interval, beside the baseline."
-        pictures["raf"] = _picture(board, "raf", sweep, alt)
-    return pictures
+    return {name: _picture(board, name, figure, alt) for name, (figure, alt) in training_figures(board).items()}
 
 
 def _picture(board: EvaluatorBoard | TrainingBoard, name: str, figure: Figure, alt: str) -> Picture:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from fmcs_bench.leaderboard.cells import Cell, Column, Link, Row, Table, address, anchor
 from fmcs_bench.leaderboard.claims import Claim
-from fmcs_bench.leaderboard.tables import Cell, Column, Link, Row, Table, address, anchor
 from fmcs_bench.leaderboard.verdicts import Judged
 from fmcs_bench.store.schema import Manifest
 

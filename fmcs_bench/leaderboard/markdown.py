@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmcs_bench.leaderboard.tables import Cell, Table
+from fmcs_bench.leaderboard.cells import Cell, Table
 from fmcs_bench.markdown import code, escape, rows
 
 __all__ = ["cell", "code", "escape", "table"]

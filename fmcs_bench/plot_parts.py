@@ -1,0 +1,96 @@
+"""Parts that several figures are made of: rows with intervals, a grid of panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from fmcs_bench.plot_style import BAND, MUTED
+from fmcs_bench.statistics import Estimate
+
+DASHED = (0, (4, 3))
+_TIMES = 2.0
+
+
+def rows_figure(num: int) -> tuple[Figure, Axes]:
+    """A figure with one horizontal row for each entry, the first on top."""
+    figure = Figure(figsize=(8.2, 1.2 + 0.44 * num), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylim(num - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    for i in range(0, num, 2):
+        axes.axhspan(i - 0.5, i + 0.5, color=BAND, linewidth=0, zorder=0)
+    return figure, axes
+
+
+def name_rows(axes: Axes, names: Sequence[str], *, bold: Sequence[bool]) -> None:
+    """Names left of the rows; a bold one is called chosen."""
+    labels = [f"{name}  (chosen)" if heavy else name for name, heavy in zip(names, bold, strict=True)]
+    axes.set_yticks(range(len(names)), labels)
+    for label, heavy in zip(axes.get_yticklabels(), bold, strict=True):
+        label.set_fontweight("bold" if heavy else "normal")
+
+
+def numbers_beside(axes: Axes, title: str, numbers: Sequence[str]) -> None:
+    """A column of numbers right of the axes, one for each row."""
+    where = axes.get_yaxis_transform()
+    for i, number in enumerate(numbers):
+        axes.text(1.02, i, number, transform=where, va="center", fontsize=8.5)
+    axes.text(1.02, -0.62, title, transform=where, va="bottom", fontsize=8.5, color=MUTED)
+
+
+def interval(axes: Axes, estimate: Estimate, y: float, color: str, marker: str) -> None:
+    """A mean and its horizontal interval in row ``y``."""
+    if estimate.low is not None and estimate.high is not None:
+        axes.hlines(y, estimate.low, estimate.high, color=color, linewidth=2, zorder=3)
+    axes.plot(estimate.mean, y, marker, color=color, markersize=6 if marker == "o" else 5, zorder=4)
+
+
+def seed_dots(axes: Axes, values: Sequence[float], y: float, color: str) -> None:
+    """A small dot for each seed, a little below row ``y``."""
+    dots = np.full(len(values), y)
+    axes.plot(values, dots + 0.13, "o", color=to_rgba(color, 0.55), markersize=3.2, markeredgewidth=0, zorder=2)
+
+
+def far_below(values: Sequence[float], *, at_least: float) -> float:
+    """Below this value a point is drawn at the edge of the axes, with its number, so that the others can be told apart.
+
+    It is the middle of the first gap, from above, that is wider than ``at_least`` and than twice the range of what lies
+    above it; minus infinity where there is none.
+
+    Example:
+        >>> far_below([95.0, 94.5, 94.0, 93.0, 10.0], at_least=10.0)
+        51.5
+        >>> far_below([95.0, 85.0, 75.0, 65.0], at_least=10.0)
+        -inf
+    """
+    ordered = sorted(values, reverse=True)
+    for above, below in pairwise(ordered):
+        if above - below > max(at_least, _TIMES * (ordered[0] - above)):
+            return (above + below) / 2
+    return -math.inf
+
+
+def panels(num: int, *, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:
+    """A grid of ``num`` panels of equal size with one y-axis.
+
+    Args:
+        num: at least 1.
+        columns: panels in a row.
+        height: of a panel with its title, in inches.
+        width: of a panel, in inches.
+    """
+    num_columns = min(columns, num)
+    num_lines = -(-num // num_columns)
+    figure = Figure(figsize=(max(6.4, 0.6 + width * num_columns), 0.9 + height * num_lines), layout="constrained")
+    grid = figure.subplots(num_lines, num_columns, squeeze=False, sharey=True)
+    every: list[Axes] = list(grid.flat)
+    for axes in every[num:]:
+        axes.set_axis_off()
+    return figure, every[:num]
