@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -27,6 +29,11 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become part of a path: no separators, no leading dot."""
 Precision = Literal["float32", "bfloat16"]
 Head = Literal["softmax", "corn", "coral"]
+MAX_COMBINATIONS = 12
+"""Of a grid: more fits of one evaluator and seed would rather fit the validation run than the data."""
+GridValue = int | float | str
+Combination = dict[str, GridValue]
+"""Values of some fields of a recipe."""
 FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?$"
 """Names of fits: an evaluator, and behind a plus its ordinal head."""
 
@@ -242,8 +249,56 @@ class EvaluatorConfig(Options):
     code: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the file with a plug-in's class; None for ours"
     )
+    grid: dict[str, tuple[GridValue, ...]] = Field(
+        {}, description="values of the recipe's fields to try; the combination that is best on the validation run stays"
+    )
 
-    added_later = frozenset({"head", "code"})
+    added_later = frozenset({"head", "code", "grid"})
+
+    @field_validator("grid")
+    @classmethod
+    def _in_order(cls, grid: dict[str, tuple[GridValue, ...]]) -> dict[str, tuple[GridValue, ...]]:
+        """Fields by name and values ascending, however they were typed: one grid has one digest and one order."""
+        fields = {name: field for name, field in Recipe.model_fields.items() if name != "name"}
+        found: dict[str, tuple[GridValue, ...]] = {}
+        for name, values in sorted(grid.items()):
+            if name not in fields:
+                raise ValueError(f"a recipe has no {name!r} to try values of; {nearest(name, fields)}")
+            is_real = fields[name].annotation is float
+            typed = [float(value) if is_real and type(value) is int else value for value in values]
+            if not typed or len(set(typed)) != len(typed) or len({isinstance(value, str) for value in typed}) > 1:
+                raise ValueError(f"{name} needs one or more values of one kind, each once, as in {name}=A,B")
+            found[name] = tuple(sorted(typed))
+        number = math.prod(map(len, found.values()))
+        if number > MAX_COMBINATIONS:
+            raise ValueError(f"{number} combinations; at most {MAX_COMBINATIONS} are allowed, so leave some values out")
+        return found
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Self:
+        recipes = [self.with_recipe(combination).recipe for combination in self.combinations]
+        if "momentum" in self.grid and any(recipe.optimizer != "sgd" for recipe in recipes):
+            raise ValueError("momentum is of the optimizer sgd alone; give the grid optimizer=sgd too")
+        return self
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Every combination of the grid's values, the last field changing fastest; an empty one where there is no grid.
+
+        Example:
+            >>> EvaluatorConfig(evaluator="a", seed=0, grid={"lr": (0.1, 0.01), "batch_size": (64,)}).combinations
+            ({'batch_size': 64, 'lr': 0.01}, {'batch_size': 64, 'lr': 0.1})
+        """
+        return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
+
+    def with_recipe(self, combination: Combination) -> Self:
+        """The same without a grid, its recipe changed to this combination.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        recipe = Recipe.make(**(self.recipe.model_dump() | combination)) if combination else self.recipe
+        return self.model_copy(update={"recipe": recipe, "grid": {}})
 
     @property
     def method(self) -> str:

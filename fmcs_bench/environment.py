@@ -27,6 +27,7 @@ _PRESENTATION = (
     "cli.py",
     "command.py",
     "display.py",
+    "evaluating.py",
     "hub/",
     "leaderboard/",
     "listing.py",

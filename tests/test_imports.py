@@ -12,12 +12,12 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "records", "workspace",
-    "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
-    "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
-    "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
-    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",
-    "__main__",
+    "errors", "registry", "seeding", "files", "markdown", "progress", "config", "environment", "grid", "records",
+    "workspace", "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine",
+    "images", "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store",
+    "extraction", "builder", "verification", "hub", "evaluators", "protocol", "contract", "search", "judges",
+    "evaluation", "experiments", "leaderboard", "quickstart", "testing", "places", "api", "listing", "display",
+    "terminal", "command", "evaluating", "sharing", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -35,6 +35,7 @@ class NetworkEvaluator(Evaluator):
 
     differentiable = True
     takes_heads = True
+    uses_recipe = True
 
     def __init__(
         self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
