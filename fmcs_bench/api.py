@@ -239,6 +239,7 @@ def publish(
     stages: Iterable[int] | None = None,
     splits: Iterable[str] | None = None,
     superseded_by: str | None = None,
+    fidelity: PathLike | None = None,
     workspace: PathLike | None = None,
     agree: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
@@ -255,6 +256,7 @@ def publish(
         stages: FMCS, 1 .. K; None is every stage.
         splits: ``train``, ``validation``, ``test``, ``unseen``; None is every split.
         superseded_by: repository or URL of the version to use instead; a notice is shown to whoever opens this one.
+        fidelity: file with the line of ``benchmarks/fidelity.py`` about this dataset; its card shows it.
         workspace: see ``default_workspace``.
         agree: asked before anything is sent, with what is about to be sent; None sends.
         progress: shows the work; silent by default.
@@ -271,6 +273,7 @@ def publish(
         public=public,
         wanted={"kinds": kinds, "runs": runs, "stages": stages, "splits": splits},
         superseded_by=superseded_by,
+        fidelity=None if fidelity is None else Path(fidelity),
         agree=agree,
         progress=progress,
     )

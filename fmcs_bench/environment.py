@@ -39,6 +39,7 @@ _PRESENTATION = (
     "quickstart.py",
     "sharing.py",
     "statistics.py",
+    "store/fidelity.py",
     "store/figures.py",
     "store/summary.py",
     "store/verify.py",

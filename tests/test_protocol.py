@@ -21,6 +21,7 @@ from fmcs_bench.evaluation import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators import REGISTRY, create
 from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import FmcsDataset, MapSet, open_dataset
+from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.workspace import Workspace
 
 RULE = ConvergenceRule(threshold=0.1)
@@ -243,6 +244,9 @@ def test_fidelity_of_lossy_storage_is_one_line_of_json(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
+    found = Fidelity.from_json(json.loads(line))
+    assert found.is_of(dataset.manifest)
+    assert found.is_of(other_codec.manifest)
     figures = json.loads(line)["evaluators"]["norm"]
     assert figures["mae_difference"]["num"] == 2
     assert 0 < figures["probability"]["mean"] < figures["probability"]["largest"] < 0.1
