@@ -1,9 +1,9 @@
 """Time of the whole evaluator track, and of reading maps for it. One JSON line.
 
-    python benchmarks/evaluate.py DATASET [--read DATASET ...] [--seeds 1] [--out FILE]
+    python benchmarks/evaluate.py DATASET [--read DATASET ...] [--evaluator NAME ...] [--seeds 1] [--out FILE]
 
 DATASET is the folder of the quickstart's digits, `<workspace>/datasets/digits-smallcnn-32px-base`.
-- track: `fmcs_bench.evaluate` in a fresh workspace: every evaluator, one seed, all sides of the protocol, records written.
+- track: `fmcs_bench.evaluate` in a fresh workspace: every evaluator, one seed, all sides of the protocol, its records.
   `seconds` in all (goal: at most 240 for each seed, on two cores) and those of each evaluator; maps are read once, in
   the seconds of the first.
 - read: the train side, of DATASET and of others, as the protocol lends it to a fit (decoded, and its checksum taken),
@@ -51,21 +51,24 @@ class Clock:
 
     def advance(self, steps: int = 1) -> None:
         self.moments += [time.monotonic()] * steps
+        print(f"{self.moments[-1] - self.moments[-2]:.1f} s", file=sys.stderr, flush=True)
 
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def track(dataset: FmcsDataset, *, seeds: int, device: str) -> dict[str, Any]:
+def track(dataset: FmcsDataset, *, names: list[str], seeds: int, device: str) -> dict[str, Any]:
     """Seconds of the whole track and of each evaluator, with its mean MAE on the test run."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as workspace:
         begin = time.monotonic()
-        (board,) = fb.evaluate(dataset, seeds=seeds, workspace=workspace, device=device, progress=clock)
+        (board,) = fb.evaluate(
+            dataset, evaluators=names, seeds=seeds, workspace=workspace, device=device, progress=clock
+        )
         seconds = time.monotonic() - begin
-    names = [name for name, _ in evaluators.wanted([]) for _ in range(seeds)]
-    of_each = dict.fromkeys(names, 0.0)
-    for name, spent in zip(names, np.diff(clock.moments), strict=True):
+    units = [name for name, _ in evaluators.wanted(names) for _ in range(seeds)]
+    of_each = dict.fromkeys(units, 0.0)
+    for name, spent in zip(units, np.diff(clock.moments), strict=True):
         of_each[name] += float(spent)
     return {
         "seconds": round(seconds, 1),
@@ -137,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="folder of a finished FMCS dataset")
     parser.add_argument("--read", action="append", default=[], metavar="DATASET", help="read this one too; repeat")
+    parser.add_argument("--evaluator", action="append", default=[], help="only this one; repeat")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
@@ -146,7 +150,7 @@ def main() -> None:
     dataset = fb.open(arguments.dataset)
     opened = [dataset, *(fb.open(path) for path in arguments.read)]
     figures = {"read": {one.manifest.name: reading(one, threads=threads, rounds=arguments.rounds) for one in opened}}
-    figures["track"] = track(dataset, seeds=arguments.seeds, device=arguments.device)
+    figures["track"] = track(dataset, names=arguments.evaluator, seeds=arguments.seeds, device=arguments.device)
     report("evaluate", figures, device=arguments.device, out=arguments.out)
 
 

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmcs_bench import contract, environment, evaluators, files, metrics, protocol, records, search
+from fmcs_bench import contract, environment, evaluators, metrics, protocol, records, search
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
 from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, GridValue, Head
 from fmcs_bench.engine import Outcome, run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, UnitsFailedError
 from fmcs_bench.evaluators import Evaluator
-from fmcs_bench.evaluators.fitted import WEIGHTS, load_fitted, save_fitted
+from fmcs_bench.evaluators.fitted import is_intact, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
@@ -223,15 +223,11 @@ class _Track:
         return self._fit(unit) if record is None else self._test_on_more(record)
 
     def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
-        """The record of a finished fit whose learned values are there."""
+        """The record of a finished fit that is there, whole."""
         record = self.store.finished(
             EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
         )
-        if record is None:
-            return None
-        weights = self._folder(unit) / WEIGHTS
-        intact = weights.is_file() and files.sha256_of_file(weights) == record.evaluator_digest
-        return record if intact else None
+        return record if record is not None and is_intact(self._folder(unit), record.evaluator_digest) else None
 
     def _missing(self, of: Evaluator | EvaluatorRecord) -> list[str]:
         """Other datasets that it can be tested on and was not yet."""
@@ -258,8 +254,10 @@ class _Track:
         trajectory, scores_PN = self._trajectory(evaluator)
         predictions["trajectory/score"] = scores_PN
         predictions.update(self._on_others(evaluator, self._missing(evaluator)))
+        flops_per_map = contract.flops_per_map(evaluator, manifest.map_shape)
+        num_parameters = contract.num_parameters(evaluator)
+        # The last of its code to run, so that of one that fails nothing stays.
         with contract.guarded(unit.method, "its learned values"):
-            num_parameters = evaluator.num_parameters
             digest = save_fitted(evaluator, self.dataset.id, self._folder(unit))
         packed = records.pack_predictions(predictions)
         record = EvaluatorRecord(
@@ -272,7 +270,7 @@ class _Track:
                 seconds=fit.seconds,
                 num_parameters=num_parameters,
                 process_peak_bytes=environment.process_peak_bytes(),
-                flops_per_map=contract.flops_per_map(evaluator, manifest.map_shape),
+                flops_per_map=flops_per_map,
                 scoring_seconds=scoring_seconds["test_run"],
                 scoring_maps=predictions["test_run/image"].size * num_stages,
             ),

@@ -161,6 +161,7 @@ def test_a_search_is_on_a_board_of_its_own_and_is_found_again(tiny_dataset, tmp_
 
 
 def test_a_grid_does_not_apply_to_who_uses_no_recipe_and_the_record_says_so(tiny_dataset, tmp_path, monkeypatch):
+    assert {name for name, kind in REGISTRY._own.items() if not kind.uses_recipe} == {"chance", "logistic", "boosting"}
     fits = []
     monkeypatch.setattr(ChanceEvaluator, "fit", lambda *_: fits.append(1) or [])
     (row,) = run(tiny_dataset, tmp_path, "chance", values={"lr": (0.1, 0.2)}).rows

@@ -127,6 +127,17 @@ def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
+def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
+    held = protocol.HeldMaps(protocol.select(dataset, limit=2))
+    for place in (0, 1234, -1):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            train.maps_MDHW.reshape(-1)[place] += 1
+    with held.lent("a", "train"):
+        pass
+
+
 # ---- costs
 
 
