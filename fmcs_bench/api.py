@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fmcs_bench import images, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard
 from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import NUM_SEEDS, BuildConfig, Head
-from fmcs_bench.errors import UnitsFailedError
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset
+from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
+from fmcs_bench.evaluation import all_datasets, evaluate_datasets
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.explanation import explain as explain
 from fmcs_bench.hub import download as hub_download
@@ -148,6 +147,7 @@ def evaluate(
     head: Head = "softmax",
     seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    grid: Mapping[str, Sequence[GridValue]] | None = None,
     test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
     device: str = "auto",
@@ -162,6 +162,8 @@ def evaluate(
             networks.
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
+        grid: values of fields of ``EvaluatorConfig.recipe`` to try, as ``{"lr": [1e-3, 3e-4]}``, at most 12
+            combinations; of each fit the best on the validation run is tested, and the record lists all.
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``default_workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
@@ -174,31 +176,19 @@ def evaluate(
     place = workspace_at(workspace)
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
     others = find_datasets(place, test_on)
-    boards: list[EvaluatorBoard] = []
-    failed: list[UnitsFailedError] = []
     with place.locked():
-        for dataset in opened:
-            try:
-                board = evaluate_dataset(
-                    dataset,
-                    place,
-                    evaluator_names=evaluators,
-                    head=head,
-                    num_seeds=seeds,
-                    limit=limit,
-                    test_on=others,
-                    device=device,
-                    progress=progress,
-                )
-            except UnitsFailedError as error:
-                failed.append(error)
-                boards += error.finished
-            else:
-                boards.append(board)
-    if failed:
-        every = [error for failure in failed for error in failure.errors]
-        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
-    return boards
+        return evaluate_datasets(
+            opened,
+            place,
+            evaluator_names=evaluators,
+            head=head,
+            num_seeds=seeds,
+            limit=limit,
+            grid=grid,
+            test_on=others,
+            device=device,
+            progress=progress,
+        )
 
 
 def load_evaluator(
@@ -249,6 +239,7 @@ def publish(
     stages: Iterable[int] | None = None,
     splits: Iterable[str] | None = None,
     superseded_by: str | None = None,
+    fidelity: PathLike | None = None,
     workspace: PathLike | None = None,
     agree: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
@@ -265,6 +256,7 @@ def publish(
         stages: FMCS, 1 .. K; None is every stage.
         splits: ``train``, ``validation``, ``test``, ``unseen``; None is every split.
         superseded_by: repository or URL of the version to use instead; a notice is shown to whoever opens this one.
+        fidelity: file with the line of ``benchmarks/fidelity.py`` about this dataset; its card shows it.
         workspace: see ``default_workspace``.
         agree: asked before anything is sent, with what is about to be sent; None sends.
         progress: shows the work; silent by default.
@@ -281,6 +273,7 @@ def publish(
         public=public,
         wanted={"kinds": kinds, "runs": runs, "stages": stages, "splits": splits},
         superseded_by=superseded_by,
+        fidelity=None if fidelity is None else Path(fidelity),
         agree=agree,
         progress=progress,
     )

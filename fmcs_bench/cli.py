@@ -6,8 +6,6 @@ standard error. Exit codes: 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,17 +17,18 @@ from fmcs_bench.command import (
     device_option,
     images_option,
     json_option,
+    print_board,
+    print_json,
     stream_option,
     workspace_option,
 )
+from fmcs_bench.evaluating import evaluate
 from fmcs_bench.explaining import explain
 from fmcs_bench.leaderboard_commands import leaderboard
 from fmcs_bench.sharing import download, publish
 from fmcs_bench.train_command import train
 
 if TYPE_CHECKING:
-    from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
-    from fmcs_bench.config import Head
     from fmcs_bench.workspace import Workspace
 
 
@@ -51,8 +50,8 @@ def quickstart(workspace: str, device: str) -> None:
     with place.locked(), shown() as progress:
         result = road.run(place, device=device, progress=progress)
     click.echo(f"{result.dataset}\n")
-    _print_board(result.evaluators)
-    _print_board(result.training)
+    print_board(result.evaluators)
+    print_board(result.training)
     click.echo("The page with everything:")
     click.echo(str(result.page.resolve()))
 
@@ -129,79 +128,10 @@ def build(
     options["recipe"] = Recipe.make(**{key: value for key, value in recipe.items() if value is not None})
     with shown() as progress:
         dataset = api.build(workspace=workspace, data_dir=data_dir, device=device, progress=progress, **options)
-    _print_json(dataset.manifest.to_json()) if as_json else click.echo(str(dataset))
+    print_json(dataset.manifest.to_json()) if as_json else click.echo(str(dataset))
 
 
-@main.command()
-@click.argument("datasets", nargs=-1, metavar="[DATASET ...]")
-@click.option(
-    "--evaluator",
-    "evaluators",
-    multiple=True,
-    metavar="NAME|FILE.py:Class",
-    help="Which; repeat for several.  [default: all]",
-)
-@click.option(
-    "--head",
-    type=click.Choice(["softmax", "corn", "coral"]),
-    default="softmax",
-    show_default=True,
-    help="corn and coral know that stages are ordered; for evaluators that are networks.",
-)
-@click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
-@click.option("--limit", type=int, help="At most this many images in each split of each run.")
-@click.option(
-    "--test-on",
-    multiple=True,
-    metavar="DATASET",
-    help="Test the fits on the test run of this dataset too, as they are; repeat for several.",
-)
-@workspace_option
-@device_option
-@json_option
-def evaluate(
-    datasets: tuple[str, ...],
-    evaluators: tuple[str, ...],
-    head: Head,
-    seeds: int,
-    limit: int | None,
-    test_on: tuple[str, ...],
-    workspace: str,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Fit and test evaluators on FMCS datasets; every dataset of the workspace by default.
-
-    An evaluator that fails stops no other: the board shows the rest, standard error says what failed, the exit code is
-    1.
-    """
-    from fmcs_bench import api
-    from fmcs_bench.display import shown
-    from fmcs_bench.errors import UnitsFailedError
-
-    failure: UnitsFailedError | None = None
-    with shown() as progress:
-        try:
-            boards: Sequence[EvaluatorBoard] = api.evaluate(
-                datasets or None,
-                evaluators=evaluators,
-                head=head,
-                seeds=seeds,
-                limit=limit,
-                test_on=test_on,
-                workspace=workspace,
-                device=device,
-                progress=progress,
-            )
-        except UnitsFailedError as error:
-            failure, boards = error, error.finished
-    if as_json:
-        _print_json([record.to_json() for board in boards for row in board.rows for record in row.records])
-    else:
-        for board in boards:
-            _print_board(board)
-    if failure is not None:
-        raise failure
+main.add_command(evaluate)
 
 
 main.add_command(train)
@@ -226,7 +156,7 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     opened = places.only_dataset(place) if dataset is None else places.find_dataset(place, dataset)
     pictures = draw_runs(opened, Path(plot), "svg") if plot else []
     if as_json:
-        _print_json(opened.manifest.to_json())
+        print_json(opened.manifest.to_json())
         return
     from rich.console import Console
 
@@ -283,7 +213,7 @@ def verify(
             device=device,
             progress=progress,
         )
-    _print_json(report.to_json()) if as_json else click.echo(str(report))
+    print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
         context.exit(1)
 
@@ -310,7 +240,7 @@ def list_(what: str, size: int | None, chosen: tuple[str, ...], workspace: str, 
         return
     rows = listing.describe_backbones(size, chosen)
     if as_json:
-        _print_json([row.to_json() for row in rows])
+        print_json([row.to_json() for row in rows])
         return
     from rich.console import Console
 
@@ -323,15 +253,3 @@ def _place(workspace: str) -> Workspace:
     from fmcs_bench.workspace import Workspace
 
     return Workspace(workspace)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, sort_keys=True))
-
-
-def _print_board(board: EvaluatorBoard | TrainingBoard) -> None:
-    from rich.console import Console
-
-    from fmcs_bench.terminal import print_board
-
-    print_board(Console(highlight=False), board)

@@ -1,14 +1,18 @@
-"""What the commands share: their group, which turns errors into a line and an exit code, and common options."""
+"""What the commands share: their group, which turns errors into a line and an exit code; options; printing."""
 
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fmcs_bench.errors import FmcsBenchError
+
+if TYPE_CHECKING:
+    from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -91,3 +95,17 @@ def device_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """Add ``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Print what ``--json`` asks for."""
+    click.echo(json.dumps(value, indent=1, sort_keys=True))
+
+
+def print_board(board: EvaluatorBoard | TrainingBoard) -> None:
+    """Print a board for a person, or as plain text for a pipe."""
+    from rich.console import Console
+
+    from fmcs_bench import terminal
+
+    terminal.print_board(Console(highlight=False), board)

@@ -1,23 +1,21 @@
-"""Options: frozen, checked when made, equal after a round trip through JSON, and named by a digest."""
+"""The options of builds, fits and recipes, named by a digest; see ``options``."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
+    field_validator,
     model_validator,
 )
 
 from fmcs_bench import files
-from fmcs_bench.errors import ConfigError, UnknownNameError, nearest
+from fmcs_bench.errors import UnknownNameError, nearest
+from fmcs_bench.options import Options as Options
 
 DEFAULT_RAFS = (0.95, 0.9, 0.75)
 NUM_SEEDS = 5
@@ -30,90 +28,11 @@ Head = Literal["softmax", "corn", "coral"]
 FIT_PATTERN = NAME_PATTERN.removesuffix("$") + rf"(\+({'|'.join(get_args(Head)[1:])}))?(~permuted)?$"
 """Names of fits: an evaluator, behind a plus its ordinal head, behind a tilde that its labels were permuted."""
 Labels = Literal["true", "permuted"]
-
-
-class Options(BaseModel):
-    """Base of every configuration, manifest and record.
-
-    ``make`` and ``from_json`` turn what pydantic finds wrong into a ``ConfigError`` for a person.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
-
-    added_later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are written only where they differ from their default, so that digests from before them stay."""
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unchanged = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in values.items() if name not in unchanged}
-
-    @classmethod
-    def make(cls, **values: Any) -> Self:
-        """An object with these values.
-
-        Raises:
-            ConfigError: with one line per fault: the option, its value, and what is allowed; an unknown option comes
-                with the nearest known one.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
-
-    @classmethod
-    def _explain(cls, item: Any) -> str:
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            kind = _kind_at(cls, item["loc"][:-1])
-            return f"unknown option {where!r} of {kind.__name__}; {nearest(str(item['loc'][-1]), kind.model_fields)}"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "missing":
-            return f"{cls.__name__} lacks {where!r}"
-        return f"{where} = {item['input']!r}: {message}" if where else message
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``type(self).from_json`` reads them back to an equal object."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """The object that ``to_json`` wrote (lists become tuples again).
-
-        Raises:
-            ConfigError: the value is not of this schema.
-        """
-        if not isinstance(value, dict):
-            raise ConfigError(f"{cls.__name__} must be a JSON object, not {type(value).__name__}")
-        try:
-            text = files.to_json(value)
-        except ValueError as error:  # NaN, or text that is no Unicode
-            raise ConfigError(f"{cls.__name__}: {error}") from None
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hexadecimal) of the canonical JSON form."""
-        return files.digest(self.to_json())
-
-
-def _kind_at(kind: type[Options], path: Sequence[str | int]) -> type[Options]:
-    """The class of the options that stand at ``path`` inside options of class ``kind``."""
-    for part in path:
-        field = kind.model_fields.get(str(part))  # None for a position in a list and for a key of a dictionary
-        kind = _options_in(field.annotation) or kind if field else kind
-    return kind
-
-
-def _options_in(annotation: Any) -> type[Options] | None:
-    """The class of options in ``Recipe``, ``tuple[Epoch, ...]`` or ``dict[str, Metrics]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Options):
-        return annotation
-    return next(filter(None, map(_options_in, get_args(annotation))), None)
+MAX_COMBINATIONS = 12
+"""Of a grid: more fits of one evaluator and seed would rather fit the validation run than the data."""
+GridValue = int | float | str
+Combination = dict[str, GridValue]
+"""Values of some fields of a recipe."""
 
 
 class Recipe(Options):
@@ -304,7 +223,30 @@ class EvaluatorConfig(Options):
     )
     labels: Labels = Field("true", description="permuted: the stages of each image in a random order, a control")
 
-    added_later = frozenset({"head", "code", "labels"})
+    grid: dict[str, tuple[GridValue, ...]] = Field(
+        {}, description="values of the recipe's fields to try; the combination that is best on the validation run stays"
+    )
+
+    added_later = frozenset({"head", "code", "labels", "grid"})
+
+    @field_validator("grid")
+    @classmethod
+    def _in_order(cls, grid: dict[str, tuple[GridValue, ...]]) -> dict[str, tuple[GridValue, ...]]:
+        """Fields by name and values ascending, however they were typed: one grid has one digest and one order."""
+        fields = {name: field for name, field in Recipe.model_fields.items() if name != "name"}
+        found: dict[str, tuple[GridValue, ...]] = {}
+        for name, values in sorted(grid.items()):
+            if name not in fields:
+                raise ValueError(f"a recipe has no {name!r} to try values of; {nearest(name, fields)}")
+            is_real = fields[name].annotation is float
+            typed = [float(value) if is_real and type(value) is int else value for value in values]
+            if not typed or len(set(typed)) != len(typed) or len({isinstance(value, str) for value in typed}) > 1:
+                raise ValueError(f"{name} needs one or more values of one kind, each once, as in {name}=A,B")
+            found[name] = tuple(sorted(typed))
+        number = math.prod(map(len, found.values()))
+        if number > MAX_COMBINATIONS:
+            raise ValueError(f"{number} combinations; at most {MAX_COMBINATIONS} are allowed, so leave some values out")
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -314,6 +256,32 @@ class EvaluatorConfig(Options):
                 "fitted on maps as they are; use 'none'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Self:
+        recipes = [self.with_recipe(combination).recipe for combination in self.combinations]
+        if "momentum" in self.grid and any(recipe.optimizer != "sgd" for recipe in recipes):
+            raise ValueError("momentum is of the optimizer sgd alone; give the grid optimizer=sgd too")
+        return self
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Every combination of the grid's values, the last field changing fastest; an empty one where there is no grid.
+
+        Example:
+            >>> EvaluatorConfig(evaluator="a", seed=0, grid={"lr": (0.1, 0.01), "batch_size": (64,)}).combinations
+            ({'batch_size': 64, 'lr': 0.01}, {'batch_size': 64, 'lr': 0.1})
+        """
+        return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
+
+    def with_recipe(self, combination: Combination) -> Self:
+        """The same without a grid, its recipe changed to this combination.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        recipe = Recipe.make(**(self.recipe.model_dump() | combination)) if combination else self.recipe
+        return self.model_copy(update={"recipe": recipe, "grid": {}})
 
     @property
     def method(self) -> str:

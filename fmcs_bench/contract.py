@@ -12,6 +12,7 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmcs_bench import metrics
-from fmcs_bench.errors import EvaluatorError, FmcsBenchError
+from fmcs_bench.errors import EvaluatorError, FmcsBenchError, ProtocolError
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.evaluators.permuted import with_permuted_labels
 from fmcs_bench.protocol import HeldMaps, spoken
@@ -108,6 +109,21 @@ def in_order(maps: MapSet, probs_MK: np.ndarray) -> dict[str, np.ndarray]:
         "image": maps.image_ids_M[first_N].astype(np.int64),
         "run": maps.runs_M[first_N].astype(np.int64),
     }
+
+
+def num_parameters(evaluator: Evaluator) -> int:
+    """Number of learned values, whichever kind of whole number the evaluator says it in.
+
+    Raises:
+        EvaluatorError: it failed.
+        ProtocolError: that is no number of anything.
+    """
+    name = evaluator.config.method
+    with guarded(name, "its learned values"):
+        number: object = evaluator.num_parameters
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex) or number.__index__() < 0:
+        raise ProtocolError(f"evaluator {name} on its learned values: num_parameters = {number!r}; a number, 0 or more")
+    return number.__index__()
 
 
 def flops_per_map(evaluator: Evaluator, map_shape: tuple[int, int, int]) -> int | None:

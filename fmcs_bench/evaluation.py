@@ -1,8 +1,8 @@
 """The evaluator track: fit, choose and test every evaluator on a fixed FMCS dataset.
 
 Flow: FMCS dataset -> sides of the protocol, checked -> for each evaluator and seed: fit on the training runs, stop by
-the validation run, answer every column once -> metrics, costs and predictions -> record, or a failure that stops no
-other fit.
+the validation run (with a grid: the best there of all combinations), answer every column once -> metrics, costs and
+predictions -> record, or a failure that stops no other fit.
 
 M maps, N images, K stages, P checkpoints.
 """
@@ -10,22 +10,23 @@ M maps, N images, K stages, P checkpoints.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from fmcs_bench import contract, environment, evaluators, files, metrics, protocol, records
+from fmcs_bench import contract, environment, evaluators, metrics, protocol, records, search
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
-from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, Head
+from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, GridValue, Head
 from fmcs_bench.engine import Outcome, run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, UnitsFailedError
 from fmcs_bench.evaluators import Evaluator
-from fmcs_bench.evaluators.fitted import WEIGHTS, load_fitted, save_fitted
+from fmcs_bench.evaluators.fitted import is_intact, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
@@ -41,6 +42,7 @@ def evaluate_dataset(
     head: Head = "softmax",
     num_seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    grid: Mapping[str, Sequence[GridValue]] | None = None,
     test_on: Sequence[FmcsDataset] = (),
     device: str = "auto",
     progress: Progress = SILENT,
@@ -54,6 +56,8 @@ def evaluate_dataset(
         head: of those that are named without one.
         num_seeds: seeds 0 .. num_seeds - 1.
         limit: at most this many images in each split of each run.
+        grid: values of fields of the recipe to try: every combination is fitted, and the one with the lowest MAE on the
+            validation run is tested. Evaluators that use no recipe are fitted once, and their records say so.
         test_on: other datasets, on whose test runs the fits are tested too, as they are; this one itself is left out,
             and so are evaluators that cannot take maps of the other shape.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -61,8 +65,9 @@ def evaluate_dataset(
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: fewer than one seed, no such head, an evaluator's file that cannot be used, maps that do not fit in
-            memory, a dataset with too few images, or one in ``test_on`` with another number of stages.
+        ConfigError: fewer than one seed, no such head, a grid with unknown fields or too many combinations, an
+            evaluator's file that cannot be used, maps that do not fit in memory, a dataset with too few images, or one
+            in ``test_on`` with another number of stages.
         DatasetError: an image or a run stands on two sides of the protocol.
         MissingDataError: there is no such file of an evaluator.
         PluginError: a plug-in cannot be loaded.
@@ -71,6 +76,7 @@ def evaluate_dataset(
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
     wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
+    options = {"limit": limit, "grid": {name: tuple(values) for name, values in (grid or {}).items()}}
     units = [
         EvaluatorConfig.make(
             evaluator=fit.name,
@@ -78,7 +84,7 @@ def evaluate_dataset(
             labels=fit.labels,
             code=evaluators.code_of(fit.name),
             seed=seed,
-            limit=limit,
+            **options,
         )
         for fit in wanted
         for seed in range(num_seeds)
@@ -98,6 +104,32 @@ def evaluate_dataset(
             _told(outcome, dataset.id), [failure.error for failure in outcome.failures], boards
         ) from outcome.failures[0].error
     return boards[0]
+
+
+def evaluate_datasets(datasets: Sequence[FmcsDataset], workspace: Workspace, **options: Any) -> list[EvaluatorBoard]:
+    """Evaluators on several FMCS datasets; a failure on one stops no other.
+
+    Args:
+        datasets: opened for reading.
+        workspace: the caller holds its lock.
+        **options: of ``evaluate_dataset``.
+
+    Raises:
+        UnitsFailedError: some evaluators failed; its ``finished`` are the boards of everything else.
+        FmcsBenchError: as ``evaluate_dataset``.
+    """
+    boards: list[EvaluatorBoard] = []
+    failed: list[UnitsFailedError] = []
+    for dataset in datasets:
+        try:
+            boards.append(evaluate_dataset(dataset, workspace, **options))
+        except UnitsFailedError as error:
+            failed.append(error)
+            boards += error.finished
+    if failed:
+        every = [error for failure in failed for error in failure.errors]
+        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
+    return boards
 
 
 def _told(outcome: Outcome[EvaluatorConfig, EvaluatorRecord], dataset_id: str) -> str:
@@ -132,7 +164,7 @@ def recompute(predictions: dict[str, np.ndarray]) -> dict[Column, records.Metric
     Args:
         predictions: for each column ``<column>/probs`` [K, N, K] and ``<column>/image`` [N], ``<column>/run`` [N].
     """
-    return {column: _metrics_of(predictions, column) for column in COLUMNS}
+    return {column: metrics.of_answers(predictions[f"{column}/probs"]) for column in COLUMNS}
 
 
 def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.Metrics]:
@@ -143,7 +175,7 @@ def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.M
     """
     places = [name.removesuffix("/probs") for name in sorted(predictions) if name.startswith(f"{_TEST_ON}/")]
     return {
-        place.removeprefix(f"{_TEST_ON}/"): _metrics_of(predictions, place)
+        place.removeprefix(f"{_TEST_ON}/"): metrics.of_answers(predictions[f"{place}/probs"])
         for place in places
         if f"{place}/probs" in predictions
     }
@@ -198,15 +230,11 @@ class _Track:
         return self._fit(unit) if record is None else self._test_on_more(record)
 
     def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
-        """The record of a finished fit whose learned values are there."""
+        """The record of a finished fit that is there, whole."""
         record = self.store.finished(
             EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
         )
-        if record is None:
-            return None
-        weights = self._folder(unit) / WEIGHTS
-        intact = weights.is_file() and files.sha256_of_file(weights) == record.evaluator_digest
-        return record if intact else None
+        return record if record is not None and is_intact(self._folder(unit), record.evaluator_digest) else None
 
     def _missing(self, of: Evaluator | EvaluatorRecord) -> list[str]:
         """Other datasets that it can be tested on and was not yet."""
@@ -222,19 +250,21 @@ class _Track:
 
     def _fit(self, unit: EvaluatorConfig) -> EvaluatorRecord:
         manifest, num_stages = self.dataset.manifest, self.dataset.num_stages
-        with contract.guarded(unit.method, f"maps of {manifest.map_shape} (made)"):
-            evaluator = evaluators.create(unit, manifest.map_shape, num_stages, device=self.device)
-        curve, seconds = contract.fit(evaluator, self.held)
-        predictions: dict[str, np.ndarray] = {}
+        fit = search.fit_unit(unit, self._make, self.held, num_stages)
+        evaluator = fit.evaluator
+        predictions = _under("validation_run", fit.validation)
         scoring_seconds: dict[str, float] = {}
-        for column in COLUMNS:  # the test run is not the first, so that its time is not that of a first call
+        # The test run is not the first, so that its time is not that of a first call.
+        for column in (column for column in COLUMNS if column != "validation_run"):
             answers, scoring_seconds[column] = contract.answer(evaluator, self.held, column, num_stages)
             predictions.update(_under(column, answers))
         trajectory, scores_PN = self._trajectory(evaluator)
         predictions["trajectory/score"] = scores_PN
         predictions.update(self._on_others(evaluator, self._missing(evaluator)))
+        flops_per_map = contract.flops_per_map(evaluator, manifest.map_shape)
+        num_parameters = contract.num_parameters(evaluator)
+        # The last of its code to run, so that of one that fails nothing stays.
         with contract.guarded(unit.method, "its learned values"):
-            num_parameters = evaluator.num_parameters
             digest = save_fitted(evaluator, self.dataset.id, self._folder(unit))
         packed = records.pack_predictions(predictions)
         record = EvaluatorRecord(
@@ -242,12 +272,12 @@ class _Track:
             dataset=manifest.name,
             dataset_digest=manifest.dataset_digest,
             environment=self.environment,
-            curve=tuple(curve),
+            curve=tuple(fit.curve),
             cost=records.Cost(
-                seconds=seconds,
+                seconds=fit.seconds,
                 num_parameters=num_parameters,
                 process_peak_bytes=environment.process_peak_bytes(),
-                flops_per_map=contract.flops_per_map(evaluator, manifest.map_shape),
+                flops_per_map=flops_per_map,
                 scoring_seconds=scoring_seconds["test_run"],
                 scoring_maps=predictions["test_run/image"].size * num_stages,
             ),
@@ -263,9 +293,15 @@ class _Track:
             metrics=recompute(predictions),
             trajectory=trajectory,
             test_on=recompute_test_on(predictions),
+            grid_search=fit.search,
         )
         self.store.write(record, packed)
         return record
+
+    def _make(self, config: EvaluatorConfig) -> Evaluator:
+        shape = self.dataset.manifest.map_shape
+        with contract.guarded(config.method, f"maps of {shape} (made)"):
+            return evaluators.create(config, shape, self.dataset.num_stages, device=self.device)
 
     def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
         """The same fit, tested on datasets that its record lacks; the record without them is set aside."""
@@ -312,11 +348,3 @@ class _Track:
 
 def _under(place: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{place}/{name}": array for name, array in answers.items()}
-
-
-def _metrics_of(predictions: dict[str, np.ndarray], place: str) -> records.Metrics:
-    probs_KNK = predictions[f"{place}/probs"]
-    num_stages, num_images, _ = probs_KNK.shape
-    stages_M = np.repeat(np.arange(num_stages), num_images)
-    groups_M = np.tile(np.arange(num_images), num_stages)  # image n of the file is one image of one run
-    return metrics.stage_metrics(probs_KNK.reshape(-1, num_stages), stages_M, groups_M)

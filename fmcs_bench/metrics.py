@@ -58,6 +58,18 @@ def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarr
     )
 
 
+def of_answers(probs_KNK: np.ndarray) -> Metrics:
+    """All metrics of answers as a predictions file has them.
+
+    Args:
+        probs_KNK: true stage, image of one run, probability.
+    """
+    num_stages, num_images, _ = probs_KNK.shape
+    stages_M = np.repeat(np.arange(num_stages), num_images)
+    groups_M = np.tile(np.arange(num_images), num_stages)
+    return stage_metrics(probs_KNK.reshape(-1, num_stages), stages_M, groups_M)
+
+
 def predicted_stages(probs_MK: np.ndarray) -> np.ndarray:
     """The most probable stage of each map, 0 .. K - 1; of several that are equally probable, the middle one.
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from fmcs_bench import files
+from fmcs_bench import files, grid
 from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Options
 from fmcs_bench.environment import Environment, Sha256
 from fmcs_bench.errors import ConfigError, RecordError
@@ -48,7 +49,7 @@ class Metrics(Options):
 class Cost(Options):
     """What a result cost. ``process_peak_bytes`` is the peak of the whole process up to then, not of the unit alone."""
 
-    seconds: float = Field(ge=0, description="wall time of the fit or training")
+    seconds: float = Field(ge=0, description="wall time of the fit or training; of all fits of a grid")
     num_parameters: int = Field(ge=0)
     process_peak_bytes: int = Field(ge=0)
     flops_per_map: int | None = Field(None, ge=0, description="of an evaluator; see fmcs_bench.contract")
@@ -131,8 +132,16 @@ class EvaluatorRecord(Record):
     metrics: dict[Literal["validation_run", "same_run", "test_run", "unseen"], Metrics]
     trajectory: Trajectory
     test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
+    grid_search: grid.GridSearch | None = Field(None, description="how the recipe was found, where the unit has a grid")
 
-    added_later = frozenset({"control", "test_on"})
+    added_later = frozenset({"control", "test_on", "grid_search"})
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        validation = self.metrics.get("validation_run")
+        if fault := grid.fault(self.unit, self.grid_search, math.nan if validation is None else validation.mae):
+            raise ValueError(fault)
+        return self
 
     @property
     def method(self) -> str:

@@ -86,6 +86,7 @@ def download(
     help="Publish a part: kinds=maps,parquet runs=0,3 stages=1,9 splits=test; repeat for several keys.",
 )
 @click.option("--superseded-by", metavar="OWNER/NAME", help="Say to whoever opens it that this one is newer.")
+@click.option("--fidelity", metavar="FILE", help="Line of benchmarks/fidelity.py about it; the card shows it.")
 @click.option("--yes", is_flag=True, help="Send without asking.")
 @workspace_option
 def publish(
@@ -95,6 +96,7 @@ def publish(
     public: bool,
     select: tuple[str, ...],
     superseded_by: str | None,
+    fidelity: str | None,
     yes: bool,
     workspace: str,
 ) -> None:
@@ -110,6 +112,7 @@ def publish(
             repo=repo,
             public=public,
             superseded_by=superseded_by,
+            fidelity=fidelity,
             workspace=workspace,
             agree=None if yes else _agree,
             progress=progress,

@@ -22,9 +22,10 @@ _WIDE = 10_000  # columns, more than any table has
 def evaluator_table(board: EvaluatorBoard, *, wide: bool = True) -> Table:
     """The evaluator board, for names of up to 12 letters at most 100 columns wide, or 80 where it is not ``wide``."""
     table = _table(f"Evaluators on {board.dataset_id}: MAE in stages of {board.num_stages}")
+    tried = f"\ntried, best on the validation run kept: {board.grid}" if board.grid else ""
     table.caption = Text(
         "[95 % interval over fits]; one test run, which gives the ranks (equal ranks are ties);\n"
-        "* chosen on the validation run"
+        f"* chosen on the validation run{tried}"
     )
     table.add_column("#", justify="right")
     table.add_column("evaluator", overflow="fold")

@@ -35,6 +35,7 @@ from fmcs_bench.seeding import derive
 from fmcs_bench.store import MapSet
 
 NUM_CAUSES = 3
+_SWITCHES = ("takes_heads", "uses_recipe", "control")
 
 
 def tiny_map_set(
@@ -137,7 +138,7 @@ class EvaluatorConformance:
         """Name and traits."""
         name: object = getattr(self.evaluator, "name", None)
         _check(isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) is not None, f"name = {name!r} is no name")
-        for trait in ("differentiable", "channel_invariant", "any_shape", "deterministic", "takes_heads", "control"):
+        for trait in ("differentiable", "channel_invariant", "any_shape", "deterministic", *_SWITCHES):
             value = getattr(self.evaluator, trait, None)
             _check(isinstance(value, bool), f"{trait} = {value!r} must be True or False")
         number: object = self.fitted().num_parameters
@@ -180,6 +181,19 @@ class EvaluatorConformance:
             same == self.evaluator.deterministic,
             f"deterministic = {self.evaluator.deterministic}, but another seed gives "
             f"{'the same' if same else 'other'} learned values",
+        )
+
+    def test_use_of_the_recipe_is_as_stated(self) -> None:
+        """Another recipe gives another fit, or decides nothing."""
+        self.fitted()
+        config = self.make().config.model_copy(update={"recipe": Recipe(lr=0.003, batch_size=16)})
+        other = self.evaluator(self.map_shape, self.num_stages, config)
+        other.fit(self.maps(0), self.maps(1))
+        differs = other.to_bytes() != self._fit[0]
+        _check(
+            differs == self.evaluator.uses_recipe,
+            f"uses_recipe = {self.evaluator.uses_recipe}, but another recipe gives "
+            f"{'other' if differs else 'the same'} learned values",
         )
 
     def test_learned_values_travel_as_safetensors(self) -> None:

@@ -193,9 +193,23 @@ class CannotBeSaved(NormEvaluator):
         raise ValueError("no bytes")
 
 
+class CannotBeCounted(NormEvaluator):
+    name = "cannot-be-counted"
+    num_parameters = 1.5
+
+
+class NoFlops(NormEvaluator):
+    name = "no-flops"
+
+    def log_probs(self, maps):
+        raise IndexError(f"no graph of {maps.shape[0]}")
+
+
 @pytest.mark.parametrize(
     ("kind", "where", "message", "cause"),
     [
+        (CannotBeCounted, "its learned values", r"num_parameters = 1\.5; a number, 0 or more", ProtocolError),
+        (NoFlops, "one map of ones", "IndexError: no graph of 1", IndexError),
         (ChangesInput, "validation run", "changed the maps", ProtocolError),
         (WrongShape, "validation run", "shape", ProtocolError),
         (Nan, "validation run", "NaN", ProtocolError),
@@ -328,6 +342,21 @@ def test_evaluate_makes_a_fit_again_whose_weights_were_changed(dataset, workspac
     assert weights.read_bytes() == intact
     assert again.evaluator_digest == record.evaluator_digest
     load_judge(workspace, again, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("damage", ["", "{}", None])
+def test_evaluate_makes_a_fit_again_whose_description_is_gone(dataset, workspace, damage):
+    (record,) = run(dataset, workspace, "norm", seeds=1).rows[0].records
+    path = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed) / "evaluator.json"
+    intact = path.read_bytes()
+    path.unlink() if damage is None else path.write_text(damage)
+    run(dataset, workspace, "norm", seeds=1)
+    assert path.read_bytes() == intact
+
+
+def test_numbers_of_numpy_are_numbers(dataset, workspace, monkeypatch):
+    monkeypatch.setattr(NormEvaluator, "num_parameters", np.int64(7))
+    assert run(dataset, workspace, "norm", seeds=1).rows[0].num_parameters == 7
 
 
 def test_bad_requests(dataset, workspace, tmp_path):

@@ -90,6 +90,7 @@ def test_an_installed_package_adds_an_evaluator(tmp_path, workspace):
         (NormEvaluator, "its name attribute is 'norm'"),
         (evaluators.Evaluator, "it lacks fit, from_bytes, num_parameters, predict_proba, to_bytes, name, diff"),
         (type("X", (NormEvaluator,), {"name": "extra", "any_shape": 1}), "any_shape must be True or False"),
+        (type("X", (NormEvaluator,), {"name": "extra", "control": "no"}), "control must be True or False"),
     ],
 )  # fmt: skip
 def test_a_package_that_offers_no_evaluator_is_told(monkeypatch, value, message):

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from fmcs_bench.config import EvaluatorConfig, Recipe
 from fmcs_bench.errors import ConfigError, DatasetError, UnknownNameError
-from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, load_fitted, save_fitted
+from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, load_fitted, network, save_fitted
 from fmcs_bench.evaluators.set import channel_statistics
 from fmcs_bench.store import MapSet
 from fmcs_bench.testing import tiny_map_set
@@ -226,6 +226,13 @@ def test_what_are_no_weights_is_refused_and_leaves_the_evaluator_as_it_was(data)
 def test_an_unknown_evaluator_comes_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown evaluator 'convv'; did you mean conv\?"):
         create(EvaluatorConfig(evaluator="convv", seed=0), SHAPE, NUM_STAGES)
+
+
+def test_the_scale_is_that_of_all_maps_whatever_the_parts(monkeypatch):
+    expected = np.sqrt(np.square(TRAIN.maps_MDHW, dtype=np.float64).mean())
+    for values in (1, 1000, 2**24):
+        monkeypatch.setattr(network, "PART_VALUES", values)
+        assert network._root_mean_square(TRAIN.maps_MDHW) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_scale_of_the_maps_does_not_matter():

@@ -21,6 +21,7 @@ from fmcs_bench.evaluation import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators import REGISTRY, create
 from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import FmcsDataset, MapSet, open_dataset
+from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.workspace import Workspace
 
 RULE = ConvergenceRule(threshold=0.1)
@@ -124,6 +125,17 @@ def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
     with held.lent("a", "train", "unseen") as (train, unseen):
         for found, expected in zip((train.maps_MDHW, train.stages_M, unseen.image_ids_M), before, strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
+def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
+    held = protocol.HeldMaps(protocol.select(dataset, limit=2))
+    for place in (0, 1234, -1):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            train.maps_MDHW.reshape(-1)[place] += 1
+    with held.lent("a", "train"):
+        pass
 
 
 # ---- costs
@@ -243,6 +255,9 @@ def test_fidelity_of_lossy_storage_is_one_line_of_json(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
+    found = Fidelity.from_json(json.loads(line))
+    assert found.is_of(dataset.manifest)
+    assert found.is_of(other_codec.manifest)
     figures = json.loads(line)["evaluators"]["norm"]
     assert figures["mae_difference"]["num"] == 2
     assert 0 < figures["probability"]["mean"] < figures["probability"]["largest"] < 0.1

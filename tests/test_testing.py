@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fmcs_bench.config import Recipe
 from fmcs_bench.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.norm import NormEvaluator
 from fmcs_bench.testing import EvaluatorConformance, tiny_map_set
@@ -90,6 +91,16 @@ class ForgetsTheSeed(Good):
     def __init__(self, map_shape, num_stages, config, **options):
         ForgetsTheSeed.fits += 1
         super().__init__(map_shape, num_stages, config.model_copy(update={"seed": self.fits}), **options)
+
+
+class IgnoresTheRecipe(Good):
+    def __init__(self, map_shape, num_stages, config, **options):
+        recipe = Recipe(lr=0.01, batch_size=32)
+        super().__init__(map_shape, num_stages, config.model_copy(update={"recipe": recipe}), **options)
+
+
+class StatesNoRecipe(Good):
+    uses_recipe = False
 
 
 class Pickles(Good):
@@ -201,6 +212,8 @@ FAULTS = [
     (IgnoresTheSeed, "seed_decides", "deterministic = False, but another seed gives the same"),
     (NotDeterministic, "seed_decides", "deterministic = True, but another seed gives other"),
     (ForgetsTheSeed, "seed_decides", "two fits with one seed"),
+    (IgnoresTheRecipe, "use_of_the_recipe", "uses_recipe = True, but another recipe gives the same"),
+    (StatesNoRecipe, "use_of_the_recipe", "uses_recipe = False, but another recipe gives other"),
     (Pickles, "travel_as_safetensors", "to_bytes gives no safetensors file"),
     (ForgetsItsScale, "travel_as_safetensors", "answers change in a round trip"),
     (TakesAnyBytes, "other_bytes_are_refused", "must raise DatasetError"),

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from fmcs_bench import statistics
 from fmcs_bench.boards.grouping import comparable, enough_seeds
+from fmcs_bench.grid import said
 from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.statistics import Estimate
 
@@ -64,6 +65,14 @@ class EvaluatorBoard:
     def tested_on(self) -> list[str]:
         """Ids of the other datasets that a row was tested on."""
         return sorted({other for row in self.rows for other in row.test_on})
+
+    @property
+    def grid(self) -> str:
+        """The values of the recipe that were tried, in words, and who uses no recipe; empty where there is no grid."""
+        searches = {row.evaluator: row.records[0].grid_search for row in self.rows}
+        without = sorted(name for name, search in searches.items() if search is not None and not search.trials)
+        applies_not = f" (not of {', '.join(without)}, which use no recipe)" if without else ""
+        return f"{said(tried)}{applies_not}" if (tried := self.rows[0].records[0].unit.grid) else ""
 
     def __repr__(self) -> str:
         lines = [f"Evaluators on {self.dataset_id} (MAE in stages of {self.num_stages}; test run is the headline)"]

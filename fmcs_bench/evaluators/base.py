@@ -52,6 +52,8 @@ class Evaluator(ABC):
     """The seed decides nothing: every seed gives the same fit."""
     takes_heads: ClassVar[bool] = False
     """Has the heads of ``fmcs_bench.evaluators.heads``, not softmax alone."""
+    uses_recipe: ClassVar[bool] = False
+    """``config.recipe`` decides the fit, so that a grid over it applies; all networks do."""
     control: ClassVar[bool] = False
     """Made to be beaten; it is on the board, and never chosen for training."""
 

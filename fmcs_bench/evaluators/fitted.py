@@ -5,6 +5,7 @@ Flow: evaluator -> ``evaluator.safetensors`` and ``evaluator.json`` with its SHA
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,17 +63,30 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
         DatasetError: files are missing, damaged, or not those that the description names.
         ConfigError: it is a plug-in's, and the plug-in is not there or its code is another now.
     """
+    info, data = _read(folder)
+    _check_code(info.config)
+    evaluator = create(info.config, info.map_shape, info.num_stages, device=device)
+    evaluator.from_bytes(data)
+    return Fitted(evaluator, info)
+
+
+def is_intact(folder: Path, sha256: str) -> bool:
+    """Whether the fit whose learned values have this SHA-256 lies there, whole."""
+    try:
+        return _read(folder)[0].sha256 == sha256
+    except DatasetError:
+        return False
+
+
+def _read(folder: Path) -> tuple[FittedInfo, bytes]:
     try:
         info = FittedInfo.from_json(json.loads((folder / DESCRIPTION).read_bytes()))
         data = (folder / WEIGHTS).read_bytes()
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"there is no fitted evaluator in {folder}: {error}") from None
-    if files.sha256_of_file(folder / WEIGHTS) != info.sha256:
+    if hashlib.sha256(data).hexdigest() != info.sha256:
         raise DatasetError(f"{folder / WEIGHTS} is not the file that evaluator.json names")
-    _check_code(info.config)
-    evaluator = create(info.config, info.map_shape, info.num_stages, device=device)
-    evaluator.from_bytes(data)
-    return Fitted(evaluator, info)
+    return info, data
 
 
 def _check_code(config: EvaluatorConfig) -> None:

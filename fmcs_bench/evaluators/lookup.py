@@ -27,6 +27,8 @@ from fmcs_bench.evaluators.heads import HEADS
 PERMUTED_CONTROL = "conv"
 """Of this one a fit on permuted labels is on every board, because the published judge is of its kind."""
 TRAITS = ("differentiable", "channel_invariant", "any_shape")
+SWITCHES = ("deterministic", "takes_heads", "uses_recipe", "control")
+"""Traits that have a default."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _fault(kind: object) -> str:
     lacking = [*sorted(kind.__abstractmethods__), *(name for name in ("name", *TRAITS) if not hasattr(kind, name))]
     if lacking:
         return f"it lacks {', '.join(lacking)}"
-    wrong = [name for name in TRAITS if not isinstance(getattr(kind, name), bool)]
+    wrong = [name for name in (*TRAITS, *SWITCHES) if not isinstance(getattr(kind, name), bool)]
     if wrong:
         return f"{', '.join(wrong)} must be True or False"
     if not (isinstance(kind.name, str) and re.fullmatch(NAME_PATTERN, kind.name)):

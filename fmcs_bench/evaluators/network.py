@@ -6,6 +6,7 @@ fitting, with the weights of the epoch of the lowest validation MAE kept; probab
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import numpy as np
@@ -24,6 +25,9 @@ from fmcs_bench.seeding import derive
 from fmcs_bench.store import MapSet
 from fmcs_bench.training import Batches, fit, predict
 
+PART_VALUES = 2**24
+"""Values of maps that are squared at once: 64 MB."""
+
 
 class NetworkEvaluator(Evaluator):
     """An evaluator made of one network: maps -> outputs, which the head turns into probabilities of the K stages.
@@ -35,6 +39,7 @@ class NetworkEvaluator(Evaluator):
 
     differentiable = True
     takes_heads = True
+    uses_recipe = True
 
     def __init__(
         self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
@@ -64,8 +69,7 @@ class NetworkEvaluator(Evaluator):
     def fit(self, train: MapSet, validation: MapSet) -> list[Epoch]:
         """See ``Evaluator``."""
         train_batches, validation_batches = self._batches(train), self._batches(validation)
-        squares = np.square(train.maps_MDHW, dtype=np.float32)
-        self.network.scale.fill_(float(np.sqrt(squares.mean(dtype=np.float64))) or 1.0)
+        self.network.scale.fill_(_root_mean_square(train.maps_MDHW) or 1.0)
         best_mae, best_epoch = float("inf"), 0
 
         def validate(epoch: int, loss: float) -> dict[str, float | bool]:
@@ -152,6 +156,14 @@ class _Scaled(nn.Module):
             )
         logits: torch.Tensor = self.head(outputs)
         return logits
+
+
+def _root_mean_square(maps_MDHW: np.ndarray) -> float:
+    """Of all values, in parts: their squares in float32 would take twice the memory of the maps."""
+    step = max(1, PART_VALUES // max(1, int(np.prod(maps_MDHW.shape[1:]))))
+    parts = (maps_MDHW[start : start + step] for start in range(0, len(maps_MDHW), step))
+    total = sum(float(np.square(part, dtype=np.float32).sum(dtype=np.float64)) for part in parts)
+    return math.sqrt(total / maps_MDHW.size)
 
 
 def _as_float(maps: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from fmcs_bench.hub.metadata import licence_fields, yaml_head
 from fmcs_bench.images import SPLITS
 from fmcs_bench.images.listing import UNKNOWN
 from fmcs_bench.store import FmcsDataset, schema
+from fmcs_bench.store.fidelity import Fidelity, Interval
 from fmcs_bench.store.figures import draw_runs
 from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import CONFIGURATIONS
@@ -112,6 +113,7 @@ def _context(facts: Facts) -> dict[str, Any]:
         "parquet_megabytes": megabytes(
             sum(facts.files[name].num_bytes for split in facts.parquet for name in split.files)
         ),
+        "fidelity_table": Raw("" if facts.fidelity is None else _fidelity_table(facts.fidelity)),
         "limits": Raw("\n".join(f"- {line}" for line in _limits(manifest))),
         "licence_is_known": images.licence != UNKNOWN,
         "licence": licence_fields(images.licence),
@@ -246,6 +248,37 @@ def _split_table(facts: Facts) -> str:
             ]
         )
     return markdown.rows(["configuration", "split", "runs (seeds)", "images", "rows", "files", "size"], body)
+
+
+def _fidelity_table(fidelity: Fidelity) -> str:
+    """Evaluators by their MAE on the lossless maps."""
+    body = [
+        [
+            markdown.code(name),
+            _stages(scores.mae, ".3f"),
+            _stages(scores.mae_difference, "+.4f"),
+            f"{100 * scores.changed.mean:.3f} %",
+            f"{scores.probability.mean:.2g}",
+            f"{scores.probability.largest:.2g}",
+            str(scores.mae.num),
+        ]
+        for name, scores in sorted(fidelity.evaluators.items(), key=lambda item: (item[1].mae.mean, item[0]))
+    ]
+    head = [
+        "evaluator",
+        "MAE",
+        "change of MAE",
+        "maps with another stage",
+        "change of a probability",
+        "the largest",
+        "fits",
+    ]
+    return markdown.rows(head, body)
+
+
+def _stages(value: Interval, form: str) -> str:
+    interval = "" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]"
+    return markdown.escape(f"{value.mean:{form}}{interval}")
 
 
 def _left_out(facts: Facts) -> list[str]:

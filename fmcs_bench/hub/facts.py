@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fmcs_bench.store import schema
+from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import ParquetSplit, Publication
 
@@ -25,6 +26,7 @@ class Facts:
         part: what is published of the dataset; None is all.
         repo: ``owner/name`` of the dataset repository on the Hugging Face Hub; None for a folder.
         superseded_by: repository or URL of the version to use instead.
+        fidelity: what lossy storage does to the scores of evaluators, where it was measured.
     """
 
     manifest: schema.Manifest
@@ -34,6 +36,7 @@ class Facts:
     part: Part | None = None
     repo: str | None = None
     superseded_by: str | None = None
+    fidelity: Fidelity | None = None
 
     @classmethod
     def of(
@@ -53,6 +56,7 @@ class Facts:
             part=part,
             repo=repo,
             superseded_by=publication.superseded_by,
+            fidelity=publication.fidelity,
         )
 
     @property

@@ -19,6 +19,7 @@ from fmcs_bench.hub.croissant import croissant, encode
 from fmcs_bench.hub.facts import Facts
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, publication, schema
+from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.opening import check_files, read_part
 from fmcs_bench.store.part import FILE as PART
@@ -54,6 +55,7 @@ def make(
     part: Part | None = None,
     repo: str | None = None,
     superseded_by: str | None = None,
+    fidelity: Fidelity | None = None,
     progress: Progress = SILENT,
 ) -> Publication:
     """Make the folder, or bring the texts of a finished one up to date; what is published stays as it is.
@@ -66,6 +68,7 @@ def make(
         part: what to publish; None is all that is there.
         repo: ``owner/name`` on the Hub, for the examples of the card.
         superseded_by: the version to use instead; a notice is shown where the dataset is opened.
+        fidelity: of this dataset, for the card.
         progress: shows the work.
 
     Raises:
@@ -74,7 +77,7 @@ def make(
     """
     part = part or dataset.part
     if folder.is_dir() and any(folder.iterdir()):
-        return _bring_up_to_date(dataset, folder, part, repo, superseded_by)
+        return _bring_up_to_date(dataset, folder, part, repo, superseded_by, fidelity)
     if (folder.exists() and not folder.is_dir()) or folder.is_symlink():
         raise ConfigError(f"{folder} is no folder; choose another place to publish to")
     work = folder.absolute().with_name(
@@ -99,7 +102,7 @@ def make(
     if (work / PART).is_file():
         extra.append(PART)
     entries = {name: schema.FileEntry.of(work / name) for name in extra}
-    made = _write_texts(dataset, work, part, splits, entries, repo, superseded_by, created=environment.now())
+    made = _write_texts(dataset, work, part, splits, entries, repo, superseded_by, fidelity, environment.now())
     if folder.is_dir():
         folder.rmdir()
     work.replace(folder)
@@ -107,9 +110,14 @@ def make(
 
 
 def _bring_up_to_date(
-    dataset: FmcsDataset, folder: Path, part: Part, repo: str | None, superseded_by: str | None
+    dataset: FmcsDataset,
+    folder: Path,
+    part: Part,
+    repo: str | None,
+    superseded_by: str | None,
+    fidelity: Fidelity | None,
 ) -> Publication:
-    """Nothing of the data changes; card and ``superseded_by`` may."""
+    """Nothing of the data changes; card, ``superseded_by`` and ``fidelity`` may."""
     place = Location(folder)
     old = publication.read(place, dataset.manifest)
     if old is None:
@@ -124,9 +132,8 @@ def _bring_up_to_date(
     for name, entry in entries.items():
         if not _is_whole(folder / name, entry):
             raise DatasetError(f"{folder / name} is missing or was changed; remove {folder} and publish again")
-    return _write_texts(
-        dataset, folder, part, old.parquet, entries, repo, superseded_by or old.superseded_by, created=old.created
-    )
+    newer, scores = superseded_by or old.superseded_by, fidelity or old.fidelity
+    return _write_texts(dataset, folder, part, old.parquet, entries, repo, newer, scores, old.created)
 
 
 def _is_whole(file: Path, entry: schema.FileEntry) -> bool:
@@ -141,7 +148,7 @@ def _write_texts(
     entries: dict[str, schema.FileEntry],
     repo: str | None,
     superseded_by: str | None,
-    *,
+    fidelity: Fidelity | None,
     created: str,
 ) -> Publication:
     """Card, Croissant metadata and, last, ``publication.json``."""
@@ -153,6 +160,7 @@ def _write_texts(
         part=None if part.is_whole(dataset.manifest) else part,
         repo=repo,
         superseded_by=superseded_by,
+        fidelity=fidelity,
     )
     texts = {CARD: card(facts).encode()}
     if splits:
@@ -166,6 +174,7 @@ def _write_texts(
         parquet=splits,
         files=dict(sorted(entries.items())),
         superseded_by=superseded_by,
+        fidelity=fidelity,
         fmcs_bench=__version__,
         created=created,
     )

@@ -15,6 +15,7 @@ from fmcs_bench.hub import folder
 from fmcs_bench.hub.upload import Repository, Uploaded
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset
+from fmcs_bench.store.fidelity import read as read_fidelity
 from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import Publication
 from fmcs_bench.workspace import Workspace
@@ -58,6 +59,7 @@ def publish(
     public: bool = False,
     wanted: Mapping[str, Iterable[Any] | None] | None = None,
     superseded_by: str | None = None,
+    fidelity: Path | None = None,
     agree: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
 ) -> Published:
@@ -71,11 +73,13 @@ def publish(
         public: let everyone see the repository, once everything is there.
         wanted: ``kinds``, ``runs``, ``stages`` and ``splits`` of the part to publish; those left out are all.
         superseded_by: the version to use instead.
+        fidelity: line of ``benchmarks/fidelity.py`` about this dataset, for its card.
         agree: asked before anything is sent; None sends.
         progress: shows the work.
 
     Raises:
-        ConfigError: neither folder nor repository, or a part that is not there; see also ``hub.folder.make``.
+        ConfigError: neither folder nor repository, a part that is not there, or a fidelity of other datasets; see also
+            ``hub.folder.make``.
         DatasetError: a file of the dataset is damaged.
         HubError: the Hub cannot be reached, or gives no permission.
     """
@@ -83,13 +87,16 @@ def publish(
         raise ConfigError("name a folder (--to DIR), a repository of the Hub (--repo owner/name), or both")
     if public and repo is None:
         raise ConfigError("--public belongs to --repo: a folder is seen by whoever can read it")
+    scores = None if fidelity is None else read_fidelity(fidelity, dataset.manifest)
     repository = None if repo is None else Repository(repo)  # who is not logged in hears it before hours of work
     here = {name: getattr(dataset.part, name) for name in ("kinds", "runs", "stages", "splits")}
     part = Part.of(dataset.manifest, **here | {name: values for name, values in (wanted or {}).items() if values})
     place = to or workspace.published / f"{dataset.id}-{part.digest[:8]}"
     size = folder.estimate(dataset, part) / 1e6
     progress.say(f"{dataset.id} takes about {size:,.0f} MB in {place}")
-    made = folder.make(dataset, place, part=part, repo=repo, superseded_by=superseded_by, progress=progress)
+    made = folder.make(
+        dataset, place, part=part, repo=repo, superseded_by=superseded_by, fidelity=scores, progress=progress
+    )
     sizes = [file.stat().st_size for file in place.rglob("*") if file.is_file()]
     uploaded = None
     if repository is not None:

@@ -88,7 +88,8 @@ def evaluator_table(board: EvaluatorBoard) -> Table:
     """The evaluator board."""
     return Table(
         anchor=anchor("evaluators", board.dataset_id, board.settings),
-        caption=f"Evaluators on {board_name(board)}: mean over fits with 95 % interval, on one test run",
+        caption=f"Evaluators on {board_name(board)}: mean over fits with 95 % interval, on one test run"
+        + (f"; each fit the best on the validation run of {board.grid}" if board.grid else ""),
         columns=EVALUATOR_COLUMNS,
         rows=tuple(_evaluator_row(board, row) for row in board.rows),
     )

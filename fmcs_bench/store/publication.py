@@ -1,7 +1,8 @@
 """What publishing adds to an FMCS dataset's folder: ``publication.json`` and the files that it names.
 
 Flow: published folder or repository -> ``publication.json`` -> size and SHA-256 of every file that ``dataset.json``
-does not name. The dataset's own manifest and digest stay as they are; only ``superseded_by`` may change later.
+does not name. The dataset's own manifest and digest stay as they are; only ``superseded_by`` and ``fidelity`` may
+change later.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fmcs_bench.config import Options
 from fmcs_bench.environment import Sha256
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
+from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.location import Location, stays_inside
 
 FILE = "publication.json"
@@ -50,8 +52,11 @@ class Publication(Options):
     parquet: tuple[ParquetSplit, ...]
     files: dict[str, schema.FileEntry]
     superseded_by: str | None = Field(None, description="repository or URL of the version to use instead")
+    fidelity: Fidelity | None = Field(None, description="what q8 does to the scores of evaluators")
     fmcs_bench: str
     created: str
+
+    added_later = frozenset({"fidelity"})
 
     @property
     def stored_bytes(self) -> int:
@@ -81,6 +86,8 @@ def read(location: Location, manifest: schema.Manifest) -> Publication | None:
         raise DatasetError(f"{file} is damaged: {error}") from None
     if (found.dataset_id, found.dataset_digest) != (manifest.id, manifest.dataset_digest):
         raise DatasetError(f"{file} belongs to another dataset: {found.dataset_id}, and not {manifest.id}")
+    if found.fidelity is not None and not found.fidelity.is_of(manifest):
+        raise DatasetError(f"{file} has the fidelity of other datasets, and not of {manifest.id}")
     for name in found.files:
         if not stays_inside(name) or name in manifest.files:
             raise DatasetError(f"{file} names a file outside the folder, or one of {schema.MANIFEST}: {name!r}")
