@@ -345,7 +345,7 @@ def build_leaderboard(*, workspace: PathLike | None = None) -> Path:
 
     Raises:
         MissingDataError: there is no record yet.
-        RecordError: a record is not valid.
+        LeftOutError: the page is made, and its path is the error's ``page``, but some records are not valid.
     """
     place = workspace_at(workspace)
     with place.locked():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -16,19 +16,28 @@ from fmcs_bench.statistics import Estimate
 
 _NONE = "\N{EN DASH}"
 _IMAGES: dict[Images, str] = {
-    "same_run": "other images, but of the runs it was fitted on",
     "test_run": "test images of a run that it never saw; the headline, and what the rank is made from",
+    "same_run": "other images, but of the runs it was fitted on",
     "unseen": "the source's own test images; neither backbones nor evaluators were trained on them",
 }
 
 
 class Column(NamedTuple):
-    """A column: its heading in one or two parts, what it means in plain words, whether it holds numbers."""
+    """A column.
+
+    Attributes:
+        title: its heading.
+        part: a second part of the heading, or empty.
+        meaning: in plain words.
+        numeric: it holds numbers.
+        headline: it is what the table is about.
+    """
 
     title: str
     part: str
     meaning: str
     numeric: bool = True
+    headline: bool = False
 
     @property
     def name(self) -> str:
@@ -37,10 +46,17 @@ class Column(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A link to a record."""
+    """A link, from the folder of the page.
+
+    Attributes:
+        text: what is shown.
+        href: where the page links to.
+        source: where Markdown links to, which shows files and folders and no pages; empty for ``href``.
+    """
 
     text: str
     href: str
+    source: str = ""
 
 
 class Cell(NamedTuple):
@@ -53,7 +69,7 @@ class Cell(NamedTuple):
         low: end of the 95 % interval, as ``value``; None where there is no interval.
         high: its other end.
         interval: both ends, rounded for reading.
-        links: to records.
+        links: to what the number comes from.
         is_name: a name that a record gave, the heading of its row.
         mark: a word beside the text.
     """
@@ -69,32 +85,47 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row; ``anchor`` is its permanent address on the page, empty where it has none."""
+    """One row.
+
+    Attributes:
+        anchor: its permanent address on the page, empty where it has none.
+        cells: one for each column.
+        best: nothing in the table is clearly better.
+    """
 
     anchor: str
     cells: tuple[Cell, ...]
+    best: bool = False
+
+    @property
+    def details(self) -> Link | None:
+        """Where more is said about the row: the first link of its cells."""
+        return next((link for cell in self.cells for link in cell.links), None)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption."""
+    """A table with its caption; ``sortable`` where a reader may want its rows in another order, or fewer of them."""
 
     anchor: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    sortable: bool = True
 
 
 _SEEDS = Column("Seeds", "", "how often it was repeated, each time from another seed")
-_RECORDS = Column("Records", "", "one link per seed to the record (JSON); its predictions file lies beside it", False)
+_RECORDS = Column("Records", "", "all metrics of every seed, curves, environment, the command that makes them again, and "
+                  "the records (JSON) with their predictions", False)  # fmt: skip
 _PARAMETERS = Column("Parameters", "", "trainable numbers in the network")
 
 EVALUATOR_COLUMNS = (
     Column("Rank", "", "1 plus the number of evaluators that are clearly better (see above); equal ranks are ties"),
     Column("Evaluator", "", "the judge; “chosen” marks the one that goes into training", False),
-    *(Column("MAE", part.replace("_", " "), f"mean absolute error in stages: {_IMAGES[part]}") for part in _IMAGES),
-    Column("Accuracy", "same run", "share of maps whose stage is named exactly, on the images of MAE, same run"),
-    Column("Accuracy", "test run", "the same on the images of MAE, test run"),
+    *(Column("MAE", part.replace("_", " "), f"mean absolute error in stages: {meaning}", headline=part == "test_run")
+      for part, meaning in _IMAGES.items()),
+    Column("Accuracy", "test run", "share of maps whose stage is named exactly, on the images of MAE, test run"),
+    Column("Accuracy", "same run", "the same on the images of MAE, same run"),
     Column("Spearman", "", "rank correlation of the mean score and the backbone's validation accuracy, over all "
            "checkpoints of the test run; 1 is best, a dash where one of them never changes"),
     _PARAMETERS,
@@ -225,12 +256,13 @@ def _id(board: EvaluatorBoard | TrainingBoard) -> str:
 
 
 def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
+    ties = sum(other.rank == row.rank for other in board.rows)
     cells = (
-        Cell(str(row.rank), value=row.rank),
+        Cell(f"{row.rank} tie" if ties > 1 else str(row.rank), value=row.rank),
         Cell(row.evaluator, is_name=True, mark="chosen" if row.chosen else ""),
         *(_number(row.mae[part]) for part in _IMAGES),
-        _percent(row.accuracy["same_run"]),
         _percent(row.accuracy["test_run"]),
+        _percent(row.accuracy["same_run"]),
         Cell(_NONE) if row.spearman is None else _number(row.spearman),
         _count(row.num_parameters),
         Cell(_NONE) if row.flops_per_map is None else _count(row.flops_per_map),
@@ -239,7 +271,7 @@ def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
         _count(len(row.records)),
         _links(row.records),
     )
-    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells)
+    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells, best=row.rank == 1)
 
 
 def _training_row(board: TrainingBoard, row: TrainingRow) -> Row:
@@ -301,7 +333,19 @@ def _count(number: int) -> Cell:
 
 
 def _links(records: Sequence[EvaluatorRecord | TrainingRecord]) -> Cell:
-    return Cell("", links=tuple(Link(str(record.seed), f"records/{quote(address(record))}") for record in records))
+    """The way to the records of one method, which lie in one folder and have one page."""
+    text = f"{len(records)} record{'s' if len(records) > 1 else ''}"
+    return Cell("", links=(Link(text, details_href(records[0]), f"records/{quote(folder(records[0]))}"),))
+
+
+def details_href(record: EvaluatorRecord | TrainingRecord) -> str:
+    """Link to the page of this record and the other seeds of its method, from the folder of the leaderboard."""
+    return f"details/{quote(folder(record))}.html"
+
+
+def folder(record: EvaluatorRecord | TrainingRecord) -> str:
+    """Path of the folder of a record and the other seeds of its method, below the folder of all records."""
+    return str(PurePosixPath(address(record)).parent)
 
 
 def address(record: EvaluatorRecord | TrainingRecord) -> str:
