@@ -22,6 +22,7 @@ from fmcs_bench.command import (
     stream_option,
     workspace_option,
 )
+from fmcs_bench.leaderboard_commands import leaderboard
 from fmcs_bench.sharing import download, publish
 
 if TYPE_CHECKING:
@@ -256,18 +257,7 @@ def train(
     _print_board(board)
 
 
-@main.group()
-def leaderboard() -> None:
-    """Tables and page, made of records."""
-
-
-@leaderboard.command("build")
-@workspace_option
-def leaderboard_build(workspace: str) -> None:
-    """Make the page of all records of the workspace; its path is printed."""
-    from fmcs_bench import api
-
-    click.echo(str(api.build_leaderboard(workspace=workspace).resolve()))
+main.add_command(leaderboard)
 
 
 @main.command()

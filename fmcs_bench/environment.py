@@ -29,6 +29,7 @@ _PRESENTATION = (
     "display.py",
     "hub/",
     "leaderboard/",
+    "leaderboard_commands.py",
     "listing.py",
     "markdown.py",
     "places.py",

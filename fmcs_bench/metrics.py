@@ -6,7 +6,7 @@ M maps, K stages, N images (of one run; every image has a map at each stage).
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
@@ -172,10 +172,21 @@ def _order_within_images(score_M: np.ndarray, stages_M: np.ndarray, groups_M: np
     score_M = score_M.round(SCORE_DECIMALS)
     order_M = np.lexsort((stages_M, groups_M))
     starts = np.flatnonzero(np.diff(groups_M[order_M], prepend=groups_M[order_M[0]] - 1))
-    taus, falls, pairs = [], 0, 0
-    for index in np.split(order_M, starts[1:]):
-        score = score_M[index]
-        taus.append(kendalltau(stages_M[index], score).statistic if np.ptp(score) > 0 else 0.0)
-        falls += int((np.diff(score) < 0).sum())
-        pairs += len(index) - 1
-    return float(np.mean(taus)), falls / pairs if pairs else 0.0
+    size_N = np.diff(starts, append=len(order_M))
+    taus, falls = [], 0
+    for size in np.unique(size_N):  # K for every image, unless maps were left out
+        index_NK = order_M[starts[size_N == size][:, None] + np.arange(size)]
+        taus.append(_tau_b(score_M[index_NK], stages_M[index_NK]))
+        falls += int((np.diff(score_M[index_NK], axis=1) < 0).sum())
+    pairs = len(order_M) - len(starts)
+    return float(np.concatenate(taus).mean()), falls / pairs if pairs else 0.0
+
+
+def _tau_b(score_NK: np.ndarray, stages_NK: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row [N], 0 where one of the two never changes; all rows at once, pair by pair of K."""
+    one, other = np.triu_indices(score_NK.shape[1], k=1)
+    score_NP = np.sign(score_NK[:, other] - score_NK[:, one])
+    stages_NP = np.sign(stages_NK[:, other] - stages_NK[:, one])
+    untied_N = (score_NP != 0).sum(axis=1) * (stages_NP != 0).sum(axis=1)
+    agreeing_N = (score_NP * stages_NP).sum(axis=1)
+    return np.where(untied_N > 0, agreeing_N / np.sqrt(np.maximum(untied_N, 1)), 0.0)

@@ -16,7 +16,8 @@ ROWS = [
     "metrics", "statistics", "boards", "breakdown", "plot_style", "answer_plots", "plots", "engine", "images",
     "backbones", "dueheadnet", "objectives", "training", "convergence", "trajectory", "store", "extraction", "builder",
     "verification", "hub", "evaluators", "protocol", "contract", "judges", "evaluation", "experiments", "leaderboard",
-    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing", "cli",
+    "quickstart", "testing", "places", "api", "listing", "display", "terminal", "command", "sharing",
+    "leaderboard_commands", "cli",
     "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("engine") + 1]
@@ -71,7 +72,18 @@ def test_a_named_image_dataset_does_without_the_hub_library():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["build"], ["evaluate"], ["train"], ["leaderboard", "build"], ["quickstart"], ["verify"], ["download"]],
+    [
+        [],
+        ["build"],
+        ["evaluate"],
+        ["train"],
+        ["leaderboard", "build"],
+        ["leaderboard", "check"],
+        ["leaderboard", "submit"],
+        ["quickstart"],
+        ["verify"],
+        ["download"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments):
     code = (

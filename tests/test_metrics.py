@@ -248,3 +248,11 @@ def test_who_knows_nothing_guesses_the_middle(num_stages, guess):
 def test_without_ties_the_most_probable_stage_is_predicted():
     probs_MK = np.random.default_rng(0).dirichlet(np.ones(9), size=1000)
     np.testing.assert_array_equal(metrics.predicted_stages(probs_MK), probs_MK.argmax(axis=1))
+
+
+def test_tau_b_is_scipys():
+    probs, stages, groups = random_answers()
+    rough = probs.round(1) + 1e-3  # with ties
+    scores = expected_score(rough).round(metrics.SCORE_DECIMALS)
+    taus = [stats.kendalltau(stages[groups == group], scores[groups == group]).statistic for group in np.unique(groups)]
+    assert metrics._order_within_images(scores, stages, groups)[0] == pytest.approx(np.mean(taus), abs=1e-12)

@@ -1,0 +1,131 @@
+"""Commands of the leaderboard; see ``cli``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fmcs_bench.command import data_dir_option, json_option, workspace_option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+COMMITTED = Path("leaderboard/records")
+CARDS = Path("data_cards")
+
+
+@click.group()
+def leaderboard() -> None:
+    """Tables and page, made of records; and the check of records."""
+
+
+@leaderboard.command("build")
+@workspace_option
+def leaderboard_build(workspace: str) -> None:
+    """Make the page of all records of the workspace; its path is printed."""
+    from fmcs_bench import api
+
+    click.echo(str(api.build_leaderboard(workspace=workspace).resolve()))
+
+
+def _known_options(command: Command) -> Command:
+    command = click.option(
+        "--allow-unknown-dataset",
+        is_flag=True,
+        help="Check records of a dataset without its manifest too; their images are then taken on trust.",
+    )(command)
+    return click.option(
+        "--datasets",
+        "more",
+        multiple=True,
+        metavar="DIR",
+        help="Folder of known datasets or data cards, beside data_cards/ and those of the workspace; repeat.",
+    )(command)
+
+
+@leaderboard.command("check")
+@click.argument("paths", nargs=-1, metavar="[FILE|DIR ...]")
+@click.option("--submission", is_flag=True, help="Refuse what a pull request may not have: missing seeds, other files.")
+@_known_options
+@data_dir_option
+@workspace_option
+@json_option
+@click.pass_context
+def leaderboard_check(
+    context: click.Context,
+    paths: tuple[str, ...],
+    submission: bool,
+    more: tuple[str, ...],
+    allow_unknown_dataset: bool,
+    data_dir: str | None,
+    workspace: str,
+    as_json: bool,
+) -> None:
+    """Check records and their predictions, and compute every metric again; a fault exits with 1.
+
+    Without FILE or DIR: leaderboard/records of the current folder, or else the records of the workspace.
+    """
+    from fmcs_bench.display import shown
+    from fmcs_bench.leaderboard.check import check
+    from fmcs_bench.workspace import Workspace
+
+    default = COMMITTED if COMMITTED.is_dir() else Workspace(workspace).records
+    with shown() as progress:
+        report = check(
+            [Path(path) for path in paths] or [default],
+            datasets=_known(workspace, more),
+            data_dir=Path(data_dir) if data_dir else None,
+            submission=submission,
+            allow_unknown_dataset=allow_unknown_dataset,
+            progress=progress,
+        )
+    click.echo(json.dumps(report.to_json(), indent=1, sort_keys=True) if as_json else str(report))
+    if report.faults:
+        context.exit(1)
+
+
+@leaderboard.command("submit")
+@click.argument("paths", nargs=-1, required=True, metavar="RECORD ...")
+@click.option("--to", default=".", metavar="DIR", help="A clone of the repository, or a new folder.  [default: here]")
+@_known_options
+@data_dir_option
+@workspace_option
+def leaderboard_submit(
+    paths: tuple[str, ...],
+    to: str,
+    more: tuple[str, ...],
+    allow_unknown_dataset: bool,
+    data_dir: str | None,
+    workspace: str,
+) -> None:
+    """Check records (files or folders of them) and gather them for a pull request."""
+    from fmcs_bench.display import shown
+    from fmcs_bench.leaderboard.submission import submit
+
+    with shown() as progress:
+        submission = submit(
+            [Path(path) for path in paths],
+            Path(to),
+            datasets=_known(workspace, more),
+            data_dir=Path(data_dir) if data_dir else None,
+            allow_unknown_dataset=allow_unknown_dataset,
+            progress=progress,
+        )
+    click.echo(str(submission))
+
+
+@leaderboard.command("schema")
+def leaderboard_schema() -> None:
+    """Print the JSON Schema of records."""
+    from fmcs_bench import files
+    from fmcs_bench.leaderboard.schema import record_schema
+
+    click.echo(files.to_json(record_schema()).decode(), nl=False)
+
+
+def _known(workspace: str, more: tuple[str, ...]) -> list[Path]:
+    from fmcs_bench.workspace import Workspace
+
+    return [CARDS, Workspace(workspace).datasets, *map(Path, more)]
