@@ -1,14 +1,15 @@
 """Records -> a site of tables and figures that works from disk, and the same tables as Markdown.
 
-Flow: files -> records that can be shown, and those that cannot -> sections (tables, pictures), a page of details for each
-method -> ``index.html``, ``details/``, ``README.md``, figures, assets and copies of the records. The same records give the
-same bytes.
+Flow: files -> records that can be shown, and those that cannot -> sections (tables, pictures), a page of details for
+each method -> ``index.html``, ``details/``, ``README.md``, figures, assets and copies of the records. The same records
+give the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from fmcs_bench import __version__, plots
 from fmcs_bench.errors import MissingDataError
 from fmcs_bench.leaderboard import citation, markdown, site, tables
 from fmcs_bench.leaderboard.details import Details, details
-from fmcs_bench.leaderboard.panels import Section, sections
+from fmcs_bench.leaderboard.panels import Fold, Picture, Section, sections
 from fmcs_bench.leaderboard.sift import LeftOut, LeftOutError, sift
 from fmcs_bench.leaderboard.tables import Table
-from fmcs_bench.records import RecordStore, predictions_path
+from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
 
 __all__ = ["Content", "Details", "LeftOut", "LeftOutError", "Section", "build", "render", "sections"]
 
@@ -50,9 +51,7 @@ class Content:
     num_trainings: int = 0
 
 
-def build(
-    records_root: Path, out: Path, *, claims: Sequence[Table] = (), datasets: Sequence[Table] = ()
-) -> Path:
+def build(records_root: Path, out: Path, *, claims: Sequence[Table] = (), datasets: Sequence[Table] = ()) -> Path:
     """Build the leaderboard of all records under ``records_root``.
 
     Args:
@@ -72,7 +71,7 @@ def build(
     """
     store = RecordStore(records_root)
     sifted = sift(store)
-    every = [*sifted.evaluators, *sifted.trainings]
+    every: list[EvaluatorRecord | TrainingRecord] = [*sifted.evaluators, *sifted.trainings]
     if not every and not sifted.left_out:
         raise MissingDataError(
             f"there are no records under {records_root}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
@@ -123,5 +122,9 @@ def render(template: str, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
-    environment.tests |= {name: lambda value, name=name: type(value).__name__ == name for name in ("Table", "Picture", "Fold")}
+    environment.tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
     return environment.get_template(template).render(**values)
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind)

@@ -65,8 +65,8 @@ def training_again(records: Sequence[TrainingRecord]) -> Again:
     notes = [_dataset(record)]
     if unit.evaluator is not None:
         notes.append(
-            f"The judge {unit.evaluator} must have been fitted there by `fmcs-bench evaluate`; the digest of the fit is "
-            f"{unit.evaluator_digest}."
+            f"The judge {unit.evaluator} must have been fitted there by `fmcs-bench evaluate`; the digest of the fit "
+            f"is {unit.evaluator_digest}."
         )
     if not record.dataset.startswith("digits-"):
         notes.append("The place of the images is no part of a record: add --data-dir or --images.")

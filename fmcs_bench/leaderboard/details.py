@@ -1,7 +1,7 @@
 """A page for each method: everything that its records say, one for each seed.
 
-Flow: records of one method -> flat names and values of each part of a record -> tables -> a page, beside the command that
-makes the records again. Whatever a record gains later is shown without a change here.
+Flow: records of one method -> flat names and values of each part of a record -> tables -> a page, beside the command
+that makes the records again. Whatever a record gains later is shown without a change here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from fmcs_bench.leaderboard.tables import Cell, Column, Link, Row, Table
 from fmcs_bench.records import AnyRecord, EvaluatorRecord, TrainingRecord, predictions_path
 
 _PARTS: tuple[Images, ...] = ("test_run", "unseen", "same_run", "validation_run")
-AnyRecords = Sequence[EvaluatorRecord] | Sequence[TrainingRecord]
+AnyRecords = Sequence[EvaluatorRecord | TrainingRecord]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def details(evaluators: Iterable[EvaluatorRecord], trainings: Iterable[TrainingR
         evaluators: records of the evaluator track.
         trainings: records of the training track.
     """
-    pages = [_page(group, "evaluators", evaluator_again(group), _evaluator_tables(group)) for group in _groups(evaluators)]
-    return pages + [
-        _page(group, "training", training_again(group), [_metrics(group)]) for group in _groups(trainings)
+    pages = [
+        _page(group, "evaluators", evaluator_again(group), _evaluator_tables(group)) for group in _groups(evaluators)
     ]
+    return pages + [_page(group, "training", training_again(group), [_metrics(group)]) for group in _groups(trainings)]
 
 
 def _groups(records: Iterable[AnyRecord]) -> list[list[AnyRecord]]:
@@ -124,9 +124,9 @@ def _files(records: AnyRecords, root: str) -> Table:
     columns = (table.columns[0], Column("Files", "", "", numeric=False), *table.columns[1:])
     rows = []
     for record, row in zip(records, table.rows, strict=True):
-        path = PurePosixPath(tables.address(record))
+        path = Path(tables.address(record))
         links = (
-            Link("JSON", f"{root}records/{quote(str(path))}"),
+            Link("JSON", f"{root}records/{quote(path.as_posix())}"),
             Link("predictions", f"{root}records/{quote(predictions_path(path).as_posix())}"),
         )
         rows.append(Row("", (row.cells[0], Cell("", links=links), *row.cells[1:])))
@@ -172,7 +172,9 @@ def _unit(records: AnyRecords) -> Table:
     flat = _flat(records[0].unit.to_json() | {"seed": ", ".join(str(record.seed) for record in records)})
     rows = tuple(Row("", (Cell(name, is_name=True), _cell(value))) for name, value in flat.items())
     columns = (Column("Option", "", "", numeric=False), Column("Value", "", "", numeric=False))
-    return Table("unit", "Unit of work: everything that decides the result besides data, code and device", columns, rows, False)
+    return Table(
+        "unit", "Unit of work: everything that decides the result besides data, code and device", columns, rows, False
+    )
 
 
 def _environments(records: AnyRecords) -> Table:
@@ -180,9 +182,7 @@ def _environments(records: AnyRecords) -> Table:
     columns = (Column("Fact", "", "", numeric=False), *(_plain(f"Seed {record.seed}") for record in records))
     if all(other == found[0] for other in found):
         found, columns = found[:1], (columns[0], _plain("Every seed"))
-    rows = tuple(
-        Row("", (Cell(name, is_name=True), *(_cell(own.get(name)) for own in found))) for name in _keys(found)
-    )
+    rows = tuple(Row("", (Cell(name, is_name=True), *(_cell(own.get(name)) for own in found))) for name in _keys(found))
     return Table("environment", "Software and hardware", columns, rows, sortable=False)
 
 
@@ -190,7 +190,9 @@ def _by_seed(anchor: str, caption: str, records: AnyRecords, facts: Sequence[Map
     keys = _keys(facts)
     numeric = {key: all(isinstance(own.get(key), int | float | None) for own in facts) for key in keys}
     columns = (_seed_column(), *(_column(key, numeric=numeric[key]) for key in keys))
-    rows = [Row("", (_seed(record), *map(_cell, map(own.get, keys)))) for record, own in zip(records, facts, strict=True)]
+    rows = [
+        Row("", (_seed(record), *map(_cell, map(own.get, keys)))) for record, own in zip(records, facts, strict=True)
+    ]
     return Table(anchor, caption, columns, tuple(rows))
 
 

@@ -54,7 +54,9 @@ class Panel:
     def pictures(self) -> Iterator[Picture]:
         """All pictures, folded or not."""
         for item in self.items:
-            yield from (part for part in (item.items if isinstance(item, Fold) else (item,)) if isinstance(part, Picture))
+            yield from (
+                part for part in (item.items if isinstance(item, Fold) else (item,)) if isinstance(part, Picture)
+            )
 
 
 @dataclass(frozen=True)

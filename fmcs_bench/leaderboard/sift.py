@@ -116,7 +116,9 @@ def _form(store: RecordStore, record: EvaluatorRecord) -> _Form:
         )
     lengths = {len(along.step), len(along.score), len(along.validation_accuracy)}
     if lengths == {0} or len(lengths) > 1:
-        raise RecordError(f"its trajectory has lists of {sorted(lengths)} values; they must be equally long, and hold some")
+        raise RecordError(
+            f"its trajectory has lists of {sorted(lengths)} values; they must be equally long, and hold some"
+        )
     return _Form(record.num_stages, along.step)
 
 

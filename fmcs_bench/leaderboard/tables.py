@@ -115,8 +115,8 @@ class Table:
 
 
 _SEEDS = Column("Seeds", "", "how often it was repeated, each time from another seed")
-_RECORDS = Column("Records", "", "all metrics of every seed, curves, environment, the command that makes them again, and "
-                  "the records (JSON) with their predictions", False)  # fmt: skip
+_RECORDS = Column("Records", "", "all metrics of every seed, curves, environment, the command that makes them again, "
+                  "and the records (JSON) with their predictions", False)  # fmt: skip
 _PARAMETERS = Column("Parameters", "", "trainable numbers in the network")
 
 EVALUATOR_COLUMNS = (

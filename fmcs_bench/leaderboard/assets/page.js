@@ -3,7 +3,14 @@
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const many = table.tBodies[0].rows.length > 5;
+  const headings = [...table.tHead.rows[0].cells];
   new DataTable(table, {
+    // Numbers are sorted by their full precision, which their cells have as an attribute.
+    columns: headings.map((heading, i) =>
+      heading.classList.contains("number")
+        ? { type: "num", data: { _: `${i}.display`, sort: `${i}.@data-value`, type: `${i}.@data-value` } }
+        : null,
+    ),
     autoWidth: false,
     info: many,
     layout: { topStart: many ? "search" : null, topEnd: many ? "info" : null, bottomStart: null, bottomEnd: null },
