@@ -230,10 +230,10 @@ def _column(key: str, *, numeric: bool = True) -> Column:
 
 
 def _cell(value: Any) -> Cell:
-    """A value of a record, rounded for reading."""
+    """A value of a record, rounded for reading, and to six digits for sorting; the file has all of them."""
     if value is None or value == {}:
         return Cell("\N{EN DASH}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell(str(value))
     text = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return Cell(text.replace("-", "\N{MINUS SIGN}"), value=value)
+    return Cell(text.replace("-", "\N{MINUS SIGN}"), value=value if isinstance(value, int) else float(f"{value:.6g}"))
