@@ -31,7 +31,8 @@ def test_a_training_names_judge_raf_length_and_seeds_from_the_first() -> None:
     records = [factory.training_record(0.9, seed, method=Method(raf=0.9)) for seed in (100, 104)]
     found = training_again(records)
     assert found.command == (
-        "fmcs-bench train digits-smallcnn-32px-base --method ral --raf 0.9 --evaluator set --epochs 9 --seeds 5 --device cpu"
+        "fmcs-bench train digits-smallcnn-32px-base --method ral --raf 0.9 --evaluator set --epochs 9 --seeds 5 "
+        "--device cpu"
     )
     assert records[0].unit.evaluator_digest in found.notes[1]
     assert not any("--data-dir" in note for note in found.notes)

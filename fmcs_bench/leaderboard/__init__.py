@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -122,7 +123,8 @@ def render(template: str, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
-    environment.tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
+    tests: dict[str, Any] = environment.tests  # whose type is inferred from jinja2's own tests, plain functions
+    tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
     return environment.get_template(template).render(**values)
 
 
