@@ -37,6 +37,7 @@ def test_python_examples_run_in_order(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Evaluators on digits-smallcnn-16px-base@" in done.stdout
     assert "index.html" in done.stdout
+    assert "records checked: no faults" in done.stdout
 
 
 def test_commands_exist():

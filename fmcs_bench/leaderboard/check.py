@@ -1,6 +1,6 @@
 """Checks records that anybody may have written: nothing in them is believed that can be computed.
 
-Flow: files and folders -> every record read, and checked by itself (``reading``, ``recomputing``, ``pictured``) -> all of
+Flow: files and folders -> every record read, checked by itself (``reading``, ``recomputing``, ``pictured``) -> all of
 them beside each other: twice, under two names, with seeds missing -> ``Report``, one line for each fault.
 """
 
@@ -78,17 +78,48 @@ def check(
     readings: list[Reading] = []
     with progress.task("checking records", len(found)) as task:
         for path in found:
-            fault, note = teller(str(path), faults), teller(str(path), notes)
-            with guarded(lambda text, fault=fault: fault(text, "a record that can be checked", "see the schema"), "it"):  # type: ignore[misc]
-                reading = read(path, fault)
-                if reading is not None:
-                    readings.append(reading)
-                    check_record(reading, _pictured(reading, known, allow_unknown_dataset, fault, note), now, fault)
+            reading = check_one(path, known, now, faults, notes, allow_unknown_dataset=allow_unknown_dataset)
+            readings += [reading] if reading is not None else []
             task.advance()
     readings += _read_beside(beside, readings)
     _check_copies(readings, faults)
     _check_groups(readings, faults, faults if submission else notes)
     return Report(len(found), tuple(faults), tuple(notes))
+
+
+def check_one(
+    path: Path,
+    known: KnownDatasets,
+    now: datetime,
+    faults: list[Fault],
+    notes: list[Fault],
+    *,
+    allow_unknown_dataset: bool = False,
+) -> Reading | None:
+    """Check one record by itself.
+
+    Args:
+        path: of the record.
+        known: the datasets that it may be about.
+        now: the present time.
+        faults: gets what is wrong.
+        notes: gets what is not, but somebody should know.
+        allow_unknown_dataset: see ``check``.
+
+    Returns:
+        The record with its predictions; None where they cannot be read.
+    """
+    fault, note = teller(str(path), faults), teller(str(path), notes)
+    reading: Reading | None = None
+
+    def broken(text: str) -> None:
+        fault(text, "a record that can be computed again", "let fmcs-bench write it, and change nothing in it")
+
+    with guarded(broken, "it cannot be checked"):
+        reading = read(path, fault)
+        if reading is not None:
+            check_record(reading, _pictured(reading, known, allow_unknown_dataset, fault, note), now, fault)
+    return reading
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
@@ -214,9 +245,7 @@ def _check_groups(readings: Sequence[Reading], faults: list[Fault], incomplete: 
 
 def _check_alike(first: Reading, reading: Reading, tell: Tell) -> None:
     one, other = first.record, reading.record
-    values = {
-        "dataset_digest": (one.dataset_digest, other.dataset_digest),
-    }
+    values = {"dataset_digest": (one.dataset_digest, other.dataset_digest)}
     if isinstance(one, TrainingRecord) and isinstance(other, TrainingRecord):
         values["unit.evaluator_digest"] = (str(one.unit.evaluator_digest), str(other.unit.evaluator_digest))
     if isinstance(one, EvaluatorRecord) and isinstance(other, EvaluatorRecord):
@@ -231,7 +260,11 @@ def _check_alike(first: Reading, reading: Reading, tell: Tell) -> None:
                 f"{own}, as in {first.path}",
                 "make all seeds of a method with the same code and data",
             )
-    for where in ("validation", "test", *(f"{side}" for side in ("same_run", "test_run", "unseen"))):
+    for where in ("validation", "test", "same_run", "test_run", "unseen"):
         ids = f"{where}/image"
         if ids in first.arrays and ids in reading.arrays and not np.array_equal(first.arrays[ids], reading.arrays[ids]):
-            tell(f"{where} is about other images than in {first.path}", "the same images for all seeds", "see above")
+            tell(
+                f"{where} is about other images than in {first.path}",
+                "the same images for all seeds",
+                "bring one dataset's records",
+            )

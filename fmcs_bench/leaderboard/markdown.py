@@ -23,7 +23,7 @@ def cell(value: Cell) -> str:
         >>> cell(Cell("set", is_name=True, mark="chosen"))
         '`set` (chosen)'
     """
-    parts = [code(value.text) if value.is_name else value.text, value.interval]
+    parts = [code(value.text) if value.is_name else escape(value.text), value.interval]
     parts.append(f"({value.mark})" if value.mark else "")
     parts += [f"[{link.text}]({link.source or link.href})" for link in value.links]
     return " ".join(part for part in parts if part)
