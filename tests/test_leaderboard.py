@@ -307,9 +307,9 @@ def test_tables_of_claims_and_datasets_have_their_places(tmp_path: Path) -> None
     path = leaderboard.build(tmp_path / "records", tmp_path / "out", claims=[claims])
     page = Page(path)
     assert page.table("What was claimed").rows[1][0].text == "<b>"
-    assert "claims" in page.ids
-    assert "#claims" in page.hrefs
-    assert "datasets" not in page.ids
+    assert "board-claims" in page.ids
+    assert "#board-claims" in page.hrefs
+    assert "board-datasets" not in page.ids
 
 
 def test_names_are_text_and_never_markup() -> None:
