@@ -22,12 +22,24 @@ def leaderboard() -> None:
 
 
 @leaderboard.command("build")
+@click.option(
+    "--root", metavar="DIR", help="Folder with records/ and claims/, where the page goes too, as leaderboard/."
+)
 @workspace_option
-def leaderboard_build(workspace: str) -> None:
-    """Make the page of all records of the workspace; its path is printed."""
-    from fmcs_bench import api
+def leaderboard_build(workspace: str, root: str | None) -> None:
+    """Make the page of all records of the workspace; its path is printed.
 
-    click.echo(str(api.build_leaderboard(workspace=workspace).resolve()))
+    A record that is not valid stops nothing: the page and standard error name it, and the exit code is 1.
+    """
+    from fmcs_bench import api
+    from fmcs_bench.leaderboard import LeftOutError
+
+    try:
+        page = api.build_leaderboard(workspace=workspace, root=root)
+    except LeftOutError as error:
+        click.echo(str(error.page.resolve()))
+        raise
+    click.echo(str(page.resolve()))
 
 
 def _known_options(command: Command) -> Command:

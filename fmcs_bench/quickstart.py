@@ -65,7 +65,7 @@ def run(
     sweep = Sweep(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
     train_methods(dataset, workspace, sweep, device=device, progress=progress)
     progress.say("4/4  leaderboard")
-    page = leaderboard.build(workspace.records, workspace.leaderboard)
+    page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
     every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
     training = next(board for board in every if board.dataset_id == dataset.id)
     return Result(dataset, judges, training, page)

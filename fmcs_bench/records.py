@@ -289,13 +289,17 @@ class RecordStore:
         """
         return unpack_predictions(predictions_path(self.path(record)).read_bytes())
 
+    def paths(self, kind: type[Record]) -> list[Path]:
+        """Files of all records of one track, ordered; none has been read."""
+        return sorted((self.root / _track(kind)).glob("*/*/*/seed-*.json"))
+
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
         """All records of one track, ordered by path.
 
         Raises:
             RecordError: one of them is not valid.
         """
-        return [self.read(kind, path) for path in sorted((self.root / _track(kind)).glob("*/*/*/seed-*.json"))]
+        return [self.read(kind, path) for path in self.paths(kind)]
 
     def address(self, record: EvaluatorRecord | TrainingRecord) -> PurePosixPath:
         """Path of a record relative to the root."""

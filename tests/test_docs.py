@@ -96,11 +96,14 @@ def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
     from fmcs_bench import leaderboard
 
     shutil.copytree(ROOT / "leaderboard", tmp_path / "leaderboard")
-    leaderboard.build(tmp_path / "leaderboard/records", tmp_path / "leaderboard")
+    shutil.copytree(ROOT / "data_cards", tmp_path / "data_cards")
+    leaderboard.build(tmp_path / "leaderboard/records", tmp_path / "leaderboard", datasets=[tmp_path / "data_cards"])
     for path in (tmp_path / "leaderboard").rglob("*"):
         if path.suffix in (".html", ".md"):
             committed = ROOT / "leaderboard" / path.relative_to(tmp_path / "leaderboard")
-            assert path.read_bytes() == committed.read_bytes(), f"{committed.name}: type `fmcs-bench leaderboard build`"
+            assert path.read_bytes() == committed.read_bytes(), (
+                f"{committed.name}: `fmcs-bench leaderboard build --root leaderboard`"
+            )
 
 
 def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():

@@ -5,93 +5,22 @@ import json
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import record_factory as factory
+from page_reader import Cell, Page, build, name_of, tree
 from scipy import optimize, stats
 
-from fmcs_bench import leaderboard
-from fmcs_bench.errors import ConfigError, MissingDataError, RecordError
-from fmcs_bench.leaderboard import markdown
+from fmcs_bench import boards, leaderboard
+from fmcs_bench.errors import PluginError
+from fmcs_bench.leaderboard import LeftOut, datatables, markdown, panels
 from fmcs_bench.records import AnyRecord, unpack_predictions
 
-VOID = {"img", "link", "meta", "source", "br"}
+ROOT = Path(__file__).parent.parent
 OTHER = "cifar10-resnet50-224px-base"
-
-
-class Page(HTMLParser):
-    """A page's tables, links and ids; fails where a tag is not closed in order."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.tables: list[Table] = []
-        self.hrefs: list[str] = []
-        self.sources: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.images_without_text = 0
-        self.open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        self.tags.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.hrefs += [values["href"]] if tag == "a" else []
-        self.sources += [values[name] for name in ("src", "srcset") if name in values]
-        self.images_without_text += tag == "img" and not values.get("alt")
-        if tag == "table":
-            self.tables.append(Table())
-        elif tag == "tr":
-            self.tables[-1].rows.append([])
-        elif tag in ("td", "th"):
-            self.tables[-1].rows[-1].append(Cell(tag, values))
-        elif tag == "a" and self.open[-1] in ("td", "th"):
-            self.tables[-1].rows[-1][-1].links.append(values["href"])
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "caption" in self.open:
-            self.tables[-1].caption += data
-        elif "td" in self.open or "th" in self.open:
-            self.tables[-1].rows[-1][-1].text += data
-
-    def table(self, start: str) -> Table:
-        (found,) = [table for table in self.tables if table.caption.startswith(start)]
-        return found
-
-
-@dataclasses.dataclass
-class Cell:
-    tag: str
-    attributes: dict[str, str]
-    text: str = ""
-    links: list[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Table:
-    caption: str = ""
-    rows: list[list[Cell]] = dataclasses.field(default_factory=list)
-
-    def named_rows(self) -> list[dict[str, Cell]]:
-        heads = [" ".join(cell.text.split()) for cell in self.rows[0]]
-        return [dict(zip(heads, row, strict=True)) for row in self.rows[1:]]
-
-
-def build(tmp_path: Path, records: list[factory.EvaluatorRecord | factory.TrainingRecord]) -> Path:
-    factory.write(tmp_path / "records", records)
-    return leaderboard.build(tmp_path / "records", tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +30,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def linked_records(page: Page, row: dict[str, Cell]) -> list[dict]:  # type: ignore[type-arg]
-    paths = [page.path.parent / unquote(href) for href in row["Records"].links]
-    return [json.loads(path.read_bytes()) for path in paths]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (href,) = row["Records"].links
+    details = Page(page.path.parent / unquote(href))
+    links = [details.path.parent / unquote(href) for href in details.hrefs if href.endswith(".json")]
+    return [json.loads(path.read_bytes()) for path in links]
 
 
 def numbers_of(cell: Cell) -> list[float]:
@@ -270,30 +197,60 @@ def test_the_markdown_has_the_same_numbers_as_the_page(page: Page) -> None:
             cells = [item.strip() for item in line.strip("|").split("|")]
             for cell, shown in zip(row, cells, strict=True):
                 if cell.links and cell.tag == "td":
-                    assert re.findall(r"\]\((.*?)\)", shown) == cell.links
+                    (href,) = re.findall(r"\]\((.*?)\)", shown)
+                    assert href == cell.links[0].removeprefix("details/").removesuffix(".html").join(["records/", ""])
                 elif cell.tag == "td":
                     assert shown == " ".join(cell.text.split())
                 else:
-                    assert shown.replace("`", "").replace("(", "").replace(")", "") == " ".join(cell.text.split())
+                    assert shown.replace("`", "").replace("(chosen)", "chosen") == name_of(cell)
 
 
 def test_all_links_lead_to_files_and_anchors_of_the_folder(page: Page) -> None:
     out = page.path.parent
-    for address in [*page.hrefs, *page.sources]:
-        if address.startswith("#"):
-            assert address[1:] in page.ids
-        else:
-            assert (out / unquote(address)).is_file()
-    assert len(page.ids) == len(set(page.ids))
+    details = sorted((out / "details").rglob("*.html"))
+    assert len(details) == len(factory.EVALUATORS) + 9
+    ids = {page.path: page.ids}
+    for each in [page, *map(Page, details)]:
+        assert len(each.ids) == len(set(each.ids))
+        for address in [*each.hrefs, *each.sources]:
+            name, _, fragment = unquote(address).partition("#")
+            target = Path(os.path.normpath(each.path.parent / name)) if name else each.path
+            assert target.exists(), (each.path, address)
+            assert target.is_relative_to(out)
+            if fragment:
+                assert fragment in ids.setdefault(target, each.ids if target == each.path else []), (each.path, address)
     for address in re.findall(r"(?:\]\(|src=\"|srcset=\")(.*?)[)\"]", (out / "README.md").read_text(encoding="utf-8")):
         assert (out / unquote(address)).exists()
     assert tree(out / "records") == tree(out.with_name("records"))
 
 
-def test_the_page_needs_no_network_and_no_script(page: Page) -> None:
-    assert not {"script", "iframe", "object"} & set(page.tags)
-    assert not [address for address in [*page.hrefs, *page.sources] if ":" in address]
-    assert not re.search(r"url\(|@import|https?:", page.path.read_text(encoding="utf-8"))
+def test_the_page_needs_no_network_and_no_inline_script(page: Page) -> None:
+    details = sorted((page.path.parent / "details").rglob("*.html"))
+    for each in [page, *map(Page, details)]:
+        text = each.path.read_text(encoding="utf-8")
+        assert not {"iframe", "object", "form", "style"} & set(each.tags)
+        assert not [address for address in [*each.hrefs, *each.sources] if ":" in address]
+        assert not re.search(r"url\(|@import|https?:|style=|\son[a-z]+=", text)
+        assert re.findall(r"<script(.*?)>(.*?)</script>", text) == [
+            (f' defer src="{root}assets/{name}"', "")
+            for root in ["../" * (len(each.path.relative_to(page.path.parent).parts) - 1)]
+            for name in ("datatables.js", "page.js")
+        ]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in text
+
+
+def test_the_licences_of_what_is_not_ours_travel_with_the_site(page: Page) -> None:
+    script = (page.path.parent / "assets/datatables.js").read_text(encoding="utf-8")
+    assert "datatables.net/license" in script
+    assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
+
+
+def test_another_itables_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html/dt_bundle.js").write_text("window.DataTable = 1; // Bundled license information")
+    monkeypatch.setattr(datatables, "files", lambda package: tmp_path if package == "itables" else None)
+    with pytest.raises(PluginError, match="install itables"):
+        datatables.script()
 
 
 def test_the_page_can_be_used_without_seeing_it(page: Page) -> None:
@@ -315,7 +272,7 @@ def test_rows_have_permanent_anchors_and_the_chosen_one_is_marked(page: Page) ->
     record = factory.evaluator_record()
     anchors = {f"evaluator-{record.dataset_id}-{record.settings}-{name}" for name in factory.EVALUATORS}
     assert anchors <= set(page.ids)
-    assert [row[1].text for row in board.rows if "chosen" in row[1].text] == ["set chosen"]
+    assert [row[1].text for row in board.rows if "chosen" in row[1].text] == ["set chosen #"]
 
 
 def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
@@ -330,8 +287,9 @@ def test_records_of_other_settings_stand_on_boards_of_their_own(tmp_path: Path) 
     assert len(page.tables) == 2 * 5 + 1
     assert len(page.ids) == len(set(page.ids))
     for address in [*page.hrefs, *page.sources]:
-        assert address[1:] in page.ids if address.startswith("#") else (page.path.parent / unquote(address)).is_file()
-    assert len(set(page.sources)) == len(page.sources) == 2 * 7 * 2  # two boards, seven figures, two colour schemes
+        assert address[1:] in page.ids if address.startswith("#") else (page.path.parent / unquote(address)).exists()
+    figures = [source for source in page.sources if source.startswith("figures/")]
+    assert len(set(figures)) == len(figures) == 2 * 7 * 2  # two boards, seven figures, two colour schemes
     for example in (short[0], short[-1], long[0], long[-1]):
         start = "Evaluators on" if isinstance(example, factory.EvaluatorRecord) else "Training methods on"
         table = page.table(f"{start} {example.dataset_id}, settings {example.settings}:")
@@ -358,121 +316,54 @@ def test_a_dataset_without_records_of_one_track_names_the_command(tmp_path: Path
         assert text.index("fmcs-bench evaluate") < text.index("fmcs-bench train")
 
 
-def test_without_any_record_the_error_names_both_commands(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"fmcs-bench evaluate.*fmcs-bench train"):
-        leaderboard.build(tmp_path / "records", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_claims_and_datasets_have_their_boards(tmp_path: Path) -> None:
+    factory.write(tmp_path / "records", [factory.training_record()])
+    shutil.copytree(ROOT / "leaderboard/claims", tmp_path / "claims")
+    path = leaderboard.build(tmp_path / "records", tmp_path / "out", datasets=[ROOT / "data_cards"])
+    page = Page(path)
+    assert {"board-claims", "board-datasets"} <= set(page.ids)
+    assert {"#board-claims", "#board-datasets"} <= set(page.hrefs)
+    captions = [table.caption for table in page.tables]
+    claims, datasets = (
+        next(t for t in page.tables if words in t.caption) for words in ("Published figures", "FMCS datasets")
+    )
+    assert len(claims.rows) - 1 == len(list((tmp_path / "claims").glob("*.json"))), captions
+    assert len(datasets.rows) - 1 == len(list((ROOT / "data_cards").glob("*/dataset.json")))
+    cards = [unquote(href) for row in datasets.rows[1:] for cell in row for href in cell.links if "README" in href]
+    assert len(cards) == len(datasets.rows) - 1
+    assert all((path.parent / card).is_file() for card in cards)
 
 
-def test_a_broken_record_stops_the_build_and_leaves_the_old_page(tmp_path: Path) -> None:
-    path = build(tmp_path, factory.evaluator_records(2))
-    before = tree(path.parent)
-    broken = next((tmp_path / "records").rglob("seed-1.json"))
-    broken.write_text(broken.read_text().replace('"mae"', '"mea"', 1))
-    with pytest.raises(RecordError, match="seed-1"):
-        leaderboard.build(tmp_path / "records", tmp_path / "out")
-    assert tree(path.parent) == before
+def test_without_claims_and_datasets_their_boards_are_not_there(page: Page) -> None:
+    assert not {"board-claims", "board-datasets"} & set(page.ids)
 
 
 def test_names_are_text_and_never_markup() -> None:
-    hostile = "<img src=x onerror=alert(1)>\"'|`[a](b)"
-    (section,) = leaderboard.sections(
-        factory.evaluator_records(2), factory.training_records(2), lambda _: unpack_predictions(factory.PREDICTIONS)
-    )
+    hostile = "<img src=x onerror=alert(1)>\"'|`[a](b)</script>"
+    predictions = unpack_predictions(factory.PREDICTIONS)
+    (evaluators,) = boards.evaluator_boards(factory.evaluator_records(2))
+    (trainings,) = boards.training_boards(factory.training_records(2))
 
-    def with_hostile_names(board, pictures, name):
-        rows = tuple(dataclasses.replace(row, **{name: hostile}) for row in board.rows)
-        board = dataclasses.replace(board, dataset_id=hostile, settings=hostile, rows=rows)
-        return board, {key: dataclasses.replace(picture, alt=hostile) for key, picture in pictures.items()}
+    def with_hostile_names(board, name):
+        rows = tuple(
+            row if getattr(row, name) == "baseline" else dataclasses.replace(row, **{name: hostile})
+            for row in board.rows
+        )
+        return dataclasses.replace(board, dataset_id=hostile, settings=hostile, rows=rows)
 
-    section = dataclasses.replace(
-        section,
-        dataset_id=f"{hostile}@0123",
-        evaluators=tuple(with_hostile_names(*pair, "evaluator") for pair in section.evaluators),
-        training=tuple(with_hostile_names(*pair, "family") for pair in section.training),
+    section = panels.Section(
+        f"{hostile}@0123",
+        (panels.evaluator_panel(with_hostile_names(evaluators, "evaluator"), lambda _: predictions),),
+        (panels.training_panel(with_hostile_names(trainings, "family")),),
+        panels.tables.environment_table(hostile, factory.training_records(1)),
     )
-    page = leaderboard.render("page.html.j2", [section])
+    content = leaderboard.Content([section], left_out=[LeftOut(hostile, hostile)])
+    page = leaderboard.render("page.html.j2", content=content, root="")
     assert "<img src=x" not in page
+    assert page.count("</script>") == 2
     assert page.count("&lt;img src=x onerror=alert(1)&gt;&#34;&#39;") > 20
-    text = leaderboard.render("README.md.j2", [section])
+    text = leaderboard.render("README.md.j2", content=content)
     outside_code = re.sub(r"`[^`\n]*`", "", text)
     assert "<img src=x" not in outside_code.replace("\\<img", "")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14 + 1, 9 + 1, 7 + 1, 4 + 1}  # columns are kept
-
-
-def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    records = [*factory.evaluator_records(2), *factory.training_records(2)]
-    first = tree(build(tmp_path / "a", records).parent)
-    second = tree(build(tmp_path / "b", records[::-1]).parent)
-    assert first == second
-    leaderboard.build(tmp_path / "a" / "records", tmp_path / "a" / "out")
-    assert tree(tmp_path / "a" / "out") == first
-
-
-def test_what_an_earlier_build_wrote_does_not_linger_and_other_files_stay(tmp_path: Path) -> None:
-    out = build(tmp_path, [*factory.evaluator_records(2), *factory.training_records(2)]).parent
-    (out / "notes.txt").write_text("mine")
-    (out / "records" / "mine.json").write_text("{}")
-    shutil.rmtree(tmp_path / "records" / "training")
-    leaderboard.build(tmp_path / "records", out)
-    fresh = tmp_path / "fresh"
-    leaderboard.build(tmp_path / "records", fresh)
-    assert tree(out) == tree(fresh) | {"notes.txt": b"mine", "records/mine.json": b"{}"}
-    assert not (out / "records" / "training").exists()
-
-
-def test_files_that_no_build_wrote_are_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match=r"README\.md, which no earlier build"):
-        build(tmp_path, factory.evaluator_records(1))
-    assert tree(tmp_path / "out") == {"README.md": b"mine"}
-
-
-@pytest.mark.parametrize("content", ['["../precious"]', '["/etc/passwd"]', "{}", "[1]", "no JSON", '[""]'])
-def test_a_list_of_files_that_no_build_wrote_removes_nothing(tmp_path: Path, content: str) -> None:
-    (tmp_path / "precious").write_text("mine")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "files.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"files\.json"):
-        build(tmp_path, factory.evaluator_records(1))
-    assert (tmp_path / "precious").read_text() == "mine"
-
-
-def test_the_page_can_lie_beside_the_records_it_shows(tmp_path: Path) -> None:
-    store = factory.write(tmp_path / "records", factory.evaluator_records(2))
-    records = tree(store.root)
-    path = leaderboard.build(store.root, tmp_path)
-    assert tree(store.root) == records
-    assert all((tmp_path / unquote(href)).is_file() for href in Page(path).hrefs if href.startswith("records/"))
-    # Even copies of an earlier build are records now, and stay when they are the source.
-    other = factory.write(tmp_path / "other", factory.evaluator_records(2))
-    out = tmp_path / "out"
-    leaderboard.build(other.root, out)
-    leaderboard.build(out / "records", out)
-    assert tree(out / "records") == records
-
-
-def test_a_build_that_is_killed_leaves_the_old_page_and_the_next_one_goes_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = build(tmp_path, factory.evaluator_records(1)).parent
-    before = (out / "index.html").read_bytes()
-    factory.write(tmp_path / "records", factory.training_records(2))
-    whole, replace = iter(range(12)), os.replace
-
-    def killed(*args: str) -> None:
-        if next(whole, None) is None:
-            raise KeyboardInterrupt
-        replace(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        patch.setattr(Path, "replace", lambda self, target: killed(str(self), str(target)))
-        with pytest.raises(KeyboardInterrupt):
-            leaderboard.build(tmp_path / "records", out)
-    assert (out / "index.html").read_bytes() == before
-    leaderboard.build(tmp_path / "records", out)
-    leaderboard.build(tmp_path / "records", tmp_path / "fresh")
-    assert tree(out) == tree(tmp_path / "fresh")
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) > 3  # columns of every table are kept

@@ -1,183 +1,137 @@
-"""Records -> a page of tables and figures that works from disk, and the same tables as Markdown.
+"""Records -> a site of tables and figures that works from disk, and the same tables as Markdown.
 
-Flow: records -> boards -> sections (tables, figures) -> ``index.html``, ``README.md``, figures and copies of the
-records. The same records give the same bytes.
+Flow: files -> records that can be shown, and those that cannot -> sections (tables, pictures), a page of details for
+each method -> ``index.html``, ``details/``, ``README.md``, figures, assets and copies of the records. The same records
+give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files as package_files
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
-from fmcs_bench import boards, plots
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
-from fmcs_bench.breakdown import break_down
+from fmcs_bench import __version__, plots
 from fmcs_bench.errors import MissingDataError
-from fmcs_bench.leaderboard import markdown, site, tables
-from fmcs_bench.leaderboard.training_figures import training_figures
-from fmcs_bench.records import EvaluatorRecord, Predictions, RecordStore, TrainingRecord, predictions_path
+from fmcs_bench.leaderboard import board_tables, citation, datatables, markdown, site, tables
+from fmcs_bench.leaderboard.cells import Table
+from fmcs_bench.leaderboard.claims import load_claims
+from fmcs_bench.leaderboard.details import Details, details
+from fmcs_bench.leaderboard.known import cards_in, find_manifests
+from fmcs_bench.leaderboard.panels import Fold, Picture, Section, sections
+from fmcs_bench.leaderboard.sift import LeftOut, LeftOutError, sift
+from fmcs_bench.leaderboard.verdicts import judge
+from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
+
+__all__ = ["Content", "Details", "LeftOut", "LeftOutError", "Section", "build", "render", "sections"]
+
+ASSETS = ("page.css", "page.js")
+"""Files of ours beside the page; see ``datatables`` for the one that is not."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure with its text alternative; ``name`` is its address without the ending."""
+class Content:
+    """All that the page shows.
 
-    name: str
-    figure: Figure
-    alt: str
+    Attributes:
+        sections: one for each FMCS dataset.
+        claims: published figures beside ours; no table, no section.
+        datasets: what is known of the FMCS datasets; no table, no section.
+        left_out: records that could not be shown.
+        num_evaluators: records of the evaluator track that are shown.
+        num_trainings: records of the training track that are shown.
+    """
 
-    @property
-    def href(self) -> str:
-        """``name`` as a page or Markdown can link to it."""
-        return quote(self.name)
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page says about one FMCS dataset: its boards, one for each settings, each with its pictures."""
-
-    dataset_id: str
-    evaluators: tuple[tuple[EvaluatorBoard, dict[str, Picture]], ...]
-    training: tuple[tuple[TrainingBoard, dict[str, Picture]], ...]
-    records: tuple[EvaluatorRecord | TrainingRecord, ...]
+    sections: Sequence[Section]
+    claims: Sequence[Table] = ()
+    datasets: Sequence[Table] = ()
+    left_out: Sequence[LeftOut] = ()
+    num_evaluators: int = 0
+    num_trainings: int = 0
 
 
-def build(records_root: Path, out: Path) -> Path:
+def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Path:
     """Build the leaderboard of all records under ``records_root``.
 
     Args:
         records_root: folder of a ``RecordStore``. It may be ``out/records`` itself; otherwise the records and their
-            predictions are copied there.
+            predictions are copied there. Claims are in the folder ``claims`` beside it, if it is there.
         out: folder for the page; files in it that no build wrote are left alone.
+        datasets: folders with FMCS datasets, or with their data cards, for the board of datasets.
 
     Returns:
         Path of the page, ``out/index.html``.
 
     Raises:
         MissingDataError: there is no record.
-        RecordError: a record is not valid.
+        LeftOutError: the page is made, but some records are not valid; the page names them too.
         ConfigError: ``out`` holds a file, not from a build, where one of ours must go.
     """
     store = RecordStore(records_root)
-    evaluator_records, training_records = store.all(EvaluatorRecord), store.all(TrainingRecord)
-    if not evaluator_records and not training_records:
+    sifted = sift(store)
+    every: list[EvaluatorRecord | TrainingRecord] = [*sifted.evaluators, *sifted.trainings]
+    if not every and not sifted.left_out:
         raise MissingDataError(
             f"there are no records under {records_root}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
         )
-    found = sections(evaluator_records, training_records, store.predictions)
+    manifests = find_manifests(datasets)
+    claims = judge(load_claims(records_root.parent / "claims"), sifted.trainings, manifests)
+    shown = Content(
+        sections(sifted.evaluators, sifted.trainings, store.predictions),
+        [board_tables.claims_table(claims)] if claims else [],
+        [board_tables.datasets_table(list(manifests.values()), cards_in(datasets, out))] if manifests else [],
+        sifted.left_out,
+        len(sifted.evaluators),
+        len(sifted.trainings),
+    )
     contents: dict[str, bytes | Path] = {}
-    for section in found:
-        for _, pictures in (*section.evaluators, *section.training):
-            for picture in pictures.values():
-                contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
-                contents[f"{picture.name}-dark.svg"] = plots.encode(picture.figure, "svg", dark=True)
+    for section in shown.sections:
+        for picture in section.pictures:
+            contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
+            contents[f"{picture.name}-dark.svg"] = plots.encode(picture.figure, "svg", dark=True)
     in_place = (out / "records").resolve() == records_root.resolve()
-    addresses = [tables.address(record) for record in evaluator_records]
-    addresses += [tables.address(record) for record in training_records]
-    for address in [] if in_place else addresses:
+    for address in [] if in_place else map(tables.address, every):
         path = records_root / address
         for copied in (predictions_path(path), path):
             contents[f"records/{copied.relative_to(records_root).as_posix()}"] = copied
-    contents["README.md"] = render("README.md.j2", found).encode()
-    contents["index.html"] = render("page.html.j2", found).encode()
+    for name in ASSETS:
+        contents[f"assets/{name}"] = (package_files(__name__) / "assets" / name).read_bytes()
+    contents[f"assets/{datatables.NAME}"] = datatables.script()
+    for page in details(sifted.evaluators, sifted.trainings):
+        contents[page.name] = render("details.html.j2", page=page, root=page.root).encode()
+    contents["README.md"] = render("README.md.j2", content=shown).encode()
+    contents["index.html"] = render("page.html.j2", content=shown, root="").encode()
     site.publish(out, contents, leave="records" if in_place else "")
+    if sifted.left_out:
+        raise LeftOutError(out / "index.html", sifted.left_out)
     return out / "index.html"
 
 
-def sections(
-    evaluators: Sequence[EvaluatorRecord],
-    trainings: Sequence[TrainingRecord],
-    predictions: Callable[[EvaluatorRecord], Predictions],
-) -> list[Section]:
-    """One section for each FMCS dataset, ordered by name.
+def render(template: str, **values: object) -> str:
+    """The page, a page of details or the Markdown file.
 
     Args:
-        evaluators: records of the evaluator track.
-        trainings: records of the training track.
-        predictions: reads the predictions of an evaluator's record.
-    """
-    every: list[EvaluatorRecord | TrainingRecord] = [*evaluators, *trainings]
-    evaluator_boards, training_boards = boards.evaluator_boards(evaluators), boards.training_boards(trainings)
-    return [
-        Section(
-            name,
-            tuple(
-                (board, _evaluator_pictures(board, predictions))
-                for board in evaluator_boards
-                if board.dataset_id == name
-            ),
-            tuple((board, _training_pictures(board)) for board in training_boards if board.dataset_id == name),
-            tuple(record for record in every if record.dataset_id == name),
-        )
-        for name in sorted({record.dataset_id for record in every})
-    ]
-
-
-def render(template: str, found: Sequence[Section]) -> str:
-    """The page or the Markdown file about these sections.
-
-    Args:
-        template: file beside this one.
-        found: one for each FMCS dataset.
+        template: file in ``templates``.
+        **values: that it shows.
     """
     environment = Environment(
-        loader=PackageLoader("fmcs_bench.leaderboard", "."),
+        loader=PackageLoader("fmcs_bench.leaderboard", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(sections=found, tables=tables, markdown=markdown)
+    environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
+    tests: dict[str, Any] = environment.tests  # whose type is inferred from jinja2's own tests, plain functions
+    tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
+    return environment.get_template(template).render(**values)
 
 
-def _evaluator_pictures(
-    board: EvaluatorBoard, predictions: Callable[[EvaluatorRecord], Predictions]
-) -> dict[str, Picture]:
-    best, cost = board.rows[0], plots.cost_figure(board)
-    breakdowns = {row.evaluator: break_down([predictions(record) for record in row.records]) for row in board.rows}
-    pictures = {
-        "evaluators": _picture(
-            board,
-            "evaluators",
-            plots.evaluator_figure(board),
-            f"Error of {len(board.rows)} evaluators on the test run and on the runs they were fitted on. Lowest "
-            f"on the test run: {best.evaluator}, {best.mae['test_run']} stages.",
-        ),
-        "scores": _picture(
-            board,
-            "scores",
-            plots.score_figure(board),
-            "Mean predicted score of every evaluator along the checkpoints of the test run, beside the validation "
-            "accuracy of the backbone.",
-        ),
-        "confusion": _picture(
-            board,
-            "confusion",
-            plots.confusion_figure(board, breakdowns),
-            "For every evaluator, which stage of the test run it takes for which, with the recall of each stage.",
-        ),
-        "calibration": _picture(
-            board,
-            "calibration",
-            plots.calibration_figure(board, breakdowns),
-            "For every evaluator, how often its most probable stage is right, by the probability that it gives.",
-        ),
-    }
-    if cost is not None:
-        alt = "Error of the evaluators on the test run against the maps that they judge in a second."
-        pictures["cost"] = _picture(board, "cost", cost, alt)
-    return pictures
-
-
-def _training_pictures(board: TrainingBoard) -> dict[str, Picture]:
-    return {name: _picture(board, name, figure, alt) for name, (figure, alt) in training_figures(board).items()}
-
-
-def _picture(board: EvaluatorBoard | TrainingBoard, name: str, figure: Figure, alt: str) -> Picture:
-    return Picture(f"figures/{board.dataset_id}/{board.settings}/{name}", figure, alt)
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind)

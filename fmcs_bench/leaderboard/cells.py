@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -16,12 +16,21 @@ NONE = "\N{EN DASH}"
 
 
 class Column(NamedTuple):
-    """A column: its heading in one or two parts, what it means in plain words, whether it holds numbers."""
+    """A column.
+
+    Attributes:
+        title: its heading.
+        part: a second part of the heading, or empty.
+        meaning: in plain words.
+        numeric: it holds numbers.
+        headline: it is what the table is about.
+    """
 
     title: str
     part: str
     meaning: str
     numeric: bool = True
+    headline: bool = False
 
     @property
     def name(self) -> str:
@@ -30,10 +39,17 @@ class Column(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A link to a record."""
+    """A link, from the folder of the page.
+
+    Attributes:
+        text: what is shown.
+        href: where the page links to.
+        source: where Markdown links to, which shows files and folders and no pages; empty for ``href``.
+    """
 
     text: str
     href: str
+    source: str = ""
 
 
 class Cell(NamedTuple):
@@ -46,7 +62,7 @@ class Cell(NamedTuple):
         low: end of the 95 % interval, as ``value``; None where there is no interval.
         high: its other end.
         interval: both ends, rounded for reading.
-        links: to records.
+        links: to what the number comes from.
         is_name: a name that a record gave, the heading of its row.
         mark: a word beside the text.
     """
@@ -62,24 +78,38 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row; ``anchor`` is its permanent address on the page, empty where it has none."""
+    """One row.
+
+    Attributes:
+        anchor: its permanent address on the page, empty where it has none.
+        cells: one for each column.
+        best: nothing in the table is clearly better.
+    """
 
     anchor: str
     cells: tuple[Cell, ...]
+    best: bool = False
+
+    @property
+    def details(self) -> Link | None:
+        """Where more is said about the row: the first link of its cells."""
+        return next((link for cell in self.cells for link in cell.links), None)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption."""
+    """A table with its caption; ``sortable`` where a reader may want its rows in another order, or fewer of them."""
 
     anchor: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    sortable: bool = True
 
 
 SEEDS = Column("Seeds", "", "how often it was repeated, each time from another seed")
-RECORDS = Column("Records", "", "one link per seed to the record (JSON); its predictions file lies beside it", False)
+RECORDS = Column("Records", "", "all metrics of every seed, curves, environment, the command that makes them again, "
+                 "and the records (JSON) with their predictions", False)  # fmt: skip
 PARAMETERS = Column("Parameters", "", "trainable numbers in the network")
 EMPTY = Cell(NONE)
 
@@ -136,8 +166,19 @@ def count(number: int) -> Cell:
 
 
 def links(records: Sequence[EvaluatorRecord | TrainingRecord]) -> Cell:
-    """A link to each record."""
-    return Cell("", links=tuple(Link(str(record.seed), f"records/{quote(address(record))}") for record in records))
+    """The way to the records of one method, which lie in one folder and have one page."""
+    text = f"{len(records)} record{'s' if len(records) > 1 else ''}"
+    return Cell("", links=(Link(text, details_href(records[0]), f"records/{quote(folder(records[0]))}"),))
+
+
+def details_href(record: EvaluatorRecord | TrainingRecord) -> str:
+    """Link to the page of this record and the other seeds of its method, from the folder of the leaderboard."""
+    return f"details/{quote(folder(record))}.html"
+
+
+def folder(record: EvaluatorRecord | TrainingRecord) -> str:
+    """Path of the folder of a record and the other seeds of its method, below the folder of all records."""
+    return str(PurePosixPath(address(record)).parent)
 
 
 def address(record: EvaluatorRecord | TrainingRecord) -> str:

@@ -7,8 +7,10 @@ here (digits always are): ids, labels and splits, exactly; otherwise numbers, cl
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from fmcs_bench import images
 from fmcs_bench.errors import FmcsBenchError
@@ -45,6 +47,16 @@ def find_manifests(folders: Iterable[Path], broken: Callable[[Path, str], None] 
             continue
         found[manifest.id] = manifest
     return dict(sorted(found.items()))
+
+
+def cards_in(folders: Iterable[Path], page: Path) -> dict[str, str]:
+    """Addresses of the data cards in some folders, as a page in the folder ``page`` links to them, by dataset name."""
+    return {
+        card.parent.name: quote(os.path.relpath(card, page).replace(os.sep, "/"))
+        for folder in folders
+        for card in sorted(folder.glob("*/README.md"))
+        if (card.parent / schema.MANIFEST).is_file()
+    }
 
 
 class KnownDatasets:

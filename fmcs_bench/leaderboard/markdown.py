@@ -25,5 +25,5 @@ def cell(value: Cell) -> str:
     """
     parts = [code(value.text) if value.is_name else escape(value.text), value.interval]
     parts.append(f"({value.mark})" if value.mark else "")
-    parts += [f"[{link.text}]({link.href})" for link in value.links]
+    parts += [f"[{link.text}]({link.source or link.href})" for link in value.links]
     return " ".join(part for part in parts if part)

@@ -54,8 +54,8 @@ __all__ = [
 ]
 
 _IMAGES: dict[Images, str] = {
-    "same_run": "other images, but of the runs it was fitted on",
     "test_run": "test images of a run that it never saw; the headline, and what the rank is made from",
+    "same_run": "other images, but of the runs it was fitted on",
     "unseen": "the source's own test images; neither backbones nor evaluators were trained on them",
 }
 
@@ -63,9 +63,10 @@ _IMAGES: dict[Images, str] = {
 EVALUATOR_COLUMNS = (
     Column("Rank", "", "1 plus the number of evaluators that are clearly better (see above); equal ranks are ties"),
     Column("Evaluator", "", "the judge; “chosen” marks the one that goes into training", False),
-    *(Column("MAE", part.replace("_", " "), f"mean absolute error in stages: {_IMAGES[part]}") for part in _IMAGES),
-    Column("Accuracy", "same run", "share of maps whose stage is named exactly, on the images of MAE, same run"),
-    Column("Accuracy", "test run", "the same on the images of MAE, test run"),
+    *(Column("MAE", part.replace("_", " "), f"mean absolute error in stages: {meaning}", headline=part == "test_run")
+      for part, meaning in _IMAGES.items()),
+    Column("Accuracy", "test run", "share of maps whose stage is named exactly, on the images of MAE, test run"),
+    Column("Accuracy", "same run", "the same on the images of MAE, same run"),
     Column("Spearman", "", "rank correlation of the mean score and the backbone's validation accuracy, over all "
            "checkpoints of the test run; 1 is best, a dash where one of them never changes"),
     PARAMETERS,
@@ -141,12 +142,13 @@ def environment_table(dataset_id: str, records: Sequence[EvaluatorRecord | Train
 
 
 def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
+    ties = sum(other.rank == row.rank for other in board.rows)
     cells = (
-        Cell(str(row.rank), value=row.rank),
+        Cell(f"{row.rank} tie" if ties > 1 else str(row.rank), value=row.rank),
         Cell(row.evaluator, is_name=True, mark="chosen" if row.chosen else ""),
         *(number(row.mae[part]) for part in _IMAGES),
-        percent(row.accuracy["same_run"]),
         percent(row.accuracy["test_run"]),
+        percent(row.accuracy["same_run"]),
         EMPTY if row.spearman is None else number(row.spearman),
         count(row.num_parameters),
         EMPTY if row.flops_per_map is None else count(row.flops_per_map),
@@ -155,4 +157,4 @@ def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
         count(len(row.records)),
         links(row.records),
     )
-    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells)
+    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells, best=row.rank == 1)
