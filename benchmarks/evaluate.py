@@ -78,14 +78,14 @@ def track(dataset: FmcsDataset, *, names: list[str], seeds: int, device: str) ->
         "evaluators": len(of_each),
         "seeds": seeds,
         "map_shape": dataset.manifest.map_shape,
-        "train_maps": len(protocol.side(dataset, "train", limit=None)),
+        "train_maps": len(protocol.side(dataset, "train", protocol.Limits())),
         "within_goal": seconds <= GOAL_SECONDS * seeds,
     }
 
 
 def reading(dataset: FmcsDataset, *, threads: int, rounds: int) -> dict[str, Any]:
     """Rates of the train side in MB of float16 a second, and their ratios to the codec's."""
-    selection = protocol.side(dataset, "train", limit=None)
+    selection = protocol.side(dataset, "train", protocol.Limits())
     num_images = len(np.unique(selection.image_ids_M))
     codec, megabytes = dataset.manifest.config.codec, selection.nbytes / 1e6
     readers = shard_readers(dataset)

@@ -147,6 +147,7 @@ def evaluate(
     head: Head = "softmax",
     seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    test_limit: int | None = None,
     grid: Mapping[str, Sequence[GridValue]] | None = None,
     test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
@@ -162,6 +163,7 @@ def evaluate(
             networks.
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
+        test_limit: at most this many in every split but train; None is as ``limit`` says.
         grid: values of fields of ``EvaluatorConfig.recipe`` to try, as ``{"lr": [1e-3, 3e-4]}``, at most 12
             combinations; of each fit the best on the validation run is tested, and the record lists all.
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
@@ -184,6 +186,7 @@ def evaluate(
             head=head,
             num_seeds=seeds,
             limit=limit,
+            test_limit=test_limit,
             grid=grid,
             test_on=others,
             device=device,

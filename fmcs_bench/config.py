@@ -216,6 +216,9 @@ class EvaluatorConfig(Options):
     epochs: int = Field(12, ge=1, description="upper bound; early stopping by MAE on the validation run")
     patience: int = Field(3, ge=1, description="epochs without a better validation MAE before fitting stops")
     limit: int | None = Field(None, ge=1, description="at most this many images in each split")
+    test_limit: int | None = Field(
+        None, ge=1, description="at most this many in every split but train; None is as limit says"
+    )
     recipe: Recipe = Recipe(name="evaluator", batch_size=256)
     head: Head = Field("softmax", description="how a network's outputs become probabilities of ordered stages")
     code: str | None = Field(
@@ -227,7 +230,7 @@ class EvaluatorConfig(Options):
         {}, description="values of the recipe's fields to try; the combination that is best on the validation run stays"
     )
 
-    added_later = frozenset({"head", "code", "labels", "grid"})
+    added_later = frozenset({"head", "code", "labels", "grid", "test_limit"})
 
     @field_validator("grid")
     @classmethod
@@ -263,6 +266,11 @@ class EvaluatorConfig(Options):
         if "momentum" in self.grid and any(recipe.optimizer != "sgd" for recipe in recipes):
             raise ValueError("momentum is of the optimizer sgd alone; give the grid optimizer=sgd too")
         return self
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """At most so many images of the train split, and of every other; None is all."""
+        return self.limit, self.limit if self.test_limit is None else self.test_limit
 
     @property
     def combinations(self) -> tuple[Combination, ...]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
 @click.option("--limit", type=int, help="At most this many images in each split of each run.")
+@click.option("--test-limit", type=int, help="At most this many in every split but train.  [default: as --limit]")
 @click.option(
     "--grid",
     "grids",
@@ -55,6 +56,7 @@ def evaluate(
     head: Head,
     seeds: int,
     limit: int | None,
+    test_limit: int | None,
     grids: tuple[str, ...],
     test_on: tuple[str, ...],
     workspace: str,
@@ -79,6 +81,7 @@ def evaluate(
                 head=head,
                 seeds=seeds,
                 limit=limit,
+                test_limit=test_limit,
                 grid=grid.parse(grids),
                 test_on=test_on,
                 workspace=workspace,

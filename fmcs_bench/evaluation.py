@@ -42,6 +42,7 @@ def evaluate_dataset(
     head: Head = "softmax",
     num_seeds: int = NUM_SEEDS,
     limit: int | None = None,
+    test_limit: int | None = None,
     grid: Mapping[str, Sequence[GridValue]] | None = None,
     test_on: Sequence[FmcsDataset] = (),
     device: str = "auto",
@@ -56,6 +57,7 @@ def evaluate_dataset(
         head: of those that are named without one.
         num_seeds: seeds 0 .. num_seeds - 1.
         limit: at most this many images in each split of each run.
+        test_limit: at most this many in every split but train; None is as ``limit`` says.
         grid: values of fields of the recipe to try: every combination is fitted, and the one with the lowest MAE on the
             validation run is tested. Evaluators that use no recipe are fitted once, and their records say so.
         test_on: other datasets, on whose test runs the fits are tested too, as they are; this one itself is left out,
@@ -76,7 +78,8 @@ def evaluate_dataset(
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
     wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
-    options = {"limit": limit, "grid": {name: tuple(values) for name, values in (grid or {}).items()}}
+    tried = {name: tuple(values) for name, values in (grid or {}).items()}
+    options = {"limit": limit, "test_limit": test_limit, "grid": tried}
     units = [
         EvaluatorConfig.make(
             evaluator=fit.name,
@@ -89,7 +92,7 @@ def evaluate_dataset(
         for fit in wanted
         for seed in range(num_seeds)
     ]
-    track = _Track.make(dataset, workspace, choose_device(device), limit, test_on)
+    track = _Track.make(dataset, workspace, choose_device(device), units[0].limits, test_on)
     outcome = run_units(
         units,
         find=track.find,
@@ -201,13 +204,14 @@ class _Track:
         dataset: FmcsDataset,
         workspace: Workspace,
         device: torch.device,
-        limit: int | None,
+        limits: tuple[int | None, int | None],
         test_on: Sequence[FmcsDataset],
     ) -> _Track:
         """The track, once the datasets are known to be fit for the protocol; see ``fmcs_bench.protocol``."""
         others = {other.id: other for other in test_on if other.id != dataset.id}
-        selections: dict[str, MapSelection] = dict(protocol.select(dataset, limit=limit).items())
-        selections |= {name: protocol.check_other(dataset, other, limit=limit) for name, other in others.items()}
+        allowed = protocol.Limits(*limits)
+        selections: dict[str, MapSelection] = dict(protocol.select(dataset, allowed).items())
+        selections |= {name: protocol.check_other(dataset, other, allowed) for name, other in others.items()}
         return cls(dataset, workspace, device, others, protocol.HeldMaps(selections))
 
     @cached_property

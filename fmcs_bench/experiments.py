@@ -33,7 +33,7 @@ from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.store import FmcsDataset
 from fmcs_bench.training import choose_device, fit
-from fmcs_bench.trajectory import image_batches
+from fmcs_bench.trajectory import checkpoint_key, image_batches, save_checkpoint
 from fmcs_bench.units import TrainingUnit
 from fmcs_bench.workspace import Workspace
 
@@ -69,7 +69,9 @@ def train_methods(
     """
     sweep = sweep or Sweep()
     planned = plan_units(dataset, workspace, sweep, choose_device(device))
-    track = _Track(planned, sweep.best_epoch_on_test, retry, data_dir, image_source, stream_images, progress)
+    track = _Track(
+        planned, sweep.best_epoch_on_test, sweep.keep_weights, retry, data_dir, image_source, stream_images, progress
+    )
     outcome = run_units(
         planned.units,
         find=track.find,
@@ -98,6 +100,7 @@ def _told(outcome: Outcome[TrainingUnit, TrainingRecord], dataset_id: str) -> st
 class _Track:
     planned: Planned
     best_epoch_on_test: bool = False
+    keep_weights: bool = False
     retry: bool = False
     data_dir: str | Path | None = None
     image_source: str | None = None
@@ -130,7 +133,12 @@ class _Track:
         return Preprocessor(self.images, self.dataset.manifest.config.image_size)
 
     def find(self, unit: TrainingUnit) -> TrainingRecord | None:
-        return find_record(self.planned, self.store, unit, best_epoch_on_test=self.best_epoch_on_test)
+        record = find_record(self.planned, self.store, unit, best_epoch_on_test=self.best_epoch_on_test)
+        lacks = self.keep_weights and record is not None and checkpoint_key(self._weights(unit)) != record.key
+        return None if lacks else record
+
+    def _weights(self, unit: TrainingUnit) -> Path:
+        return self.planned.workspace.network(self.dataset.id, unit.settings, unit.label, unit.seed)
 
     def work(self, unit: TrainingUnit) -> TrainingRecord:
         """Train a unit, unless it is known to fail.
@@ -230,6 +238,8 @@ class _Track:
             unit=unit,
             metrics=recompute(predictions),
         )
+        if self.keep_weights:
+            save_checkpoint(model, self._weights(unit), key=key)
         self.store.write(record, packed)
         return record
 

@@ -48,7 +48,7 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
     if usual not in boards and len(boards) > 1:
         raise ConfigError(
             f"evaluators were fitted on {dataset.id} with several settings ({', '.join(boards)}), none of them the "
-            "usual ones; type `fmcs-bench evaluate` without --limit and --grid first"
+            "usual ones; type `fmcs-bench evaluate` without --limit, --test-limit and --grid first"
         )
     board = boards.get(usual) or next(iter(boards.values()))
     row = board.chosen if evaluator is None else next((row for row in board.rows if row.evaluator == evaluator), None)

@@ -140,6 +140,7 @@ class Sweep(Options):
         constraint_weight: of ``align`` and ``diversify``.
         pretrained_first: DueHeadNet's first head starts from published weights.
         best_epoch_on_test: also record the best test accuracy of all epochs, chosen on the test images.
+        keep_weights: also keep the weights that were tested, for ``fmcs-bench explain``.
     """
 
     methods: tuple[str, ...] = Field(DEFAULT_METHODS, min_length=1)
@@ -154,6 +155,7 @@ class Sweep(Options):
     constraint_weight: float = Field(1.0, ge=0)
     pretrained_first: bool = False
     best_epoch_on_test: bool = False
+    keep_weights: bool = False
 
 
 def parse_rafs(typed: Sequence[str | float]) -> tuple[float, ...]:

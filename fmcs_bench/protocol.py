@@ -42,7 +42,23 @@ SIDES: dict[SideName, Side] = {
 }
 
 
-def select(dataset: FmcsDataset, *, limit: int | None) -> dict[SideName, MapSelection]:
+class Limits(NamedTuple):
+    """At most so many images in each split of each run; None is all.
+
+    Attributes:
+        train: of the side that evaluators are fitted on.
+        asked: of all others.
+    """
+
+    train: int | None = None
+    asked: int | None = None
+
+    def of(self, name: SideName) -> int | None:
+        """The limit of a side."""
+        return self.train if name == "train" else self.asked
+
+
+def select(dataset: FmcsDataset, limits: Limits) -> dict[SideName, MapSelection]:
     """The maps of every side, not loaded, once they are known to be enough and to keep apart.
 
     Raises:
@@ -50,22 +66,26 @@ def select(dataset: FmcsDataset, *, limit: int | None) -> dict[SideName, MapSele
         DatasetError: an image or a run stands on two sides.
         MissingDataError: only a part of the dataset is there.
     """
-    _check_sizes(dataset, limit)
-    selections = {name: side(dataset, name, limit=limit) for name in SIDES}
+    _check_sizes(dataset, limits)
+    selections = {name: side(dataset, name, limits) for name in SIDES}
     check_apart(selections, dataset.id)
     return selections
 
 
-def side(dataset: FmcsDataset, name: SideName, *, limit: int | None) -> MapSelection:
+def side(dataset: FmcsDataset, name: SideName, limits: Limits) -> MapSelection:
     """The maps of one side at all stages, run by run, not loaded."""
     role, split = SIDES[name]
-    return dataset.sel(dataset.seeds(role), range(1, dataset.num_stages + 1), split, limit=limit)
+    return dataset.sel(dataset.seeds(role), range(1, dataset.num_stages + 1), split, limit=limits.of(name))
 
 
-def _check_sizes(dataset: FmcsDataset, limit: int | None) -> None:
+def _check_sizes(dataset: FmcsDataset, limits: Limits) -> None:
     found = dataset.manifest.images.num_images
     sizes = {part.split: found.get(part.split, 0) for part in SIDES.values()}
-    small = {split: min(size, limit or size) for split, size in sizes.items() if min(size, limit or size) < MIN_IMAGES}
+    taken = {
+        part.split: min(found.get(part.split, 0), limits.of(name) or found.get(part.split, 0))
+        for name, part in SIDES.items()
+    }
+    small = {split: size for split, size in taken.items() if size < MIN_IMAGES}
     if not small:
         return
     remedy = "build it from more images" if min(sizes.values()) < MIN_IMAGES else "use a larger --limit"
@@ -98,7 +118,7 @@ def _apart(dataset_id: str, what: str, one: str, one_M: np.ndarray, other: str, 
         )
 
 
-def check_other(dataset: FmcsDataset, other: FmcsDataset, *, limit: int | None) -> MapSelection:
+def check_other(dataset: FmcsDataset, other: FmcsDataset, limits: Limits) -> MapSelection:
     """The maps of another dataset's test run, for evaluators that were fitted on this one.
 
     Raises:
@@ -111,8 +131,8 @@ def check_other(dataset: FmcsDataset, other: FmcsDataset, *, limit: int | None) 
             f"evaluators of {dataset.id} tell {dataset.num_stages} stages apart, and {other.id} has "
             f"{other.num_stages}; build one with --stages {dataset.num_stages}"
         )
-    _check_sizes(other, limit)
-    selection = side(other, "test_run", limit=limit)
+    _check_sizes(other, limits)
+    selection = side(other, "test_run", limits)
     learned = [seed for role in ("training", "validation") for seed in dataset.seeds(role)]
     shared = _checkpoints(dataset, learned) & _checkpoints(other, other.seeds("test"))
     if shared:
@@ -121,8 +141,9 @@ def check_other(dataset: FmcsDataset, other: FmcsDataset, *, limit: int | None) 
             "checkpoints); build one of them with another --seed"
         )
     if other.manifest.images.sha256 == dataset.manifest.images.sha256:
-        for name in ("train", "validation_run"):
-            own = side(dataset, name, limit=limit)
+        learned_from: tuple[SideName, ...] = ("train", "validation_run")
+        for name in learned_from:
+            own = side(dataset, name, limits)
             _apart(dataset.id, "image", name, own.image_ids_M, f"test run of {other.id}", selection.image_ids_M)
     return selection
 

@@ -57,7 +57,7 @@ def train(
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
         **options: of ``fmcs_bench.methods.Sweep``: ``init``, ``base``, ``constraint_weight``, ``pretrained_first``,
-            ``best_epoch_on_test``.
+            ``best_epoch_on_test``, ``keep_weights``.
 
     Raises:
         UnitsFailedError: some trainings diverged; everything else is done, and its boards are the error's ``finished``.

@@ -63,6 +63,7 @@ RECIPE_FIELDS = ("optimizer", "lr", "weight_decay", "schedule", "batch_size", "a
     is_flag=True,
     help="Also record the best test accuracy of all epochs, as some sources report; it is never used for a choice.",
 )
+@click.option("--keep-weights", is_flag=True, help="Also keep the weights that were tested, for `fmcs-bench explain`.")
 @click.option("--plan", is_flag=True, help="Only show what would be trained, what is done, and how long it may take.")
 @click.option("--retry", is_flag=True, help="Train those again that failed before.")
 @images_option

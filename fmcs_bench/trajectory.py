@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from fmcs_bench import backbones, files
@@ -143,6 +144,18 @@ def save_checkpoint(model: Backbone, path: Path, *, key: str | None = None) -> N
     """
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     files.write_atomically(path, save(state, None if key is None else {"key": key}))
+
+
+def checkpoint_key(path: Path) -> str | None:
+    """The key that a checkpoint was saved with; None where it has none, is damaged, or is not there."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            key: str | None = (file.metadata() or {}).get("key")
+    except SafetensorError:
+        return None
+    return key
 
 
 def load_checkpoint(config: BuildConfig, num_classes: int, checkpoint: Path | bytes) -> Backbone:

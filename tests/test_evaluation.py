@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench import environment, evaluation
+from fmcs_bench import contract, environment, evaluation
 from fmcs_bench.boards import COLUMNS
 from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.errors import (
@@ -279,6 +279,24 @@ def test_other_code_or_another_limit_is_another_result(dataset, workspace, monke
     assert limited.settings != before.settings
     assert limited.rows[0].records[0].metrics["test_run"].num_maps == 10 * 3
     assert len(RecordStore(workspace.records).all(EvaluatorRecord)) == 2
+
+
+def test_a_limit_of_what_is_asked_leaves_the_fit_s_own_images(dataset, workspace, monkeypatch):
+    fitted_on = []
+    fit = contract.fit
+    monkeypatch.setattr(contract, "fit", lambda evaluator, held: fitted_on.append(held) or fit(evaluator, held))
+    board = evaluate_dataset(
+        dataset, workspace, evaluator_names=["norm"], num_seeds=1, limit=12, test_limit=7, device="cpu"
+    )
+    (record,) = board.rows[0].records
+    assert {name: found.num_maps for name, found in record.metrics.items()} == {
+        "validation_run": 7 * 3, "same_run": 2 * 7 * 3, "test_run": 7 * 3, "unseen": 7 * 3,
+    }  # fmt: skip
+    with fitted_on[0].lent("norm", "train") as (train,):
+        assert len(set(train.image_ids_M.tolist())) == 12
+    plain = EvaluatorConfig(evaluator="norm", seed=0)
+    assert record.unit.settings not in (plain.settings, plain.model_copy(update={"limit": 12}).settings)
+    assert "test_limit" not in plain.to_json()
 
 
 def test_one_seed_gives_the_same_fit_again(dataset, workspace, tmp_path_factory):

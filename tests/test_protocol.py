@@ -46,7 +46,7 @@ def other_codec(tmp_path_factory: pytest.TempPathFactory) -> FmcsDataset:
 
 
 def test_no_image_and_no_run_stands_on_two_sides(dataset: FmcsDataset) -> None:
-    sides = protocol.select(dataset, limit=None)
+    sides = protocol.select(dataset, protocol.Limits())
     ids = {name: set(selection.image_ids_M.tolist()) for name, selection in sides.items()}
     runs = {name: set(selection.runs_M.tolist()) for name, selection in sides.items()}
     for learned in ("train", "validation_run"):
@@ -76,7 +76,7 @@ def test_an_image_on_two_sides_is_told_before_anything_is_fitted(dataset: FmcsDa
     ("one", "other"), [("train", "test_run"), ("validation_run", "unseen"), ("train", "validation_run")]
 )
 def test_a_run_on_two_sides_is_told(dataset: FmcsDataset, one: str, other: str) -> None:
-    sides = protocol.select(dataset, limit=None)
+    sides = protocol.select(dataset, protocol.Limits())
     leaky = copy.copy(sides[other])
     leaky.runs_M = np.full_like(leaky.runs_M, sides[one].runs_M[0])
     with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} stands on two sides, {one} and {other}"):
@@ -109,7 +109,7 @@ def fails_after_spoiling(maps: MapSet) -> float:
 
 
 def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
-    held = protocol.HeldMaps(protocol.select(dataset, limit=5))
+    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(5, 5)))
     with held.lent("a", "train", "unseen") as (train, unseen):
         before = [array.copy() for array in (train.maps_MDHW, train.stages_M, unseen.image_ids_M)]
         first = train
@@ -130,7 +130,7 @@ def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
 @pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
 def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
-    held = protocol.HeldMaps(protocol.select(dataset, limit=2))
+    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(2, 2)))
     for place in (0, 1234, -1):
         with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
             train.maps_MDHW.reshape(-1)[place] += 1
@@ -204,7 +204,7 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     store = RecordStore(place.records)
     predictions = unpack_predictions(predictions_path(store.path(both["norm"])).read_bytes())
     assert recompute_test_on(predictions) == both["norm"].test_on
-    seen = protocol.side(other, "test_run", limit=None)
+    seen = protocol.side(other, "test_run", protocol.Limits())
     np.testing.assert_array_equal(predictions[f"test_on/{other.id}/image"], np.unique(seen.image_ids_M))
     assert set(predictions[f"test_on/{other.id}/run"]) == set(other.seeds("test"))
     stamp = store.path(both["norm"]).stat().st_mtime_ns
@@ -221,16 +221,16 @@ def test_what_another_dataset_must_not_be(
 ) -> None:
     four = build_tiny(tmp_path, stages=4, name="four", convergence=RULE)
     with pytest.raises(ConfigError, match=r"tell 3 stages apart, and .*-four@\w+ has 4; build one with --stages 3"):
-        protocol.check_other(dataset, four, limit=None)
+        protocol.check_other(dataset, four, protocol.Limits())
     with pytest.raises(ConfigError, match=rf"{other.id} is too small"):
-        protocol.check_other(dataset, other, limit=1)
+        protocol.check_other(dataset, other, protocol.Limits(1, 1))
     # Another codec of the same runs is no leak; a dataset whose test run is one of the training runs is.
-    assert len(protocol.check_other(dataset, other_codec, limit=None)) == 180
+    assert len(protocol.check_other(dataset, other_codec, protocol.Limits())) == 180
     shutil.rmtree(tmp_path)
     shifted = build_tiny(tmp_path, name="shifted", runs=1)
     assert shifted.seeds("test")[0] == dataset.seeds("validation")[0]
     with pytest.raises(DatasetError, match=r"the test run of .*-shifted.* is a run that evaluators of .* learn from"):
-        protocol.check_other(dataset, shifted, limit=None)
+        protocol.check_other(dataset, shifted, protocol.Limits())
 
 
 def test_a_failure_on_another_dataset_is_named(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from test_experiments import run, trained
 
 from fmcs_bench import experiments
@@ -17,12 +18,14 @@ from fmcs_bench.evaluation import all_datasets, evaluate_dataset
 from fmcs_bench.experiments import recompute
 from fmcs_bench.failed import FailedStore, FailedTraining
 from fmcs_bench.forecast import MEASURED, plan_methods
+from fmcs_bench.images import Preprocessor
 from fmcs_bench.methods import METHODS, Method, Sweep
 from fmcs_bench.networks import make_network
 from fmcs_bench.objectives import Objective
 from fmcs_bench.planning import plan_units
 from fmcs_bench.records import RecordStore, TrainingRecord
-from fmcs_bench.trajectory import initial_backbone
+from fmcs_bench.training import accuracy
+from fmcs_bench.trajectory import checkpoint_key, image_batches, initial_backbone
 from fmcs_bench.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -202,6 +205,30 @@ def test_the_best_epoch_on_test_is_recorded_beside_the_chosen_one(dataset, works
     stamp = store.path(record).stat().st_mtime_ns
     run(dataset, workspace, "baseline", **options)
     assert store.path(record).stat().st_mtime_ns == stamp
+
+
+def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(dataset, workspace):
+    options = {"epochs": 2, "seeds": 1}
+    run(dataset, workspace, "baseline", **options)
+    (plain,) = trained(workspace).values()
+    assert not (workspace.root / "networks").exists()
+    run(dataset, workspace, "baseline", **options, keep_weights=True)
+    (record,) = trained(workspace).values()
+    assert (record.key, record.metrics, record.curve) == (plain.key, plain.metrics, plain.curve)
+    path = workspace.network(dataset.id, record.settings, record.method, record.seed)
+    assert checkpoint_key(path) == record.key
+    model = make_network(record.unit, 10)
+    model.load_state_dict(load_file(path))
+    images = dataset.load_images()
+    prepare = Preprocessor(images, dataset.manifest.config.image_size)
+    unseen = image_batches(images, prepare, "unseen", device=CPU)
+    assert accuracy(model, unseen) == pytest.approx(record.metrics.test_accuracy, abs=1e-9)
+    stamp = path.stat().st_mtime_ns
+    run(dataset, workspace, "baseline", **options, keep_weights=True)
+    assert path.stat().st_mtime_ns == stamp
+    path.write_bytes(path.read_bytes()[:100])
+    run(dataset, workspace, "baseline", **options, keep_weights=True)
+    assert checkpoint_key(path) == record.key
 
 
 def test_recipes_have_names_lengths_and_changes(dataset, workspace):

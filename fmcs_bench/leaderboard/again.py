@@ -41,6 +41,7 @@ def evaluator_again(records: Sequence[EvaluatorRecord]) -> Again:
         words += ["--grid", f"{name}={','.join(map(str, values))}"]
     words += ["--seeds", _num_seeds(records)]
     words += [] if unit.limit is None else ["--limit", str(unit.limit)]
+    words += [] if unit.test_limit is None else ["--test-limit", str(unit.test_limit)]
     for other in sorted({name for each in records for name in each.test_on}):
         words += ["--test-on", other.rpartition("@")[0]]
     notes = [_dataset(record)]
@@ -48,6 +49,7 @@ def evaluator_again(records: Sequence[EvaluatorRecord]) -> Again:
         evaluator=unit.evaluator,
         seed=unit.seed,
         limit=unit.limit,
+        test_limit=unit.test_limit,
         head=unit.head,
         code=unit.code,
         labels=unit.labels,

@@ -60,13 +60,13 @@ class Pictured:
         if record.num_stages != config.stages:
             tell(f"num_stages {record.num_stages}", f"{config.stages}, of the dataset", _AGAIN)
         for column in COLUMNS:
-            self.check_side(column, column, record.unit.limit, arrays, tell)
+            self.check_side(column, column, record.unit.limits[1], arrays, tell)
         self._check_checkpoints(record, arrays["trajectory/score"], tell)
         for name in record.test_on:
             manifest = self.others.manifest(name)
             if manifest is not None:
                 other = Pictured.of(manifest, self.others)
-                other.check_side(f"test_on/{name}", "test_run", record.unit.limit, arrays, tell)
+                other.check_side(f"test_on/{name}", "test_run", record.unit.limits[1], arrays, tell)
 
     def check_side(self, place: str, side: str, limit: int | None, arrays: Arrays, tell: Tell) -> None:
         """The images and runs of one side of the protocol.
