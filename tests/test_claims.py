@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import record_factory as factory
 
-from fmcs_bench.config import Method, Recipe
+from fmcs_bench.config import Recipe
 from fmcs_bench.errors import RecordError
 from fmcs_bench.leaderboard import markdown
 from fmcs_bench.leaderboard.board_tables import claims_table, datasets_table
 from fmcs_bench.leaderboard.claims import load_claims
 from fmcs_bench.leaderboard.known import find_manifests
 from fmcs_bench.leaderboard.verdicts import VERDICTS, judge, verdict
+from fmcs_bench.methods import Method
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.statistics import Estimate
 

@@ -21,8 +21,8 @@ from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.evaluators import REGISTRY
 from fmcs_bench.evaluators.chance import ChanceEvaluator
 from fmcs_bench.evaluators.fitted import load_fitted
-from fmcs_bench.experiments import judge_record
 from fmcs_bench.grid import GridSearch, Trial
+from fmcs_bench.judges import judge_record
 from fmcs_bench.protocol import SIDES
 from fmcs_bench.records import EvaluatorRecord, RecordStore
 from fmcs_bench.store import FmcsDataset

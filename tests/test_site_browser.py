@@ -148,7 +148,7 @@ def test_the_first_tab_leads_past_the_head(page: Any) -> None:
 
 
 def test_a_row_has_an_address_that_lasts(page: Any) -> None:
-    link = board(page).get_by_role("link", name="Link to this row, conv")
+    link = board(page).get_by_role("link", name="Link to this row, conv", exact=True)
     anchor = link.get_attribute("href")
     assert page.locator(f'[id="{anchor[1:]}"] th').text_content().split() == ["conv", "#"]
     link.click()

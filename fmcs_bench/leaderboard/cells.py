@@ -117,7 +117,7 @@ EMPTY = Cell(NONE)
 def anchor(*parts: str) -> str:
     """A permanent fragment address: the parts, with what does not belong in one replaced."""
     return "-".join(
-        "".join(c if c.isascii() and (c.isalnum() or c in "@+._-") else "_" for c in part) for part in parts
+        "".join(c if c.isascii() and (c.isalnum() or c in "@+~._-") else "_" for c in part) for part in parts
     )
 
 
