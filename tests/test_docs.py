@@ -13,7 +13,6 @@ import pytest
 from conftest import subprocess_environment
 
 from fmcs_bench.cli import main
-from fmcs_bench.records import RecordStore
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "data_cards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
