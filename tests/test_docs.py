@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,10 @@ from urllib.parse import unquote
 import pytest
 from conftest import subprocess_environment
 
-from fmcs_bench.boards import evaluator_boards, training_boards
 from fmcs_bench.cli import main
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "data_cards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STORE = RecordStore(ROOT / "leaderboard/records")
-DATASET = "digits-smallcnn-32px-base"
 
 
 def blocks(page, language):
@@ -56,40 +53,14 @@ def test_links_lead_somewhere(page):
             assert (page.parent / unquote(target)).exists(), f"{page.name} links to {target}"
 
 
-def readme_rows(heading):
+def test_the_readme_shows_the_records():
+    made = runpy.run_path(str(ROOT / "docs/readme_tables.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split(f"<!-- {heading} -->")[1].strip().split("\n\n")[0]
-    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-
-
-def shown(estimate, scale=1.0, form="{:.3f}"):
-    low, high = (form.format(scale * value) for value in (estimate.low, estimate.high))
-    return f"{form.format(scale * estimate.mean)} [{low}, {high}]"
-
-
-def test_the_readme_shows_the_evaluator_records():
-    (board,) = (b for b in evaluator_boards(STORE.all(EvaluatorRecord)) if b.dataset_id.startswith(f"{DATASET}@"))
-    expected = [
-        [row.evaluator, shown(row.mae["test_run"]), shown(row.mae["same_run"]), f"{row.accuracy['test_run'].mean:.1%}"]
-        for row in board.rows
-    ]
-    assert readme_rows("evaluators") == expected
-    assert all(len(row.records) == 5 for row in board.rows)
-
-
-def test_the_readme_shows_the_training_records():
-    (board,) = (b for b in training_boards(STORE.all(TrainingRecord)) if b.dataset_id.startswith(f"{DATASET}@"))
-    expected = [
-        [
-            row.family,
-            f"{row.chosen.raf:g}",
-            shown(row.chosen.test_accuracy, 100, "{:.1f}"),
-            "" if row.difference is None else shown(row.difference.estimate, 100, "{:+.2f}"),
-            "" if row.holm_p is None else f"{row.holm_p:.2f}",
-        ]
-        for row in board.rows
-    ]
-    assert readme_rows("training") == expected
+    assert made["with_tables"](text) == text, "type `python docs/readme_tables.py`"
+    evaluators, training = made["boards"]()
+    assert all(len(row.records) == 5 for board in evaluators.values() for row in board.rows)
+    assert all(len(point.records) == 5 for row in training.rows for point in row.sweep)
+    assert text.count("| `") >= len(evaluators["digits"].rows) + 10
 
 
 def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):

@@ -1,0 +1,103 @@
+"""Writes the tables of results in README.md from the committed records.
+
+    python docs/readme_tables.py
+
+Flow: leaderboard/records -> boards -> Markdown tables and sentences -> between their marks in README.md, which a test
+compares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow, evaluator_boards, training_boards
+from fmcs_bench.markdown import rows
+from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.statistics import Estimate
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+STORE = RecordStore(ROOT / "leaderboard/records")
+SETS = ("digits", "mnist")
+SHOWN = (
+    "baseline",
+    r"ral-(?!random|permuted)\S+",
+    r"fmcs-only-(?!random|permuted)\S+",
+    "dueheadnet-(add|concat)-(none|align|diversify)",
+    "label-smoothing",
+    r"longer-\S+",
+    r"equal-parameters-\S+",
+    r"ral-(random|permuted)-\S+",
+)
+"""Families of the training board that the README shows, by kind; the page has all."""
+
+
+def boards() -> tuple[dict[str, EvaluatorBoard], TrainingBoard]:
+    """The evaluator board of each image set, and the training board of digits from fresh weights."""
+    evaluators = {board.dataset_id.split("-")[0]: board for board in evaluator_boards(STORE.all(EvaluatorRecord))}
+    trainings = training_boards(STORE.all(TrainingRecord))
+    fresh = next(board for board in trainings if "same-run" not in board.settings)
+    return evaluators, fresh
+
+
+def evaluator_text(evaluators: dict[str, EvaluatorBoard]) -> str:
+    """MAE of every evaluator on both image sets, in the order of digits."""
+    by_name = {name: {row.evaluator: row for row in evaluators[name].rows} for name in SETS}
+    header = ["evaluator"] + [f"{name}, {side}" for name in SETS for side in ("test run", "same run")]
+    body = []
+    for row in evaluators[SETS[0]].rows:
+        found = [by_name[name].get(row.evaluator) for name in SETS]
+        if None in found:
+            continue
+        mark = " (chosen)" if row.chosen else ""
+        cells = [_shown(item.mae[side]) for item in found if item for side in ("test_run", "same_run")]
+        body.append([f"`{row.evaluator}`{mark}", *cells])
+    return rows(header, body)
+
+
+def training_text(board: TrainingBoard) -> str:
+    """The rows of ``SHOWN``, and what the whole board says."""
+    header = ["method", "RAF", "test accuracy, %", "difference, points", "score difference, stages"]
+    chosen = [row for kind in SHOWN for row in board.rows if re.fullmatch(kind, row.family)]
+    differences = [row.difference.estimate for row in board.rows if row.difference is not None]
+    above = sum(item.low is not None and item.low > 0 for item in differences)
+    below = sum(item.high is not None and item.high < 0 for item in differences)
+    said = (
+        f"Of the {len(differences)} methods and controls on the whole board, {above} have an interval above 0 and "
+        f"{below} one below 0; after Holm's correction for so many rows no p-value can be below "
+        f"{board.smallest_holm_p:.3g}."
+    )
+    return f"{rows(header, [_training_cells(row) for row in chosen])}\n\n{said}"
+
+
+def _training_cells(row: TrainingRow) -> list[str]:
+    point = row.chosen
+    difference = "" if row.difference is None else _shown(row.difference.estimate, 100, "{:+.2f}")
+    score = "" if point.score_difference is None else _shown(point.score_difference.estimate, 1, "{:+.2f}")
+    mark = " (control)" if row.control else ""
+    return [f"`{row.family}`{mark}", f"{point.raf:g}", _shown(point.test_accuracy, 100, "{:.1f}"), difference, score]
+
+
+def _shown(estimate: Estimate, scale: float = 1.0, form: str = "{:.2f}") -> str:
+    mean = form.format(scale * estimate.mean)
+    if estimate.low is None or estimate.high is None:
+        return mean
+    return f"{mean} [{form.format(scale * estimate.low)}, {form.format(scale * estimate.high)}]"
+
+
+def with_tables(text: str) -> str:
+    """The README with what stands between its marks made again."""
+    evaluators, training = boards()
+    for name, value in (("evaluators", evaluator_text(evaluators)), ("training", training_text(training))):
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda match, value=value: f"{match[1]}\n{value.strip()}\n\n{match[2]}",  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
