@@ -34,7 +34,8 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every pro
 def engine():
     with pytest.MonkeyPatch.context() as patch, engine_of("ray") as engine:
         patch.setattr(environment, "usable_cores", lambda: 2)
-        patch.setenv("OMP_NUM_THREADS", "1")
+        here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(here))  # workers import this file
         yield engine
 
 
