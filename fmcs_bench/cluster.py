@@ -1,24 +1,27 @@
 """Units of work on a Ray cluster: an engine as ``engine.LocalEngine`` is one, for as many machines as there are.
 
-Flow: job, pickled once (inputs only), units -> a Ray task for each, with CPUs and GPUs of its own -> a worker process:
-same code, versions and folder? job built once and kept; unit found or done -> answer and what was said -> the caller.
+Flow: job, pickled once (inputs only) -> workers (Ray actors) with CPUs and GPUs of their own, as many as there is room
+for, each of which builds the job once -> units, one after another to whoever is free, again where a worker died
+-> answers and what was said -> the caller.
 
 Ray is imported only where units are sent. ``remote`` has what runs in the worker.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import textwrap
 import uuid
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from fmcs_bench import environment, files, remote
 from fmcs_bench.engine import LOCAL, Engine, Failure, Job, Result, Unit
@@ -89,7 +92,7 @@ def engine_of(
 
 @dataclass
 class RayEngine:
-    """Units as tasks of Ray; it connects when the first unit is sent. ``engine_of`` makes one.
+    """Units on Ray; it connects when the first unit is sent. ``engine_of`` makes one.
 
     Attributes:
         until_end: gets what has to be undone.
@@ -118,57 +121,39 @@ class RayEngine:
             raise ConfigError(f"device {job.device!r} names one GPU, but Ray hands them out; use --device cuda")
         gpus = self.gpus if self.gpus is not None else float(job.device == "cuda")
         ray = self._connected()
-        self._require_room(gpus)
-        with _marked(job.folder) as mark:
-            parcel = ray.put(
-                {
-                    "token": uuid.uuid4().hex,
-                    "job": remote.packed(job),
-                    "environment": environment.Environment.current(job.device, self.cpus).to_json(),
-                    "threads": self.cpus,
-                    "mark": mark,
-                }
-            )
-            # With a GPU, Ray would end the process after every unit, and with it the job that is kept there.
-            task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=MAX_RETRIES, max_calls=0)(remote.attempt)
-            pending = {task.remote(parcel, remote.packed(unit)): i for i, unit in enumerate(units)}
-            try:
-                while pending:
-                    ready, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_SECONDS)
-                    if not ready:
-                        self._require_room(gpus)
-                    for ref in ready:
-                        unit = units[pending[ref]]
-                        lines, answer = remote.unpacked(self._get(ref, unit))
-                        for line in lines:
-                            progress.say(line)
-                        if isinstance(answer, remote.Raised):
-                            error = answer.error()
-                            if not (answer.is_survived and isinstance(error, FmcsBenchError)):
-                                raise error
-                            answer = Failure(unit, error)
-                        yield pending.pop(ref), answer
-            finally:
-                for ref in pending:
-                    ray.cancel(ref, force=True)
-                if pending:  # nobody writes into the folder once this is over
-                    ray.wait(list(pending), num_returns=len(pending), timeout=LOOK_SECONDS)
-
-    def _get(self, ref: Any, unit: object) -> bytes:
-        try:
-            answer: bytes = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            raise EngineError(
-                f"a worker cannot run fmcs-bench: {str(error).strip().splitlines()[-1]}; install the same versions as "
-                "here on every machine"
-            ) from error
-        except self._ray.exceptions.RayError as error:
-            raise EngineError(
-                f"a unit has no answer after {MAX_RETRIES + 1} attempts ({type(error).__name__}: its worker was killed "
-                f"or crashed each time, perhaps for want of memory): {textwrap.shorten(str(unit), 200)}; what is "
-                "finished stays, and the same command goes on"
-            ) from error
-        return answer
+        with _marked(job.folder) as mark, _Workers(ray, self.cpus, gpus, mark, job) as workers:
+            todo, attempts, is_told = deque(range(len(units))), Counter[int](), False
+            while todo or workers.busy:
+                workers.start(min(self._require_room(gpus), len(todo) + len(workers.busy)))
+                if not workers.wait() and not is_told:
+                    progress.say(f"waiting for {len(workers.busy)} workers; `ray status` shows what the cluster does")
+                is_told = True
+                for worker, position, data in workers.ended():
+                    if data is None:  # it died
+                        attempts[position] += 1
+                        if attempts[position] > MAX_RETRIES:
+                            raise _lost(None if position < 0 else units[position])
+                        if position >= 0:
+                            todo.appendleft(position)
+                        continue
+                    lines, answer = remote.unpacked(data)
+                    for line in lines:
+                        progress.say(line)
+                    if isinstance(answer, remote.Raised):
+                        error = answer.error()
+                        if not (answer.is_survived and isinstance(error, FmcsBenchError)):
+                            workers.dismiss(worker)
+                            raise error
+                        answer = Failure(units[position], error)
+                    if todo:
+                        following = todo.popleft()
+                        workers.give(worker, following, units[following])
+                    else:
+                        workers.dismiss(worker)
+                    if position >= 0:
+                        yield position, answer
+                    else:
+                        attempts[position] = 0  # so that only deaths in a row count
 
     def _connected(self) -> Any:
         """Ray, connected.
@@ -187,8 +172,8 @@ class RayEngine:
         if ray.is_initialized():
             if self.address is not None:
                 raise ConfigError(
-                    f"address = {self.address!r}, but this process is connected to a cluster already; leave the address "
-                    "out, or call ray.shutdown() first"
+                    f"address = {self.address!r}, but this process is connected to a cluster already; leave the "
+                    "address out, or call ray.shutdown() first"
                 )
         else:
             quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -202,20 +187,101 @@ class RayEngine:
         self._ray = ray
         return ray
 
-    def _require_room(self, gpus: float) -> None:
-        """Otherwise Ray would wait for such a machine, for ever and in silence.
+    def _require_room(self, gpus: float) -> int:
+        """How many units the cluster can do at a time; with none, Ray would wait for ever and in silence.
 
         Raises:
             ConfigError: no machine of the cluster has what a unit asks for.
         """
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if any(there.get("CPU", 0) >= self.cpus and there.get("GPU", 0) >= gpus for there in machines):
-            return
+        room = 0
+        for there in machines:
+            by_gpus = there.get("GPU", 0) // gpus if gpus else math.inf
+            room += int(min(there.get("CPU", 0) // self.cpus, by_gpus))
+        if room:
+            return room
         shown = "; ".join(f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs" for there in machines[:8])
         raise ConfigError(
             f"a unit asks for {self.cpus} CPUs and {gpus:g} GPUs, and no machine of the cluster has them (there are: "
             f"{shown or 'none'}); change --unit-cpus, --unit-gpus or --device"
         )
+
+
+class _Workers:
+    """The processes that work at one job, and what each is at; -1 is its preparation.
+
+    They are actors, and a dead one is replaced here: tasks that Ray retries itself have to be cancelled where an error
+    ends the work, and Ray 2.60 ends the caller if a task starts in the moment in which it is cancelled.
+    """
+
+    def __init__(self, ray: Any, cpus: int, gpus: float, mark: tuple[str, str] | None, job: Job[Unit, Result]) -> None:
+        self._ray = ray
+        self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(remote.Worker)
+        self._parcel = ray.put(
+            {
+                "job": remote.packed(job),
+                "environment": environment.Environment.current(job.device, cpus).to_json(),
+                "threads": cpus,
+                "mark": mark,
+            }
+        )
+        self.busy: dict[Any, tuple[Any, int]] = {}
+        self._ready: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker, _position in self.busy.values():
+            self._ray.kill(worker)
+        if self.busy:  # nobody writes into the folder once this is over
+            self._ray.wait(list(self.busy), num_returns=len(self.busy), timeout=LOOK_SECONDS)
+
+    def start(self, number: int) -> None:
+        """Let there be so many."""
+        for _ in range(number - len(self.busy)):
+            worker = self._kind.remote()
+            self.busy[worker.prepare.remote(self._parcel)] = worker, -1
+
+    def give(self, worker: Any, position: int, unit: object) -> None:
+        """Send a unit."""
+        self.busy[worker.attempt.remote(remote.packed(unit))] = worker, position
+
+    def dismiss(self, worker: Any) -> None:
+        """There is nothing more to do: its memory and its GPU are free for others."""
+        self._ray.kill(worker)
+
+    def wait(self) -> bool:
+        """Whether an answer came within ``LOOK_SECONDS``."""
+        self._ready, _ = self._ray.wait(list(self.busy), num_returns=1, timeout=LOOK_SECONDS)
+        return bool(self._ready)
+
+    def ended(self) -> Iterator[tuple[Any, int, bytes | None]]:
+        """Worker, position of its unit, and its answer; None where it died.
+
+        Raises:
+            EngineError: it cannot run this package.
+        """
+        for ref in self._ready:
+            worker, position = self.busy.pop(ref)
+            try:
+                data = self._ray.get(ref)
+            except self._ray.exceptions.RayTaskError as error:
+                raise EngineError(
+                    f"a worker cannot run fmcs-bench: {str(error).strip().splitlines()[-1]}; install the same versions "
+                    "as here on every machine"
+                ) from error
+            except self._ray.exceptions.RayError:
+                data = None
+            yield worker, position, data
+
+
+def _lost(unit: object) -> EngineError:
+    what = "a worker was prepared" if unit is None else f"it did this unit: {textwrap.shorten(str(unit), 200)}"
+    return EngineError(
+        f"{MAX_RETRIES + 1} times a worker was killed or crashed, perhaps for want of memory, while {what}; what is "
+        "finished stays, and the same command goes on"
+    )
 
 
 def _require_answer(address: str) -> None:

@@ -1,15 +1,16 @@
-"""What runs in a worker of a cluster: one unit of a job; see ``cluster``.
+"""What runs in a worker of a cluster; see ``cluster``.
 
-Flow: parcel -> same code, versions and folder as the caller's, or an error -> job, built once in this process and kept
-until another comes -> unit found or done -> answer, or error with its causes, and every line that was said; as bytes.
+Flow: parcel -> same code, versions and folder as the caller's, or an error -> job, built once -> each unit, found or
+done -> answer, or error with its causes, and every line that was said; as bytes.
 """
 
 from __future__ import annotations
 
 import io
 import platform
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,6 @@ from typing import Any
 from fmcs_bench.engine import Failure, Job
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import EngineError
-
-_kept: dict[str, Job[Any, Any]] = {}
-"""The job that this process works at, by its token: its maps, images and judges are read once."""
 
 
 @dataclass(frozen=True)
@@ -90,43 +88,60 @@ def unpacked(data: bytes) -> Any:
     return cloudpickle.loads(data)
 
 
-def attempt(parcel: dict[str, Any], unit: bytes) -> bytes:
-    """Find or do one unit of a job.
+class Worker:
+    """A process of the cluster that works at one job, unit by unit."""
 
-    An earlier attempt may have died between its record and its answer, so that a unit is always looked for first.
+    _job: Job[Any, Any]
 
-    Args:
-        parcel: what ``cluster`` sends: plain values, so that other versions can read them too.
-        unit: packed.
+    def prepare(self, parcel: dict[str, Any]) -> bytes:
+        """Build the job, once software and folder are known to be the caller's.
 
-    Returns:
-        Packed: the lines that were said, and the result or ``Raised``.
-    """
+        Args:
+            parcel: what ``cluster`` sends: plain values, so that other versions can read them too.
+
+        Returns:
+            Packed: the lines that were said, and None or ``Raised``.
+        """
+
+        def build() -> None:
+            _require_same(parcel["environment"])
+            _require_folder(parcel["mark"])
+            self._job = unpacked(parcel["job"])
+            torch = sys.modules.get("torch")  # a job that did not import it needs none
+            if torch is not None:
+                torch.set_num_threads(parcel["threads"])
+
+        return _answered(build)
+
+    def attempt(self, unit: bytes) -> bytes:
+        """Find or do one unit.
+
+        An earlier attempt may have died between its record and its answer, so that a unit is always looked for first.
+
+        Args:
+            unit: packed.
+
+        Returns:
+            Packed: the lines that were said, and the result or ``Raised``.
+        """
+
+        def do() -> Any:
+            known = unpacked(unit)
+            found = self._job.find(known)
+            answer = self._job.attempt(known) if found is None else found
+            return Raised.of(answer.error, is_survived=True) if isinstance(answer, Failure) else answer
+
+        return _answered(do)
+
+
+def _answered(do: Callable[[], Any]) -> bytes:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         try:
-            job = _job(parcel)
-            known = unpacked(unit)
-            found = job.find(known)
-            answer = job.attempt(known) if found is None else found
-            if isinstance(answer, Failure):
-                answer = Raised.of(answer.error, is_survived=True)
+            answer = do()
         except Exception as error:  # noqa: BLE001  (it is raised again by the caller)
             answer = Raised.of(error, is_survived=False)
     return packed((said.getvalue().splitlines(), answer))
-
-
-def _job(parcel: dict[str, Any]) -> Job[Any, Any]:
-    token: str = parcel["token"]
-    if token not in _kept:
-        _kept.clear()  # what the last job held in memory goes before this one takes its own
-        _require_same(parcel["environment"])
-        _require_folder(parcel["mark"])
-        import torch
-
-        torch.set_num_threads(parcel["threads"])
-        _kept[token] = unpacked(parcel["job"])
-    return _kept[token]
 
 
 def _require_same(theirs: dict[str, Any]) -> None:

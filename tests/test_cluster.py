@@ -3,17 +3,17 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import subprocess_environment
+from desk import Desk
 
 from fmcs_bench import cluster, environment, remote
 from fmcs_bench.cluster import engine_of
@@ -35,7 +35,7 @@ def engine():
     with pytest.MonkeyPatch.context() as patch, engine_of("ray") as engine:
         patch.setattr(environment, "usable_cores", lambda: 2)
         here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        patch.setenv("PYTHONPATH", os.pathsep.join(here))  # workers import this file
+        patch.setenv("PYTHONPATH", os.pathsep.join(here))  # workers import desk.py
         yield engine
 
 
@@ -51,9 +51,7 @@ class Said:
     def __init__(self):
         self.lines, self.advanced, self.total = [], 0, None
 
-    def task(self, description, total):
-        from contextlib import nullcontext
-
+    def task(self, _description, total):
         self.total = total
         return nullcontext(self)
 
@@ -101,7 +99,8 @@ def test_trainings_are_the_same_on_a_cluster(places, engine):
         for field in ("key", "predictions_sha256", "metrics", "curve", "environment"):
             assert getattr(there, field) == getattr(here, field), (address, field)
     weights = [
-        {p.relative_to(place.root): p.read_bytes() for p in place.root.glob("networks/**/*.safetensors")} for place in places
+        {p.relative_to(place.root): p.read_bytes() for p in place.root.glob("networks/**/*.safetensors")}
+        for place in places
     ]
     assert weights[0] == weights[1]
     assert len(weights[0]) == 4
@@ -153,41 +152,7 @@ def test_a_killed_worker_and_a_failing_evaluator_cost_no_other_fit(places, engin
     assert {a: r.predictions_sha256 for a, r in local.items()} == {a: r.predictions_sha256 for a, r in remote_.items()}
 
 
-# ---- what a unit may do to its worker; units are names, their results files
-
-
-class Desk:
-    """Writes ``unit`` into a file, and each attempt at it into another."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def find(self, unit):
-        file = self.folder / unit
-        return file.read_text() if file.exists() else None
-
-    def attempts(self, unit):
-        return (self.folder / f"{unit}.attempts").read_text() if (self.folder / f"{unit}.attempts").exists() else ""
-
-    def work(self, unit):
-        with (self.folder / f"{unit}.attempts").open("a") as stream:
-            stream.write("x")
-        first = self.attempts(unit) == "x"
-        if unit.startswith("always dies") or (unit.startswith("dies before") and first):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if unit.startswith("sleeps"):
-            time.sleep(120)
-        if unit.startswith("lacks"):
-            raise FileNotFoundError(2, "No such file or directory", "/a file")
-        if unit.startswith("fails"):
-            raise EvaluatorError(f"{unit} fails") from ZeroDivisionError("a cause")
-        if unit.startswith("talks"):
-            print("some words")
-            warnings.warn("a warning", UserWarning, stacklevel=1)
-        (self.folder / unit).write_text(f"{unit} is done")
-        if unit.startswith("dies after") and first:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return f"{unit} is done"
+# ---- what a unit may do to its worker
 
 
 def run(engine, tmp_path, units, **options):
@@ -223,7 +188,9 @@ def test_another_error_ends_the_work_as_it_is_and_nothing_goes_on(engine, tmp_pa
 
 def test_a_unit_that_always_kills_its_worker_is_named(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "MAX_RETRIES", 1)
-    with pytest.raises(EngineError, match=r"no answer after 2 attempts .*: always dies; .* the same command goes on"):
+    with pytest.raises(
+        EngineError, match=r"2 times a worker was killed .* this unit: always dies; .* the same command goes on"
+    ):
         run(engine, tmp_path, ["always dies"])
     assert Desk(tmp_path).attempts("always dies") == "xx"
 
@@ -260,13 +227,14 @@ def answer(tmp_path, **changes):
     """What a worker says to a parcel."""
     desk = Desk(tmp_path)
     parcel = {
-        "token": str(time.monotonic_ns()),
         "job": remote.packed(Job(desk.find, desk.work)),
         "environment": Environment.current("cpu", 1).to_json(),
         "threads": 1,
         "mark": None,
     }
-    return remote.unpacked(remote.attempt(parcel | changes, remote.packed("a")))[1]
+    worker = remote.Worker()
+    prepared = remote.unpacked(worker.prepare(parcel | changes))[1]
+    return prepared or remote.unpacked(worker.attempt(remote.packed("a")))[1]
 
 
 def test_a_worker_with_other_software_or_another_folder_refuses(tmp_path):
@@ -281,7 +249,7 @@ def test_a_worker_with_other_software_or_another_folder_refuses(tmp_path):
             raise answer(tmp_path, **changes).error()
 
 
-class Odd(Exception):
+class OddError(Exception):
     """Cannot be made from its own arguments."""
 
     def __init__(self, one, two):
@@ -289,9 +257,9 @@ class Odd(Exception):
 
 
 def test_an_error_that_cannot_travel_keeps_its_name():
-    error = remote.unpacked(remote.packed(remote.Raised.of(Odd("a ", "text"), is_survived=False))).error()
+    error = remote.unpacked(remote.packed(remote.Raised.of(OddError("a ", "text"), is_survived=False))).error()
     assert type(error) is EngineError
-    assert str(error) == "Odd: a text"
+    assert str(error) == "OddError: a text"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +279,7 @@ def test_wrong_use_is_told(options, message):
 
 
 def test_without_ray_the_message_says_what_to_type(monkeypatch):
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'fmcs-bench\[cluster\]'"), engine_of("ray"):
         pass
 
