@@ -1,7 +1,7 @@
 """What the whole published grid would cost: trainings, hours, bytes. It measures nothing; it multiplies.
 
     python benchmarks/grid_cost.py
-    python benchmarks/grid_cost.py --forward NAME=NUMBER --training shufflenet_v2=FILE#shufflenet_v2/loop/images_per_second
+    python benchmarks/grid_cost.py --training shufflenet_v2=FILE#shufflenet_v2/loop/images_per_second
 
 Flow: figures, each measured (a path in a JSON of `benchmarks/`) or assumed (a number) -> grid of `fmcs_bench.methods`
 -> Markdown: a table of the inputs, which says of each where it comes from, and one of what follows from them.

@@ -133,7 +133,8 @@ def run_units(
         progress.say(f"{description}: {len(answers)} of {len(units)} were finished before")
     with progress.task(description, len(left)) as task:
         if left:
-            with closing(engine.answers(job, [units[i] for i in left], progress)) as coming:
+            coming = engine.answers(job, [units[i] for i in left], progress)
+            with closing(coming):
                 for position, answer in coming:
                     answers[left[position]] = answer
                     if isinstance(answer, Failure):
