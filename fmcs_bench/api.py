@@ -10,6 +10,7 @@ from typing import Any
 from fmcs_bench import images, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard
 from fmcs_bench.builder import build_dataset
+from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
 from fmcs_bench.evaluation import all_datasets, evaluate_datasets
 from fmcs_bench.evaluators import Evaluator
@@ -152,6 +153,10 @@ def evaluate(
     test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
     device: str = "auto",
+    engine: EngineName = "local",
+    address: str | None = None,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
     progress: Progress = SILENT,
 ) -> list[EvaluatorBoard]:
     """Fit and test evaluators on FMCS datasets; one board for each dataset.
@@ -169,6 +174,10 @@ def evaluate(
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``default_workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        engine: ``local``, or ``ray``: fits at the same time, on one machine or many; see ``fmcs_bench.cluster``.
+        address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is a Ray of this machine alone.
+        unit_cpus: with Ray, CPUs and threads of each fit; None is 1.
+        unit_gpus: with Ray, GPUs of each fit, or a share of one; None is 1 on CUDA, else 0.
         progress: shows the work; silent by default.
 
     Raises:
@@ -178,7 +187,8 @@ def evaluate(
     place = workspace_at(workspace)
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
     others = find_datasets(place, test_on)
-    with place.locked():
+    chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
+    with place.locked(), chosen as worker:
         return evaluate_datasets(
             opened,
             place,
@@ -191,6 +201,7 @@ def evaluate(
             test_on=others,
             device=device,
             progress=progress,
+            engine=worker,
         )
 
 

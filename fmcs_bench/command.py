@@ -92,6 +92,32 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+ENGINE_FIELDS = ("engine", "address", "unit_cpus", "unit_gpus")
+"""Parameters of a command with ``engine_options``."""
+
+
+def engine_options(command: Command) -> Command:
+    """Add ``--engine`` and what belongs to it; see ``ENGINE_FIELDS``."""
+    for option in (
+        click.option("--unit-gpus", type=float, help="ray: GPUs of each, or a share of one.  [default: 1 on CUDA]"),
+        click.option("--unit-cpus", type=int, help="ray: CPUs, and threads, of each.  [default: 1]"),
+        click.option(
+            "--address",
+            metavar="HOST:PORT|auto",
+            help="ray: the cluster; auto is the one that this machine is part of.  [default: this machine alone]",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="local: one after another. ray: at the same time, on one machine or many.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def json_option(command: Command) -> Command:
     """Add ``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

@@ -1,14 +1,16 @@
 """Runs units of work. A finished unit is found, not repeated; a unit writes its own files and needs no other.
 
-Flow: units -> those that are finished, found -> the others, done one by one -> results, and the failures that stop no
-other unit.
+Flow: units -> those that are finished, found -> the others, done by an engine: one by one here, or on a Ray cluster
+(``cluster``) -> results in the order of the units, and the failures that stop no other unit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from fmcs_bench.errors import FmcsBenchError
 from fmcs_bench.progress import SILENT, Progress
@@ -33,6 +35,63 @@ class Outcome(Generic[Unit, Result]):
     failures: list[Failure[Unit]]
 
 
+@dataclass(frozen=True)
+class Job(Generic[Unit, Result]):
+    """What is to be done with units, whoever does it.
+
+    Attributes:
+        find: the result of a unit that is finished, else None.
+        work: does one unit, keeps its result where ``find`` finds it, and returns it.
+        survives: errors of one unit that leave the others as they are.
+        device: of the work, as torch names it.
+        folder: that results are kept in; whoever works must see it.
+    """
+
+    find: Callable[[Unit], Result | None]
+    work: Callable[[Unit], Result]
+    survives: tuple[type[FmcsBenchError], ...] = ()
+    device: str = "cpu"
+    folder: Path | None = None
+
+    def attempt(self, unit: Unit) -> Result | Failure[Unit]:
+        """Do one unit; an error that it does not survive is raised."""
+        try:
+            return self.work(unit)
+        except self.survives as error:
+            return Failure(unit, error)
+
+
+class Engine(Protocol):
+    """Does units of work, each exactly once as far as the files show."""
+
+    def answers(
+        self, job: Job[Unit, Result], units: Sequence[Unit], progress: Progress
+    ) -> Generator[tuple[int, Result | Failure[Unit]]]:
+        """Position and result, or failure, of every unit, as they come.
+
+        An error that a unit does not survive is raised with its own type and message, and nothing works any more once
+        the generator has ended or is closed.
+        """
+        ...
+
+
+class LocalEngine:
+    """One unit after another, in this process."""
+
+    def answers(
+        self,
+        job: Job[Unit, Result],
+        units: Sequence[Unit],
+        progress: Progress,  # noqa: ARG002  (whatever the work says, it says itself)
+    ) -> Generator[tuple[int, Result | Failure[Unit]]]:
+        """See ``Engine``."""
+        for i, unit in enumerate(units):
+            yield i, job.attempt(unit)
+
+
+LOCAL: Engine = LocalEngine()
+
+
 def run_units(
     units: Sequence[Unit],
     *,
@@ -41,6 +100,9 @@ def run_units(
     description: str,
     survives: tuple[type[FmcsBenchError], ...] = (),
     progress: Progress = SILENT,
+    engine: Engine = LOCAL,
+    device: str = "cpu",
+    folder: Path | None = None,
 ) -> Outcome[Unit, Result]:
     """Results of all units, in their order, and the failures.
 
@@ -52,25 +114,34 @@ def run_units(
         survives: errors of one unit that leave the others as they are: these go on, and the failure is returned. Every
             other error ends the work at once.
         progress: shows finished units and the time left.
+        engine: who works; one that works elsewhere needs ``find`` and ``work`` that can be pickled.
+        device: of the work, as torch names it; engines that hand out GPUs ask.
+        folder: that results are kept in.
 
     Example:
         >>> run_units([1, 2], find=lambda unit: None, work=lambda unit: unit * 10, description="tens").results
         [10, 20]
     """
-    found = [find(unit) for unit in units]
-    num_found = sum(result is not None for result in found)
-    if num_found:
-        progress.say(f"{description}: {num_found} of {len(units)} were finished before")
-    outcome: Outcome[Unit, Result] = Outcome([], [])
-    with progress.task(description, len(units) - num_found) as task:
-        for unit, result in zip(units, found, strict=True):
-            if result is None:
-                try:
-                    result = work(unit)
-                except survives as error:
-                    outcome.failures.append(Failure(unit, error))
-                    progress.say(f"failed, the others go on: {error}")
-                task.advance()
-            if result is not None:
-                outcome.results.append(result)
-    return outcome
+    job: Job[Unit, Result] = Job(find, work, survives, device, folder)
+    answers: dict[int, Result | Failure[Unit]] = {}
+    for i, unit in enumerate(units):
+        result = find(unit)
+        if result is not None:
+            answers[i] = result
+    left = [i for i in range(len(units)) if i not in answers]
+    if answers:
+        progress.say(f"{description}: {len(answers)} of {len(units)} were finished before")
+    with progress.task(description, len(left)) as task:
+        if left:
+            coming = engine.answers(job, [units[i] for i in left], progress)
+            with closing(coming):
+                for position, answer in coming:
+                    answers[left[position]] = answer
+                    if isinstance(answer, Failure):
+                        progress.say(f"failed, the others go on: {answer.error}")
+                    task.advance()
+    in_order = [answers[i] for i in range(len(units))]
+    return Outcome(
+        [answer for answer in in_order if not isinstance(answer, Failure)],
+        [answer for answer in in_order if isinstance(answer, Failure)],
+    )

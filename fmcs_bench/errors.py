@@ -104,6 +104,10 @@ class UnitsFailedError(FmcsBenchError, RuntimeError):
         self.errors, self.finished = tuple(errors), tuple(finished)
 
 
+class EngineError(FmcsBenchError, RuntimeError):
+    """Units of work cannot be done where they were sent: no cluster answers, or its workers lack what they need."""
+
+
 class PluginError(FmcsBenchError, ImportError):
     """A third-party plug-in could not be loaded; its own error is the cause."""
 

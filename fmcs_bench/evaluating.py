@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fmcs_bench.command import device_option, json_option, print_board, print_json, workspace_option
+from fmcs_bench.command import device_option, engine_options, json_option, print_board, print_json, workspace_option
 
 if TYPE_CHECKING:
     from fmcs_bench.boards import EvaluatorBoard
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 )
 @workspace_option
 @device_option
+@engine_options
 @json_option
 def evaluate(
     datasets: tuple[str, ...],
@@ -62,6 +63,7 @@ def evaluate(
     workspace: str,
     device: str,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Fit and test evaluators on FMCS datasets; every dataset of the workspace by default.
 
@@ -87,6 +89,7 @@ def evaluate(
                 workspace=workspace,
                 device=device,
                 progress=progress,
+                **engine,
             )
         except UnitsFailedError as error:
             failure, boards = error, error.finished

@@ -22,7 +22,8 @@ import torch
 from fmcs_bench import contract, environment, evaluators, metrics, protocol, records, search
 from fmcs_bench.boards import COLUMNS, Column, EvaluatorBoard, evaluator_boards
 from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, GridValue, Head
-from fmcs_bench.engine import Outcome, run_units
+from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere
+from fmcs_bench.engine import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, UnitsFailedError
 from fmcs_bench.evaluators import Evaluator
@@ -47,6 +48,7 @@ def evaluate_dataset(
     test_on: Sequence[FmcsDataset] = (),
     device: str = "auto",
     progress: Progress = SILENT,
+    engine: Engine = LOCAL,
 ) -> EvaluatorBoard:
     """Fit and test evaluators on one FMCS dataset, with every seed; what is finished is not repeated.
 
@@ -64,6 +66,7 @@ def evaluate_dataset(
             and so are evaluators that cannot take maps of the other shape.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished fits and the time left.
+        engine: who fits; see ``fmcs_bench.cluster``.
 
     Raises:
         UnknownNameError: no such evaluator.
@@ -92,7 +95,8 @@ def evaluate_dataset(
         for fit in wanted
         for seed in range(num_seeds)
     ]
-    track = _Track.make(dataset, workspace, choose_device(device), units[0].limits, test_on)
+    used = EvaluatorThere.all_of(fit.name for fit in wanted)
+    track = _Track.make(dataset, workspace, choose_device(device), units[0].limits, test_on, used)
     outcome = run_units(
         units,
         find=track.find,
@@ -100,6 +104,9 @@ def evaluate_dataset(
         description=f"evaluators on {dataset.manifest.name}",
         survives=(EvaluatorError,),
         progress=progress,
+        engine=engine,
+        device=str(track.device),
+        folder=workspace.root,
     )
     boards = evaluator_boards(outcome.results)
     if outcome.failures:
@@ -190,12 +197,17 @@ _TEST_ON = "test_on"
 
 @dataclass(frozen=True)
 class _Track:
-    """One dataset with its maps, read when the first unit needs them; and others that fits are tested on."""
+    """One dataset with its maps, read when the first unit needs them; and others that fits are tested on.
+
+    Of it only inputs are pickled: another process opens the datasets and reads the maps itself.
+    """
 
     dataset: FmcsDataset
     workspace: Workspace
     device: torch.device
+    limits: protocol.Limits
     others: dict[str, FmcsDataset]
+    used: tuple[EvaluatorThere, ...]
     held: protocol.HeldMaps
 
     @classmethod
@@ -206,13 +218,19 @@ class _Track:
         device: torch.device,
         limits: tuple[int | None, int | None],
         test_on: Sequence[FmcsDataset],
+        used: tuple[EvaluatorThere, ...],
     ) -> _Track:
         """The track, once the datasets are known to be fit for the protocol; see ``fmcs_bench.protocol``."""
         others = {other.id: other for other in test_on if other.id != dataset.id}
         allowed = protocol.Limits(*limits)
         selections: dict[str, MapSelection] = dict(protocol.select(dataset, allowed).items())
         selections |= {name: protocol.check_other(dataset, other, allowed) for name, other in others.items()}
-        return cls(dataset, workspace, device, others, protocol.HeldMaps(selections))
+        return cls(dataset, workspace, device, allowed, others, used, protocol.HeldMaps(selections))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        others = tuple(map(DatasetThere.of, self.others.values()))
+        root = self.workspace.root.absolute()
+        return _opened, (DatasetThere.of(self.dataset), root, str(self.device), self.limits, others, self.used)
 
     @cached_property
     def store(self) -> RecordStore:
@@ -348,6 +366,21 @@ class _Track:
             spearman=metrics.rank_correlation(score_P, accuracy_P),
         )
         return trajectory, scores_PN.astype(np.float32)
+
+
+def _opened(
+    dataset: DatasetThere,
+    root: Path,
+    device: str,
+    limits: protocol.Limits,
+    others: tuple[DatasetThere, ...],
+    used: tuple[EvaluatorThere, ...],
+) -> _Track:
+    """A track in another process than the one that made it."""
+    for evaluator in used:
+        evaluator.learn()
+    test_on = [other.open() for other in others]
+    return _Track.make(dataset.open(), Workspace(root), choose_device(device), limits, test_on, used)
 
 
 def _under(place: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -21,15 +21,16 @@ import torch
 
 from fmcs_bench import backbones, environment, records
 from fmcs_bench.boards import TrainingBoard, training_boards
-from fmcs_bench.engine import Outcome, run_units
+from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere, image_place
+from fmcs_bench.engine import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.errors import DatasetError, DivergedError, UnitsFailedError
 from fmcs_bench.failed import FailedStore, FailedTraining
 from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.methods import Sweep
 from fmcs_bench.networks import make_network, observe
 from fmcs_bench.objectives import Objective
-from fmcs_bench.planning import Planned, plan_units
-from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.planning import Judges, Planned, plan_units
+from fmcs_bench.progress import PRINTED, SILENT, Progress
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.store import FmcsDataset
 from fmcs_bench.training import choose_device, fit
@@ -49,6 +50,7 @@ def train_methods(
     stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
+    engine: Engine = LOCAL,
 ) -> TrainingBoard:
     """Train every method from every seed; what is finished is not repeated.
 
@@ -62,6 +64,7 @@ def train_methods(
         stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished trainings and the time left.
+        engine: who trains; see ``fmcs_bench.cluster``.
 
     Raises:
         UnitsFailedError: a loss became NaN or infinite in some trainings; every other one is done and on its board.
@@ -79,6 +82,9 @@ def train_methods(
         description=f"training on {dataset.manifest.name}",
         survives=(DivergedError,),
         progress=progress,
+        engine=engine,
+        device=str(planned.device),
+        folder=workspace.root,
     )
     boards = training_boards(outcome.results)
     if outcome.failures:
@@ -98,6 +104,8 @@ def _told(outcome: Outcome[TrainingUnit, TrainingRecord], dataset_id: str) -> st
 
 @dataclass(frozen=True)
 class _Track:
+    """The images, judges and options of some units; of it only inputs are pickled, as in ``evaluation``."""
+
     planned: Planned
     best_epoch_on_test: bool = False
     keep_weights: bool = False
@@ -106,6 +114,25 @@ class _Track:
     image_source: str | None = None
     stream_images: bool | None = None
     progress: Progress = SILENT
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        judges = self.planned.judges
+        names = [record.unit.evaluator for record in (judges.judge, judges.permuted, judges.watcher) if record]
+        return _opened, (
+            DatasetThere.of(self.dataset),
+            self.planned.workspace.root.absolute(),
+            str(self.planned.device),
+            judges,
+            EvaluatorThere.all_of(names),
+            {
+                "best_epoch_on_test": self.best_epoch_on_test,
+                "keep_weights": self.keep_weights,
+                "retry": self.retry,
+                "data_dir": None if self.data_dir is None else Path(self.data_dir).absolute(),
+                "image_source": image_place(self.image_source),
+                "stream_images": self.stream_images,
+            },
+        )
 
     @property
     def dataset(self) -> FmcsDataset:
@@ -242,6 +269,21 @@ class _Track:
             save_checkpoint(model, self._weights(unit), key=key)
         self.store.write(record, packed)
         return record
+
+
+def _opened(
+    dataset: DatasetThere,
+    root: Path,
+    device: str,
+    judges: Judges,
+    used: tuple[EvaluatorThere, ...],
+    options: dict[str, Any],
+) -> _Track:
+    """A track in another process than the one that made it; its units come one by one."""
+    for evaluator in used:
+        evaluator.learn()
+    planned = Planned(dataset.open(), Workspace(root), choose_device(device), judges)
+    return _Track(planned, **options, progress=PRINTED)
 
 
 EVERY_EPOCH = "test/predicted_by_epoch"

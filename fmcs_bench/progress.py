@@ -37,5 +37,12 @@ class _Silent:
         pass
 
 
+class _Printed(_Silent):
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+
 SILENT: Progress = _Silent()
 """The default in Python: nothing is printed."""
+PRINTED: Progress = _Printed()
+"""Lines only, on standard output: for a process whose output somebody else shows."""

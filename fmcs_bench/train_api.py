@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcs_bench.boards import TrainingBoard
+from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS
 from fmcs_bench.experiments import train_methods
 from fmcs_bench.forecast import Plan, plan_methods
@@ -34,6 +35,10 @@ def train(
     image_source: str | None = None,
     stream_images: bool | None = None,
     device: str = "auto",
+    engine: EngineName = "local",
+    address: str | None = None,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> TrainingBoard:
@@ -55,6 +60,11 @@ def train(
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
         stream_images: as for ``build``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        engine: ``local``, or ``ray``: trainings at the same time, on one machine or many; the next three are as for
+            ``evaluate``.
+        address: of a Ray cluster.
+        unit_cpus: CPUs and threads of each training.
+        unit_gpus: GPUs of each training, or a share of one.
         progress: shows the work; silent by default.
         **options: of ``fmcs_bench.methods.Sweep``: ``init``, ``base``, ``constraint_weight``, ``pretrained_first``,
             ``best_epoch_on_test``, ``keep_weights``.
@@ -66,7 +76,8 @@ def train(
     place = workspace_at(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     sweep = _sweep(methods, rafs, changes, seeds=seeds, evaluator=evaluator, epochs=epochs, recipe=recipe, **options)
-    with place.locked():
+    chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
+    with place.locked(), chosen as worker:
         return train_methods(
             opened,
             place,
@@ -77,6 +88,7 @@ def train(
             stream_images=stream_images,
             device=device,
             progress=progress,
+            engine=worker,
         )
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmcs_bench.command import (
+    ENGINE_FIELDS,
     data_dir_option,
     device_option,
+    engine_options,
     images_option,
     json_option,
     stream_option,
@@ -71,6 +73,7 @@ RECIPE_FIELDS = ("optimizer", "lr", "weight_decay", "schedule", "batch_size", "a
 @data_dir_option
 @workspace_option
 @device_option
+@engine_options
 @json_option
 def train(
     dataset: str | None,
@@ -94,6 +97,7 @@ def train(
 
     options["changes"] = {field: options.pop(field) for field in RECIPE_FIELDS}
     options |= {name: typed for name, typed in (("methods", methods), ("rafs", rafs)) if typed}
+    engine = {field: options.pop(field) for field in ENGINE_FIELDS}
     if plan:
         found = train_api.plan_training(dataset, **options)
         click.echo(json.dumps(found.to_json(), indent=1, sort_keys=True) if as_json else str(found))
@@ -109,6 +113,7 @@ def train(
                     stream_images=stream_images,
                     progress=progress,
                     **options,
+                    **engine,
                 )
             ]
         except UnitsFailedError as error:

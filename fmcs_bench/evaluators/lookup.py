@@ -35,6 +35,7 @@ SWITCHES = ("deterministic", "takes_heads", "uses_recipe", "control")
 class _FromFile:
     kind: type[Evaluator]
     sha256: str
+    typed: str
 
 
 _FROM_FILES: dict[str, _FromFile] = {}
@@ -92,6 +93,11 @@ def code_of(name: str) -> str | None:
             "write it into a file and name it: FILE.py:Class"
         )
     return files.sha256_of_file(Path(path))
+
+
+def file_of(name: str) -> str | None:
+    """``FILE.py:Class``, with an absolute path, of an evaluator that ``resolve`` read; None for all others."""
+    return _FROM_FILES[name].typed if name in _FROM_FILES else None
 
 
 class Wanted(NamedTuple):
@@ -168,7 +174,7 @@ def resolve(typed: str) -> str:
         raise ConfigError(f"{class_name} of {place} cannot be used: {fault}")
     if kind.name in REGISTRY:
         raise ConfigError(f"{class_name} of {place} has the name {kind.name!r}, which is taken; give it another name")
-    _FROM_FILES[kind.name] = _FromFile(kind, sha256)
+    _FROM_FILES[kind.name] = _FromFile(kind, sha256, f"{Path(place).resolve()}:{class_name}")
     return f"{kind.name}{ending}"
 
 

@@ -92,8 +92,13 @@ class Location:
     def __repr__(self) -> str:
         return f"Location({str(self)!r})"
 
+    @property
+    def place(self) -> str:
+        """What it was opened with, secrets included; not for messages."""
+        return str(self.local) if self.local is not None else self._url
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.local if self.local is not None else self._url}
+        return {"place": self.place}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Location.__init__(self, **state)
