@@ -14,7 +14,7 @@ ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
     "errors", "registry", "seeding", "files", "markdown", "progress", "options", "config", "methods", "environment",
     "grid", "units", "records", "failed", "workspace", "metrics", "statistics", "optimism", "boards", "breakdown",
-    "plot_style", "plot_parts", "answer_plots", "training_plots", "curve_plots", "plots", "engine", "images",
+    "svg", "plot_style", "plot_parts", "answer_plots", "training_plots", "curve_plots", "plots", "engine", "images",
     "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "networks", "convergence",
     "trajectory", "store", "extraction", "builder", "verification", "hub", "evaluators", "protocol", "contract",
     "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency", "saliency_plots",
