@@ -28,7 +28,7 @@ DARK = {
     GRID: "#2b3440",
     MUTED: "#97a3b1",
     INK: "#e4e9ef",
-    BLUE: "#5cb3ee",
+    BLUE: "#3d9be0",
     ORANGE: "#f58a3c",
     GREEN: "#2fc79a",
     PINK: "#e08fc0",

@@ -114,7 +114,7 @@ def test_the_confusion_figure_shows_every_share_and_the_recall(evaluators: Evalu
         drawn = {tuple(np.mean(path.vertices[:4], axis=0)): color[3] for path, color in
                  zip(cells.get_paths(), cells.get_facecolors(), strict=True)}  # fmt: skip
         for (x, y), opacity in drawn.items():
-            assert opacity == pytest.approx(0.7 * confusion[int(y) - 1, int(x) - 1])
+            assert opacity == pytest.approx(answer_plots.DARKEST * confusion[int(y) - 1, int(x) - 1])
         assert len(drawn) == (confusion >= 0.005).sum()
         assert [text.get_text() for text in axes.texts] == [f"{100 * r.mean:.0f}" for r in found[row.evaluator].recall]
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
