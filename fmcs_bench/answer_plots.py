@@ -19,7 +19,7 @@ from matplotlib.ticker import NullFormatter
 from fmcs_bench.boards import EvaluatorBoard, EvaluatorRow
 from fmcs_bench.breakdown import Breakdown
 from fmcs_bench.errors import RecordError
-from fmcs_bench.plot_parts import name_points
+from fmcs_bench.plot_parts import name_points, number_edges
 from fmcs_bench.plot_style import BLUE, INK, MUTED, ORANGE, house_style, short
 
 MAX_PANELS = 24
@@ -235,8 +235,7 @@ def _finish(
     y_label: str = "",
 ) -> None:
     figure.legend(handles=legend, loc="outside upper left", ncols=len(legend), columnspacing=1.6, handlelength=1.9)
-    for i, axes in enumerate(figure.axes[: len(rows)]):  # all have the same ticks: their numbers stand at the edges
-        axes.tick_params(labelleft=i % _COLUMNS == 0, labelbottom=i + _COLUMNS >= len(rows))
+    number_edges(figure.axes[: len(rows)], columns=_COLUMNS)
     left_out = len(board.rows) - len(rows)
     figure.supxlabel(f"{x_label}; {left_out} more evaluators are not shown" if left_out else x_label, fontsize=9.5)
     if y_label:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
 from fmcs_bench.plot_style import BAND, MUTED
@@ -24,9 +25,9 @@ _AWAY = (7, 16, 28, 42)
 Place = tuple[float, float]
 
 
-def rows_figure(num: int) -> tuple[Figure, Axes]:
-    """A figure with one horizontal row for each entry, the first on top."""
-    figure = Figure(figsize=(8.2, 1.2 + 0.44 * num), layout="constrained")
+def rows_figure(num: int, *, height: float) -> tuple[Figure, Axes]:
+    """A figure with one horizontal row of this height, in inches, for each entry, the first on top."""
+    figure = Figure(figsize=(8.2, 1.2 + height * num), layout="constrained")
     axes = figure.subplots()
     axes.set_ylim(num - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -102,6 +103,12 @@ def panels(num: int, *, columns: int, height: float, width: float) -> tuple[Figu
     return figure, every[:num]
 
 
+def number_edges(panels: Sequence[Axes], *, columns: int) -> None:
+    """Panels with the same ticks have their numbers only at the left and where no panel follows below."""
+    for i, axes in enumerate(panels):
+        axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
+
+
 def name_points(
     axes: Axes, points: Sequence[tuple[float, float, str]], bars: Sequence[tuple[Place, Place]], colors: Sequence[str]
 ) -> None:
@@ -123,15 +130,16 @@ def name_points(
     taken = [_box(axes, (x, y), (x, y), 4.5 * pixels) for x, y, _ in points]
     taken += [_box(axes, one, other, 1.5 * pixels) for one, other in bars]
     for (x, y, name), color in sorted(zip(points, colors, strict=True), key=lambda item: item[0][:2]):
-        wide, high = 0.6 * _NAME_SIZE * len(name) * pixels, 1.15 * _NAME_SIZE * pixels
+        wide = TextPath((0, 0), name, size=_NAME_SIZE).get_extents().width * pixels
+        high = 1.15 * _NAME_SIZE * pixels
         at_x, at_y = axes.transData.transform((x, y))
-        offers = []
+        offers: list[tuple[int, int, int, int, Place, Bbox]] = []
         for away in _AWAY:
             for side, up in ((1, 0), (-1, 0), (1, 0.7), (1, -0.7), (-1, 0.7), (-1, -0.7), (0, 1), (0, -1)):
                 right, above = side * away * pixels, up * (away * pixels + high / 2)
                 box = Bbox.from_bounds(at_x + right + (side - 1) * wide / 2, at_y + above - high / 2, wide, high)
-                inside = (Bbox.intersection(box, frame) or Bbox.null()).size.prod()
-                covered = sum(_shared(box, other) for other in taken) + 2 * max(0, wide * high - inside)
+                outside = wide * high - _shared(box, frame)
+                covered = sum(_shared(box, other) for other in taken) + 10 * outside
                 offers.append((round(covered), len(offers), away, side, (right / pixels, above / pixels), box))
         _, _, away, side, offset, box = min(offers, key=lambda offer: offer[:2])
         taken.append(box)

@@ -148,5 +148,5 @@ def _short(number: float, digits: int = 2) -> str:
 
 
 def _name(i: int) -> str:
-    """a .. z, a1 .. z1, a2 .."""
+    """A .. z, a1 .. z1, a2 .."""
     return f"{ascii_lowercase[i % 26]}{i // 26 or ''}"

@@ -194,7 +194,9 @@ def _facts(anchor: str, caption: str, head: str, records: AnyRecords, facts: Seq
             found.setdefault(repr(own.get(name)), []).append(str(record.seed))
         texts = {repr(own.get(name)): _text(own.get(name), "g") for own in facts}
         values = [f"{texts[value]} (seed {', '.join(seeds)})" for value, seeds in found.items()]
-        rows.append(Row("", (Cell(name, is_name=True), Cell("; ".join(values) if len(found) > 1 else texts.popitem()[1]))))
+        rows.append(
+            Row("", (Cell(name, is_name=True), Cell("; ".join(values) if len(found) > 1 else texts.popitem()[1])))
+        )
     return Table(anchor, caption, (_plain(head), _plain("Value")), tuple(rows), sortable=False)
 
 
