@@ -61,7 +61,7 @@ def score_figure(board: EvaluatorBoard) -> Figure:
         right.plot(step_P, accuracy_P, color=INK, linewidth=1, linestyle=_DASHED)
         right.set_ylim(0, 104)
         right.grid(visible=False)
-        last_of_line = i % _COLUMNS == _COLUMNS - 1 or i == len(rows) - 1
+        last_of_line = i % _COLUMNS == min(_COLUMNS, len(rows)) - 1
         right.set_yticks([0, 50, 100], ["0", "50", "100 %"] if last_of_line else [""] * 3, fontsize=7.5)
     legend = [
         Line2D([], [], color=BLUE, linewidth=2, label="mean predicted score (stages, left)"),
