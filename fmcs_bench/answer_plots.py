@@ -6,6 +6,7 @@ Flow: board, breakdowns of its rows -> panels in the order of the ranks, at most
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,13 +19,14 @@ from matplotlib.ticker import NullFormatter
 from fmcs_bench.boards import EvaluatorBoard, EvaluatorRow
 from fmcs_bench.breakdown import Breakdown
 from fmcs_bench.errors import RecordError
+from fmcs_bench.plot_parts import name_points, number_edges
 from fmcs_bench.plot_style import BLUE, INK, MUTED, ORANGE, house_style, short
 
 MAX_PANELS = 24
 _COLUMNS = 4
 _DASHED = (0, (4, 3))
-_DARKEST = 0.7
-"""Opacity of a full cell; ink on it stays readable."""
+DARKEST = 0.65
+"""Opacity of a full cell; ink on it stays readable, on a light and on a dark ground."""
 
 
 @house_style()
@@ -88,7 +90,7 @@ def confusion_figure(board: EvaluatorBoard, breakdowns: Mapping[str, Breakdown])
         axes.add_collection(
             PolyCollection(
                 [_square(c + 1, k + 1) for k, c in cells],
-                facecolors=[to_rgba(BLUE, _DARKEST * confusion_KK[k, c]) for k, c in cells],
+                facecolors=[to_rgba(BLUE, DARKEST * confusion_KK[k, c]) for k, c in cells],
                 linewidths=0,
                 zorder=2,
             )
@@ -104,7 +106,7 @@ def confusion_figure(board: EvaluatorBoard, breakdowns: Mapping[str, Breakdown])
         for spine in axes.spines.values():
             spine.set_visible(True)
     legend = [
-        Line2D([], [], color=to_rgba(BLUE, _DARKEST * share), marker="s", markersize=9, linewidth=0, label=label)
+        Line2D([], [], color=to_rgba(BLUE, DARKEST * share), marker="s", markersize=9, linewidth=0, label=label)
         for share, label in ((1, "100 % of the maps of the true stage"), (0.5, "50 %"), (0.1, "10 %"))
     ]
     _finish(figure, board, rows, legend, "stage that was named", "true stage (FMCS)")
@@ -155,21 +157,22 @@ def cost_figure(board: EvaluatorBoard) -> Figure | None:
     if not points:
         return None
     front = pareto_front([(speed, row.mae["test_run"].mean) for row, speed in points])
-    figure = Figure(figsize=(8.6, max(3.6, 1.2 + 0.24 * len(points))), layout="constrained")
+    figure = Figure(figsize=(8.6, max(3.8, 1.8 + 0.2 * len(points))), layout="constrained")
     axes = figure.subplots()
     line = sorted((points[i][1], points[i][0].mae["test_run"].mean) for i in front)
     axes.plot(*zip(*line, strict=True), color=ORANGE, linewidth=1.2, drawstyle="steps-pre", zorder=2)
+    bars = [end for (w, a), (x, b) in pairwise(line) for end in (((w, a), (w, b)), ((w, b), (x, b)))]
     for i, (row, speed) in enumerate(points):
         mae, color = row.mae["test_run"], ORANGE if i in front else BLUE
         if mae.low is not None and mae.high is not None:
             axes.vlines(speed, mae.low, mae.high, color=color, linewidth=1.6, zorder=3)
+            bars.append(((speed, mae.low), (speed, mae.high)))
         axes.plot(speed, mae.mean, "o", color=color, markersize=6, zorder=4)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.08, y=0.1)
     axes.set_ylim(bottom=0)
-    _label_beside(axes, [(speed, row.mae["test_run"].mean, _name(row)) for row, speed in points], front)
     left_out = len(board.rows) - len(points)
     axes.set_xlabel("maps per second (log scale; right is faster), on the machines that the records name")
     axes.set_ylabel("MAE on the test run (stages)")
@@ -180,6 +183,8 @@ def cost_figure(board: EvaluatorBoard) -> Figure | None:
         Line2D([], [], color=BLUE, marker="o", linewidth=1.6, label="the others, 95 % interval"),
     ]
     figure.legend(handles=legend, loc="outside upper left", ncols=2)
+    names = [(speed, row.mae["test_run"].mean, _name(row)) for row, speed in points]
+    name_points(axes, names, bars, [INK if i in front else MUTED for i in range(len(points))])
     return figure
 
 
@@ -230,33 +235,11 @@ def _finish(
     y_label: str = "",
 ) -> None:
     figure.legend(handles=legend, loc="outside upper left", ncols=len(legend), columnspacing=1.6, handlelength=1.9)
+    number_edges(figure.axes[: len(rows)], columns=_COLUMNS)
     left_out = len(board.rows) - len(rows)
     figure.supxlabel(f"{x_label}; {left_out} more evaluators are not shown" if left_out else x_label, fontsize=9.5)
     if y_label:
         figure.supylabel(y_label, fontsize=9.5)
-
-
-def _label_beside(axes: Axes, points: Sequence[tuple[float, float, str]], front: Sequence[int]) -> None:
-    """Names in a column right of the axes, in the order of the points' heights, each with a thin line to its point."""
-    low, high = axes.get_ylim()
-    order = sorted(range(len(points)), key=lambda i: points[i][1])
-    room = min(0.06, 1 / len(points))
-    places = np.array([(points[i][1] - low) / (high - low) for i in order])
-    steps = room * np.arange(len(points))
-    places = np.maximum.accumulate(places - steps) + steps  # each above its lower neighbour
-    places = np.minimum(places, 1 - room * np.arange(len(points))[::-1])
-    for place, i in zip(places, order, strict=True):
-        x, y, name = points[i]
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.04, place),
-            textcoords=axes.transAxes,
-            va="center",
-            fontsize=8.5,
-            color=INK if i in front else MUTED,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 2, "shrinkB": 4},
-        )
 
 
 def _square(x: float, y: float) -> list[tuple[float, float]]:

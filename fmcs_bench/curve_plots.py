@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fmcs_bench.boards import SweepPoint, TrainingBoard, TrainingRow
-from fmcs_bench.plot_parts import DASHED, far_below, panels
+from fmcs_bench.plot_parts import DASHED, far_below, number_edges, panels
 from fmcs_bench.plot_style import BLUE, INK, MUTED, ORANGE, PAPER, house_style, short
 from fmcs_bench.statistics import Estimate
 from fmcs_bench.training_plots import POINTS_APART, color_of, in_points, marker_of
@@ -144,7 +144,7 @@ def _curve_figure(
     if not curves:
         return None
     baseline = None if board.baseline is None else curve_of(board.baseline.chosen)
-    figure, grid = panels(min(len(curves), MAX_PANELS), columns=_COLUMNS, height=1.9, width=2.8)
+    figure, grid = panels(min(len(curves), MAX_PANELS), columns=_COLUMNS, height=1.75, width=2.8)
     for axes, (row, curve) in zip(grid, curves, strict=False):
         if baseline is not None:
             _line(axes, baseline, INK, dashed=True)
@@ -153,6 +153,8 @@ def _curve_figure(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
         axes.tick_params(labelsize=7.5)
         axes.set_title(f"{short(row.family, 40)}\n{_below_the_name(row)}", fontsize=8, fontweight="normal")
+    if len({len(curve) for _, curve in curves}) == 1:  # else each panel has an axis of its own
+        number_edges(grid, columns=_COLUMNS)
     left_out = len(curves) - len(grid)
     figure.supxlabel(f"epoch; {left_out} more methods are not shown" if left_out else "epoch", fontsize=9.5)
     figure.supylabel(y_label, fontsize=9.5)

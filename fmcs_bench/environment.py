@@ -52,6 +52,7 @@ _PRESENTATION = (
     "store/figures.py",
     "store/summary.py",
     "store/verify.py",
+    "svg.py",
     "terminal.py",
     "testing.py",
     "train_api.py",

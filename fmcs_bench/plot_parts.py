@@ -1,4 +1,4 @@
-"""Parts that several figures are made of: rows with intervals, a grid of panels."""
+"""Parts that figures are made of: rows with intervals, a grid of panels, names that keep out of each other's way."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 
 from fmcs_bench.plot_style import BAND, MUTED
 from fmcs_bench.statistics import Estimate
 
 DASHED = (0, (4, 3))
 _TIMES = 2.0
+_NAME_SIZE = 8.5
+_AWAY = (7, 16, 28, 42)
+"""Points between a dot and its name: near, or with a line between them."""
+
+Place = tuple[float, float]
 
 
-def rows_figure(num: int) -> tuple[Figure, Axes]:
-    """A figure with one horizontal row for each entry, the first on top."""
-    figure = Figure(figsize=(8.2, 1.2 + 0.44 * num), layout="constrained")
+def rows_figure(num: int, *, height: float) -> tuple[Figure, Axes]:
+    """A figure with one horizontal row of this height, in inches, for each entry, the first on top."""
+    figure = Figure(figsize=(8.2, 1.2 + height * num), layout="constrained")
     axes = figure.subplots()
     axes.set_ylim(num - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -94,3 +101,67 @@ def panels(num: int, *, columns: int, height: float, width: float) -> tuple[Figu
     for axes in every[num:]:
         axes.set_axis_off()
     return figure, every[:num]
+
+
+def number_edges(panels: Sequence[Axes], *, columns: int) -> None:
+    """Panels with the same ticks have their numbers only at the left and where no panel follows below."""
+    for i, axes in enumerate(panels):
+        axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
+
+
+def name_points(
+    axes: Axes, points: Sequence[tuple[float, float, str]], bars: Sequence[tuple[Place, Place]], colors: Sequence[str]
+) -> None:
+    """Write a name beside each point, where it covers the least of other names, points and bars.
+
+    Call it last: it lays the figure out.
+
+    Args:
+        axes: with their final limits.
+        points: x, y and name.
+        bars: both ends of lines along an axis that names should not lie on.
+        colors: of the names.
+    """
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    pixels = figure.dpi / 72
+    frame = axes.get_window_extent().padded(-2)
+    taken = [_box(axes, (x, y), (x, y), 4.5 * pixels) for x, y, _ in points]
+    taken += [_box(axes, one, other, 1.5 * pixels) for one, other in bars]
+    for (x, y, name), color in sorted(zip(points, colors, strict=True), key=lambda item: item[0][:2]):
+        wide = TextPath((0, 0), name, size=_NAME_SIZE).get_extents().width * pixels
+        high = 1.15 * _NAME_SIZE * pixels
+        at_x, at_y = axes.transData.transform((x, y))
+        offers: list[tuple[int, int, int, int, Place, Bbox]] = []
+        for away in _AWAY:
+            for side, up in ((1, 0), (-1, 0), (1, 0.7), (1, -0.7), (-1, 0.7), (-1, -0.7), (0, 1), (0, -1)):
+                right, above = side * away * pixels, up * (away * pixels + high / 2)
+                box = Bbox.from_bounds(at_x + right + (side - 1) * wide / 2, at_y + above - high / 2, wide, high)
+                outside = wide * high - _shared(box, frame)
+                covered = sum(_shared(box, other) for other in taken) + 10 * outside
+                offers.append((round(covered), len(offers), away, side, (right / pixels, above / pixels), box))
+        _, _, away, side, offset, box = min(offers, key=lambda offer: offer[:2])
+        taken.append(box)
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            name,
+            (x, y),
+            offset,
+            textcoords="offset points",
+            ha=("right", "center", "left")[side + 1],
+            va="center",
+            fontsize=_NAME_SIZE,
+            color=color,
+            arrowprops=line if away > _AWAY[0] else None,
+            zorder=5,
+        ).set_in_layout(False)
+
+
+def _box(axes: Axes, one: Place, other: Place, around: float) -> Bbox:
+    return Bbox(np.sort(axes.transData.transform([one, other]), axis=0)).padded(around)
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else float(both.width * both.height)

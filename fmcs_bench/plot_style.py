@@ -1,13 +1,13 @@
 """The look of all figures, and how they become files.
 
-All figures use the colours of this file and no other, so that ``encode`` can make a dark version of each. The series
-colours are those of Okabe and Ito, made to tell apart with every common kind of colour vision.
+All figures use the colours of this file and no other, so that an SVG can have those of a dark ground too. The series
+colours are those of Okabe and Ito that are dark enough for white paper, made to tell apart with every common kind of
+colour vision.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +16,22 @@ from typing import Literal
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from fmcs_bench import files
+from fmcs_bench import files, svg
 from fmcs_bench.errors import ConfigError
 
 PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
-BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#56b4e9", "#e69f00"
-SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
+SERIES = (BLUE, ORANGE, GREEN, PINK)
 DARK = {
     PAPER: "#11161c",
     BAND: "#181f27",
     GRID: "#2b3440",
     MUTED: "#97a3b1",
     INK: "#e4e9ef",
-    BLUE: "#5cb3ee",
+    BLUE: "#3d9be0",
     ORANGE: "#f58a3c",
     GREEN: "#2fc79a",
     PINK: "#e08fc0",
-    SKY: "#9ad3f5",
-    AMBER: "#f2c14e",
 }
 STYLE = {
     "axes.axisbelow": True,
@@ -83,36 +81,25 @@ def house_style() -> Iterator[None]:
 
 
 @house_style()
-def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dark: bool = False, dpi: int = 200) -> bytes:
+def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200) -> bytes:
     """A figure as a file's bytes; the same figure gives the same bytes.
+
+    PNG and PDF are light. An SVG is light or dark, as the screen that it is read on.
 
     Args:
         figure: made by a function of ``fmcs_bench.plots``.
         kind: of the file.
-        dark: with light lines on a dark ground; SVG only.
         dpi: dots per inch; PNG only.
     """
     buffer = io.BytesIO()
     if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fmcs-bench"})
-    elif kind == "pdf":
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        return svg.adapt(buffer.getvalue(), DARK)
+    if kind == "pdf":
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
     else:
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
-    data = buffer.getvalue() if kind == "png" else _compact(buffer.getvalue())
-    for light, other in DARK.items() if dark else ():
-        data = data.replace(light.encode(), other.encode())
-    return data
-
-
-def _compact(svg: bytes) -> bytes:
-    """The same drawing without comments and indentation, its coordinates to a hundredth of a point."""
-    svg = re.sub(rb"\s*<!--.*?-->|(?<=\n) +", b"", svg, flags=re.DOTALL)
-    return re.sub(rb' (?:d|x|y)="[^"]*"|translate\([^)]*\)', _hundredths, svg)
-
-
-def _hundredths(place: re.Match[bytes]) -> bytes:
-    return re.sub(rb"\d+\.\d{3,}", lambda number: b"%.10g" % round(float(number[0]), 2), place[0])
+    return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:

@@ -38,7 +38,7 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
 
     The dashed line is the MAE of always answering the middle stage.
     """
-    figure, axes = rows_figure(len(board.rows))
+    figure, axes = rows_figure(len(board.rows), height=0.44)
     columns: tuple[tuple[Column, float, str, str], ...] = (
         ("test_run", -0.21, BLUE, "o"),
         ("same_run", 0.13, ORANGE, "D"),

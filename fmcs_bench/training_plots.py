@@ -18,6 +18,7 @@ from fmcs_bench.plot_parts import (
     far_below,
     interval,
     name_rows,
+    number_edges,
     numbers_beside,
     panels,
     rows_figure,
@@ -27,6 +28,7 @@ from fmcs_bench.plot_style import BLUE, INK, MUTED, ORANGE, PAPER, house_style, 
 from fmcs_bench.statistics import Estimate
 
 _LONG_NAME = 30
+_COLUMNS = 2
 POINTS_APART = 10.0
 """Percentage points between a value and all above it from which it may stand at the edge."""
 
@@ -43,7 +45,7 @@ def training_figure(board: TrainingBoard) -> Figure | None:
     compared = [(row, in_points(row.difference.estimate)) for row in board.rows if row.difference is not None]
     if not compared:
         return None
-    figure, axes = rows_figure(len(compared))
+    figure, axes = rows_figure(len(compared), height=0.34)
     cut = far_below([0.0, *(estimate.mean for _, estimate in compared)], at_least=POINTS_APART)
     axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
     for i, (row, estimate) in enumerate(compared):
@@ -101,7 +103,7 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
     rafs = sorted({point.raf for rows in series.values() for row in rows for point in row.sweep}, reverse=True)
     places = {raf: i + (0.6 if raf == 0 and i else 0.0) for i, raf in enumerate(rafs)}
     baseline = None if board.baseline is None else in_points(board.baseline.chosen.test_accuracy)
-    figure, grid = panels(len(series), columns=2 if len(series) > 1 else 1, height=2.1, width=4.4)
+    figure, grid = panels(len(series), columns=_COLUMNS, height=1.85, width=4.4)
     means = [100 * point.test_accuracy.mean for rows in series.values() for row in rows for point in row.sweep]
     cut = far_below([*means, *([] if baseline is None else [baseline.mean])], at_least=POINTS_APART)
     for axes, (name, rows) in zip(grid, series.items(), strict=True):
@@ -114,6 +116,7 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
         axes.set_xlim(-0.5, max(places.values()) + 0.5)
         if len(rafs) > 1 and rafs[-1] == 0:
             axes.axvline(places[0] - 0.8, color=MUTED, linewidth=0.6)
+    number_edges(grid, columns=_COLUMNS)
     bottom, top = grid[0].get_ylim()
     grid[0].set_ylim(bottom, min(top, 100.5))
     for axes, rows in zip(grid, series.values(), strict=True):

@@ -143,7 +143,8 @@ WRONG_JSON = {
     "short curve": (TRAINING, lambda v: v["curve"].pop(), "a curve of 17 epochs"),
     "impossible accuracy": (TRAINING, lambda v: v["curve"][0].update(validation=0.5), "curve.validation[0] 0.5"),
     "impossible best": (TRAINING, lambda v: v["metrics"].update(best_test_accuracy=0.5), "best_test_accuracy"),
-    "another epoch": (TRAINING, lambda v: v["metrics"].update(epoch=99), "metrics.epoch 99"),
+    "another epoch": (TRAINING, lambda v: v["metrics"].update(epoch=1), "metrics.epoch 1"),
+    "a better epoch in the curve": (TRAINING, lambda v: v["curve"][2].update(validation=1.0), "metrics.epoch"),
     "another network": (TRAINING, lambda v: v["unit"].update(backbone="resnet50"), "unit.backbone 'resnet50'"),
     "test on nothing": (
         EVALUATOR,

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import record_factory as factory
+from colours import colours_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -17,6 +17,7 @@ from fmcs_bench import answer_plots, boards, plots
 from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
 from fmcs_bench.breakdown import Breakdown, break_down
 from fmcs_bench.errors import ConfigError, RecordError
+from fmcs_bench.plot_style import DARK
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_the_confusion_figure_shows_every_share_and_the_recall(evaluators: Evalu
         drawn = {tuple(np.mean(path.vertices[:4], axis=0)): color[3] for path, color in
                  zip(cells.get_paths(), cells.get_facecolors(), strict=True)}  # fmt: skip
         for (x, y), opacity in drawn.items():
-            assert opacity == pytest.approx(0.7 * confusion[int(y) - 1, int(x) - 1])
+            assert opacity == pytest.approx(answer_plots.DARKEST * confusion[int(y) - 1, int(x) - 1])
         assert len(drawn) == (confusion >= 0.005).sum()
         assert [text.get_text() for text in axes.texts] == [f"{100 * r.mean:.0f}" for r in found[row.evaluator].recall]
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
@@ -142,6 +143,33 @@ def test_the_cost_figure_draws_quality_against_speed_and_the_front() -> None:
     assert [round(x) for x in front.get_xdata()] == [10, 1010]
     assert {"slow (chosen)", "fast", "worse", "Without 1 whose speed was not measured"} <= texts(figure)
     assert plots.cost_figure(boards.evaluator_boards([factory.evaluator_record(maps_per_second=None)])[0]) is None
+
+
+def test_names_in_the_cost_figure_cover_neither_each_other_nor_points_nor_bars() -> None:
+    rng = np.random.default_rng(1)
+    records = [
+        factory.evaluator_record(f"evaluator-{i}", seed, mae=mae + 0.01 * seed * (1 + i % 3), maps_per_second=speed)
+        for i, (mae, speed) in enumerate(zip(rng.uniform(0.7, 2.2, 15), 10 ** rng.uniform(4, 6, 15), strict=True))
+        for seed in range(3)
+    ]
+    figure = plots.cost_figure(boards.evaluator_boards(records)[0])
+    assert figure is not None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    # The whole annotation would have its line in it.
+    boxes = [mpl.text.Text.get_window_extent(text, canvas.get_renderer()) for text in axes.texts]
+    dots = axes.transData.transform([(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines[1:]])
+    bars = [axes.transData.transform(path) for item in axes.collections for path in item.get_segments()]  # type: ignore[attr-defined]
+    assert len(boxes) == len(dots) == len(bars) == 15
+    covered = [
+        *((a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.padded(-1.5).overlaps(b.padded(-1.5))),
+        *((box, dot) for box in boxes for dot in dots if box.contains(*dot)),
+        *((box, bar) for box in boxes for bar in bars if box.x0 < bar[0, 0] < box.x1
+          and min(box.y1, bar[:, 1].max()) > max(box.y0, bar[:, 1].min())),
+    ]  # fmt: skip
+    assert covered == []
+    assert all(axes.get_window_extent().padded(2).contains(*corner) for box in boxes for corner in box.corners())
 
 
 def test_many_evaluators_have_panels_of_their_own_up_to_a_number_that_is_told() -> None:
@@ -253,7 +281,7 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_light_and_dark_share_no_colour_and_no_colour_is_forgotten(
+def test_every_colour_of_a_figure_has_one_for_a_dark_ground(
     evaluators: EvaluatorBoard, training: TrainingBoard
 ) -> None:
     figures = (
@@ -268,11 +296,10 @@ def test_light_and_dark_share_no_colour_and_no_colour_is_forgotten(
     )
     for figure in figures:
         assert figure is not None
-        light, dark = plots.encode(figure, "svg"), plots.encode(figure, "svg", dark=True)
-        ET.fromstring(dark)  # noqa: S314 - what this test wrote
-        colours = [set(re.findall(rb"(?:fill|stroke): (#[0-9a-f]{3,6})", data)) for data in (light, dark)]
-        assert len(colours[0]) == len(colours[1]) > 3
-        assert colours[0].isdisjoint(colours[1])
+        light, dark, outside = colours_of(plots.encode(figure, "svg"))
+        assert len(light) > 3
+        assert dark == {DARK[color] for color in light}
+        assert not outside
 
 
 def test_settings_of_the_user_neither_change_a_figure_nor_are_changed(evaluators: EvaluatorBoard) -> None:

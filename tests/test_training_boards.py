@@ -9,8 +9,8 @@ from scipy import stats
 
 from fmcs_bench import boards
 from fmcs_bench.boards import TrainingBoard, TrainingRow, is_control
-from fmcs_bench.config import Method
 from fmcs_bench.errors import RecordError
+from fmcs_bench.methods import Method
 from fmcs_bench.optimism import choice_optimism
 
 

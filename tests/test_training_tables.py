@@ -8,10 +8,10 @@ import record_factory as factory
 
 from fmcs_bench import boards
 from fmcs_bench.boards import TrainingBoard
-from fmcs_bench.config import Method
 from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Cell, Table
 from fmcs_bench.leaderboard.training_figures import training_figures
+from fmcs_bench.methods import Method
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,6 @@ def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Pa
     for section in shown.sections:
         for picture in section.pictures:
             contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
-            contents[f"{picture.name}-dark.svg"] = plots.encode(picture.figure, "svg", dark=True)
     in_place = (out / "records").resolve() == records_root.resolve()
     for address in [] if in_place else map(tables.address, every):
         path = records_root / address

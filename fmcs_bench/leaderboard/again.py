@@ -94,7 +94,7 @@ def training_again(records: Sequence[TrainingRecord]) -> Again:
     words += ["--best-epoch-on-test"] if record.metrics.best_test_accuracy is not None else []
     if unit.evaluator is not None:
         notes.append(
-            f"The judge {unit.evaluator} must have been fitted there by `fmcs-bench evaluate`; the digest of the fit "
+            f"The judge {unit.evaluator} must have been fitted there by fmcs-bench evaluate; the digest of the fit "
             f"is {unit.evaluator_digest}."
         )
     if unit.watcher is not None:

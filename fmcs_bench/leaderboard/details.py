@@ -1,11 +1,13 @@
 """A page for each method: everything that its records say, one for each seed.
 
-Flow: records of one method -> flat names and values of each part of a record -> tables -> a page, beside the command
-that makes the records again. Whatever a record gains later is shown without a change here.
+Flow: records of one method -> flat names and values of each part of a record, what is equal for all seeds said once ->
+tables -> a page, beside the command that makes the records again. Whatever a record gains later is shown without a
+change here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +22,10 @@ from fmcs_bench.leaderboard.cells import Cell, Column, Link, Row, Table, folder
 from fmcs_bench.records import AnyRecord, EvaluatorRecord, TrainingRecord, predictions_path
 
 _PARTS: tuple[Images, ...] = ("test_run", "unseen", "same_run", "validation_run")
+_DIGEST = 12
+"""Digits of a digest that are shown; the file has all of them."""
+_SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
+
 AnyRecords = Sequence[EvaluatorRecord | TrainingRecord]
 
 
@@ -169,21 +175,29 @@ def _series(
 
 
 def _unit(records: AnyRecords) -> Table:
-    flat = _flat(records[0].unit.to_json() | {"seed": ", ".join(str(record.seed) for record in records)})
-    rows = tuple(Row("", (Cell(name, is_name=True), _cell(value))) for name, value in flat.items())
-    columns = (Column("Option", "", "", numeric=False), Column("Value", "", "", numeric=False))
-    return Table(
-        "unit", "Unit of work: everything that decides the result besides data, code and device", columns, rows, False
-    )
+    caption = "Unit of work: everything that decides the result besides data, code and device"
+    seeds = {"seed": ", ".join(str(record.seed) for record in records)}
+    return _facts("unit", caption, "Option", records, [_flat(record.unit.to_json() | seeds) for record in records])
 
 
 def _environments(records: AnyRecords) -> Table:
-    found = [_flat(record.environment.to_json()) for record in records]
-    columns = (Column("Fact", "", "", numeric=False), *(_plain(f"Seed {record.seed}") for record in records))
-    if all(other == found[0] for other in found):
-        found, columns = found[:1], (columns[0], _plain("Every seed"))
-    rows = tuple(Row("", (Cell(name, is_name=True), *(_cell(own.get(name)) for own in found))) for name in _keys(found))
-    return Table("environment", "Software and hardware", columns, rows, sortable=False)
+    facts = [_flat(record.environment.to_json()) for record in records]
+    return _facts("environment", "Software and hardware", "Fact", records, facts)
+
+
+def _facts(anchor: str, caption: str, head: str, records: AnyRecords, facts: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each fact; a value that not all seeds share stands beside the seeds that have it."""
+    rows = []
+    for name in dict.fromkeys(chain.from_iterable(facts)):
+        found: dict[str, list[str]] = {}
+        for record, own in zip(records, facts, strict=True):
+            found.setdefault(repr(own.get(name)), []).append(str(record.seed))
+        texts = {repr(own.get(name)): _text(own.get(name), "g") for own in facts}
+        values = [f"{texts[value]} (seed {', '.join(seeds)})" for value, seeds in found.items()]
+        rows.append(
+            Row("", (Cell(name, is_name=True), Cell("; ".join(values) if len(found) > 1 else texts.popitem()[1])))
+        )
+    return Table(anchor, caption, (_plain(head), _plain("Value")), tuple(rows), sortable=False)
 
 
 def _by_seed(anchor: str, caption: str, records: AnyRecords, facts: Sequence[Mapping[str, Any]]) -> Table:
@@ -214,7 +228,7 @@ def _seed_column() -> Column:
 
 
 def _seed(record: EvaluatorRecord | TrainingRecord) -> Cell:
-    return Cell(str(record.seed), value=record.seed)
+    return Cell(str(record.seed))
 
 
 def _plain(name: str) -> Column:
@@ -230,10 +244,14 @@ def _column(key: str, *, numeric: bool = True) -> Column:
 
 
 def _cell(value: Any) -> Cell:
-    """A value of a record, rounded for reading, and to six digits for sorting; the file has all of them."""
+    return Cell(_text(value, "#.4g"))
+
+
+def _text(value: Any, form: str) -> str:
+    """A value of a record, rounded for reading; the file has all of it."""
     if value is None or value == {}:
-        return Cell("\N{EN DASH}")
+        return "\N{EN DASH}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Cell(str(value))
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return Cell(text.replace("-", "\N{MINUS SIGN}"), value=value if isinstance(value, int) else float(f"{value:.6g}"))
+        return _SHA256.sub(lambda digest: f"{digest[0][:_DIGEST]}\N{HORIZONTAL ELLIPSIS}", str(value))
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:{form}}"
+    return text.replace("-", "\N{MINUS SIGN}")

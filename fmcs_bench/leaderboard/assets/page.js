@@ -4,6 +4,13 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const many = table.tBodies[0].rows.length > 5;
   const headings = [...table.tHead.rows[0].cells];
+  // A page of details has only the text of its numbers.
+  for (const row of table.matches(".plain") ? table.tBodies[0].rows : []) {
+    for (const cell of row.cells) {
+      const number = Number(cell.textContent.replaceAll(",", "").replace("\u2212", "-"));
+      if (!Number.isNaN(number)) cell.dataset.value = number;
+    }
+  }
   new DataTable(table, {
     // Numbers are sorted by their full precision, which their cells have as an attribute.
     columns: headings.map((heading, i) =>
