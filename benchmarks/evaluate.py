@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from read import encoded_chunk, median_ratio, per_second, shard_readers
-from result import report
+from read import encoded_chunk, shard_readers
+from result import by_turns, per_second, report
 
 import fmcs_bench as fb
 from fmcs_bench import evaluators, protocol
@@ -120,8 +120,8 @@ def reading(dataset: FmcsDataset, *, threads: int, rounds: int) -> dict[str, Any
             return megabytes / (time.perf_counter() - begin)
 
     protocol_rate()
-    protocol_mb, codec_mb, protocol_ratio = median_ratio(protocol_rate, codec_rate, rounds)
-    load_mb, _, load_ratio = median_ratio(load_rate, codec_rate, rounds)
+    protocol_mb, codec_mb, protocol_ratio = by_turns(protocol_rate, codec_rate, rounds)
+    load_mb, _, load_ratio = by_turns(load_rate, codec_rate, rounds)
     return {
         "codec": codec,
         "map_shape": dataset.manifest.map_shape,

@@ -24,8 +24,9 @@ from result import by_turns, per_second, report, seconds
 from torch.nn import functional as F  # noqa: N812
 
 from fmcs_bench import backbones, environment, evaluators, images
-from fmcs_bench.config import EvaluatorConfig, Method, Recipe
+from fmcs_bench.config import EvaluatorConfig, Recipe
 from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.methods import Method
 from fmcs_bench.objectives import Objective
 from fmcs_bench.training import Batches, autocast, choose_device, fit
 
