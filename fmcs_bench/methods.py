@@ -226,7 +226,9 @@ def methods(
         elif objective == "equal-parameters":
             options["backbone"] = equal_parameters
         own = [1.0] if objective in _ALONE else [0.0] if objective == "fmcs-only" else [r for r in checked if r != 1]
-        found |= {Method.make(**options, raf=raf): None for raf in own}
+        # Without a classification loss there is no constraint either: the three forms would be one training.
+        free = {"constraint": "none", "constraint_weight": 1.0} if "constraint" in options else {}
+        found |= {Method.make(**(options | (free if raf == 0 else {})), raf=raf): None for raf in own}
     _require_use(list(found), due)
     return list(found)
 

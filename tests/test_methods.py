@@ -162,3 +162,14 @@ def test_a_sweep_refuses_what_is_unknown():
         Sweep.make(bse="x")
     with pytest.raises(ConfigError, match="epochs = 0"):
         Sweep.make(epochs=0)
+
+
+def test_without_a_classification_loss_the_constraint_plays_no_part():
+    names = [f"dueheadnet-add-{constraint}-ral" for constraint in ("none", "align", "diversify")]
+    found = methods(names, [0.9, 0.0], constraint_weight=0.5)
+    assert [method.family for method in found] == [
+        "dueheadnet-add-none-ral",
+        "dueheadnet-add-none-fmcs-only",
+        "dueheadnet-add-align-w0.5-ral",
+        "dueheadnet-add-diversify-w0.5-ral",
+    ]
