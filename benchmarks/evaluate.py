@@ -66,7 +66,8 @@ def track(dataset: FmcsDataset, *, names: list[str], seeds: int, device: str) ->
             dataset, evaluators=names, seeds=seeds, workspace=workspace, device=device, progress=clock
         )
         seconds = time.monotonic() - begin
-    units = [name for name, _ in evaluators.wanted(names) for _ in range(seeds)]
+    fits = evaluators.wanted(names)
+    units = [fit.name if fit.labels == "true" else f"{fit.name}~permuted" for fit in fits for _ in range(seeds)]
     of_each = dict.fromkeys(units, 0.0)
     for name, spent in zip(units, np.diff(clock.moments), strict=True):
         of_each[name] += float(spent)
