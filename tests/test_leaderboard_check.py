@@ -140,7 +140,7 @@ WRONG_JSON = {
     "a control": (EVALUATOR, lambda v: v.update(control=True), "control is True for conv"),
     "no such evaluator": (EVALUATOR, lambda v: v["unit"].update(evaluator="better"), "an evaluator 'better' without"),
     "epochs left out": (TRAINING, lambda v: v["curve"].pop(3), "a curve of the epochs [1, 2, 3, 5"),
-    "short curve": (TRAINING, lambda v: v["curve"].pop(), "a curve of 17 epochs"),
+    "short curve": (TRAINING, lambda v: v["curve"].pop(), "'test/predicted_by_epoch' of the predictions is uint8 [18"),
     "impossible accuracy": (TRAINING, lambda v: v["curve"][0].update(validation=0.5), "curve.validation[0] 0.5"),
     "impossible best": (TRAINING, lambda v: v["metrics"].update(best_test_accuracy=0.5), "best_test_accuracy"),
     "another epoch": (TRAINING, lambda v: v["metrics"].update(epoch=1), "metrics.epoch 1"),
@@ -188,7 +188,7 @@ WRONG_PREDICTIONS = {
     "an image twice": (TRAINING, lambda a: fill("test/image", 1, a["test/image"][0])(a), "with an image twice"),
     "fewer images": (
         TRAINING,
-        lambda a: a.update({name: a[name][:-9] for name in a if name.startswith("test/")}),
+        lambda a: a.update({name: a[name][..., :-9] for name in a if name.startswith("test/")}),
         "test predictions of",
     ),
     "fewer images judged": (
