@@ -219,6 +219,7 @@ def test_python_functions_print_usefully(tiny_dataset):
         "build_leaderboard",
         "download",
         "evaluate",
+        "explain",
         "load",
         "load_evaluator",
         "open",
