@@ -283,7 +283,8 @@ TOGETHER = {
 
 
 def other_value(kind, name):
-    changed = {"epochs": 99, "patience": 9, "limit": 77, "test_limit": 78, "recipe": Recipe(lr=0.123), "backbone": "resnet50",
+    changed = {"epochs": 99, "patience": 9, "limit": 77, "test_limit": 78,
+               "recipe": Recipe(lr=0.123), "backbone": "resnet50",
                "image_size": 99, "backbone_options": BackboneOptions(pretrained=True),
                "grid": {"lr": (0.1, 0.2)}}  # fmt: skip
     assert name in changed, f"{kind.__name__} has the new option {name}: say here whether it belongs to the settings"
