@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from fmcs_bench.command import data_dir_option, json_option, workspace_option
+from fmcs_bench.command import data_dir_option, json_option, print_json, workspace_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 COMMITTED = Path("leaderboard/records")
@@ -93,7 +92,7 @@ def leaderboard_check(
             allow_unknown_dataset=allow_unknown_dataset,
             progress=progress,
         )
-    click.echo(json.dumps(report.to_json(), indent=1, sort_keys=True) if as_json else str(report))
+    print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
         context.exit(1)
 

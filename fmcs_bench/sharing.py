@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
-from fmcs_bench.command import json_option, workspace_option
+from fmcs_bench.command import json_option, print_json, workspace_option
 from fmcs_bench.errors import ConfigError
 
 SELECTABLE: dict[str, type] = {"kinds": str, "runs": int, "stages": int, "splits": str}
@@ -69,7 +68,7 @@ def download(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(dataset.manifest.to_json(), indent=1, sort_keys=True))
+        print_json(dataset.manifest.to_json())
     else:
         click.echo(str(dataset))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from fmcs_bench.command import (
     engine_options,
     images_option,
     json_option,
+    print_board,
+    print_json,
     stream_option,
     workspace_option,
 )
@@ -100,7 +101,7 @@ def train(
     engine = {field: options.pop(field) for field in ENGINE_FIELDS}
     if plan:
         found = train_api.plan_training(dataset, **options)
-        click.echo(json.dumps(found.to_json(), indent=1, sort_keys=True) if as_json else str(found))
+        print_json(found.to_json()) if as_json else click.echo(str(found))
         return
     failure: UnitsFailedError | None = None
     with shown() as progress:
@@ -126,12 +127,7 @@ def train(
 def _print(boards: Sequence[TrainingBoard], *, as_json: bool) -> None:
     if as_json:
         points = [point for board in boards for row in board.rows for point in row.sweep]
-        every = [record.to_json() for point in points for record in point.records]
-        click.echo(json.dumps(every, indent=1, sort_keys=True))
+        print_json([record.to_json() for point in points for record in point.records])
         return
-    from rich.console import Console
-
-    from fmcs_bench.terminal import print_board
-
     for board in boards:
-        print_board(Console(highlight=False), board)
+        print_board(board)

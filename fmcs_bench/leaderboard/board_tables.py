@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from fmcs_bench.leaderboard.cells import Cell, Column, Link, Row, Table, address, anchor
+from fmcs_bench.leaderboard.cells import EMPTY, NONE, Cell, Column, Link, Row, Table, address, anchor
 from fmcs_bench.leaderboard.claims import Claim
 from fmcs_bench.leaderboard.verdicts import Judged
 from fmcs_bench.store.schema import Manifest
 
-_NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 CLAIM_COLUMNS = (
@@ -85,9 +84,9 @@ def _claim_row(item: Judged) -> Row:
         Cell(", ".join(part for part in (*where, raf) if part)),
         Cell(f"{_published(claim)} {claim.unit}", value=claim.value / 100),
         Cell(
-            "; ".join(f"{_number(c.value, claim.unit)} {claim.unit} ({c.place})" for c in claim.contradictions) or _NONE
+            "; ".join(f"{_number(c.value, claim.unit)} {claim.unit} ({c.place})" for c in claim.contradictions) or NONE
         ),
-        Cell(_NONE)
+        EMPTY
         if ours is None
         else Cell(
             f"{_number(ours.mean, claim.unit)} {claim.unit}",
@@ -96,10 +95,10 @@ def _claim_row(item: Judged) -> Row:
             high=None if ours.high is None else ours.high / 100,
             interval=interval,
         ),
-        Cell(_NONE) if ours is None else Cell(str(ours.num), value=ours.num),
-        Cell("; ".join(item.deviations) or ("none" if item.records else _NONE)),
+        EMPTY if ours is None else Cell(str(ours.num), value=ours.num),
+        Cell("; ".join(item.deviations) or ("none" if item.records else NONE)),
         Cell(item.verdict),
-        Cell(" ".join(claim.remarks) or _NONE),
+        Cell(" ".join(claim.remarks) or NONE),
         Cell("", links=tuple(Link(str(r.seed), f"records/{quote(address(r))}") for r in item.records)),
     )
     return Row(anchor("claim", claim.id), cells)
