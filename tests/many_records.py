@@ -11,8 +11,8 @@ from fmcs_bench.methods import Method
 from fmcs_bench.records import AnyRecord, Epoch, EvaluatorRecord
 
 EVALUATORS = (
-    "attention", "boosting", "chance", "conv", "conv~permuted", "linear", "logistic", "mlp", "moments", "norm",
-    "resnet", "set", "spectrum",
+    "attention", "boosting", "chance", "conv", "conv~permuted", "invariants", "linear", "logistic", "mlp", "moments",
+    "norm", "resnet", "set", "spectrum",
 )  # fmt: skip
 SEEDS = 5
 _EPOCHS, _BOOSTING_ROUNDS, _CHECKPOINTS = 9, 150, 61

@@ -228,9 +228,9 @@ def test_the_evaluator_table_shows_every_row_with_its_interval_and_marks_the_cho
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_thirteen_evaluators_fit_into_eighty_columns() -> None:
+def test_fourteen_evaluators_fit_into_eighty_columns() -> None:
     names = ("chance", "norm", "moments", "conv~permuted", "linear", "mlp", "conv", "resnet", "attention", "set",
-             "spectrum", "logistic", "boosting")  # fmt: skip
+             "spectrum", "invariants", "logistic", "boosting")  # fmt: skip
     board = evaluator_board(
         *(factory.evaluator_record(name, seed, mae=0.3 + 0.1 * i + seed / 50)
           for i, name in enumerate(names) for seed in range(5))

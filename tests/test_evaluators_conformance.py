@@ -44,6 +44,10 @@ class TestSpectrum(EvaluatorConformance):
     evaluator = REGISTRY["spectrum"]
 
 
+class TestInvariants(EvaluatorConformance):
+    evaluator = REGISTRY["invariants"]
+
+
 class TestLogistic(EvaluatorConformance):
     evaluator = REGISTRY["logistic"]
 
@@ -74,6 +78,11 @@ class TestLogisticOfTwoStages(EvaluatorConformance):
 
 class TestSpectrumOfMoreChannelsThanPositions(EvaluatorConformance):
     evaluator = REGISTRY["spectrum"]
+    map_shape = (24, 3, 3)
+
+
+class TestInvariantsOfMoreChannelsThanPositions(EvaluatorConformance):
+    evaluator = REGISTRY["invariants"]
     map_shape = (24, 3, 3)
 
 

@@ -6,6 +6,7 @@ from fmcs_bench.evaluators.boosting import BoostingEvaluator
 from fmcs_bench.evaluators.chance import ChanceEvaluator
 from fmcs_bench.evaluators.conv import ConvEvaluator
 from fmcs_bench.evaluators.fitted import load_fitted, save_fitted
+from fmcs_bench.evaluators.invariants import InvariantsEvaluator
 from fmcs_bench.evaluators.linear import LinearEvaluator
 from fmcs_bench.evaluators.logistic import LogisticEvaluator
 from fmcs_bench.evaluators.lookup import code_of, create, find, resolve, wanted
@@ -28,6 +29,7 @@ _OURS: tuple[type[Evaluator], ...] = (
     AttentionEvaluator,
     SetEvaluator,
     SpectrumEvaluator,
+    InvariantsEvaluator,
     LogisticEvaluator,
     BoostingEvaluator,
 )

@@ -80,11 +80,11 @@ def log_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
     matrix_BDP = matrix_BDP / (matrix_BDP.square().mean(dim=(1, 2), keepdim=True) + SMALLEST_SQUARE).sqrt()
     channels_BDP = matrix_BDP - matrix_BDP.mean(dim=2, keepdim=True)
     positions_BDP = matrix_BDP - matrix_BDP.mean(dim=1, keepdim=True)
-    spectra_B2R = torch.stack([_eigenvalue_shares(channels_BDP), _eigenvalue_shares(positions_BDP)], dim=1)
+    spectra_B2R = torch.stack([eigenvalue_shares(channels_BDP), eigenvalue_shares(positions_BDP)], dim=1)
     return quantiles((spectra_B2R + SMALLEST_SHARE).log(), NUM_RANKS).flatten(1).to(maps_BDHW.dtype)
 
 
-def _eigenvalue_shares(matrix_BDP: torch.Tensor) -> torch.Tensor:
+def eigenvalue_shares(matrix_BDP: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of the smaller Gram matrix, divided by their sum: [B, R]."""
     if matrix_BDP.shape[1] > matrix_BDP.shape[2]:
         matrix_BDP = matrix_BDP.transpose(1, 2)
