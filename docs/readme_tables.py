@@ -19,7 +19,12 @@ from fmcs_bench.statistics import Estimate
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STORE = RecordStore(ROOT / "leaderboard/records")
-SETS = ("digits", "mnist")
+SETS = {
+    "digits-smallcnn-32px-base": "digits",
+    "mnist-smallcnn-32px-base": "MNIST",
+    "hub_cifar10_jpeg-shufflenet_v2-48px-base": "CIFAR-10 (JPEG)",
+}
+"""Data sets whose evaluators the README shows, and how it calls them; the trainings are those of the first."""
 SHOWN = (
     "baseline",
     r"ral-(?!random|permuted)\S+",
@@ -34,19 +39,19 @@ SHOWN = (
 
 
 def boards() -> tuple[dict[str, EvaluatorBoard], TrainingBoard]:
-    """The evaluator board of each image set, and the training board of digits from fresh weights."""
-    evaluators = {board.dataset_id.split("-")[0]: board for board in evaluator_boards(STORE.all(EvaluatorRecord))}
+    """The evaluator board of each data set, and the training board of the first from fresh weights."""
+    evaluators = {board.dataset_id.split("@")[0]: board for board in evaluator_boards(STORE.all(EvaluatorRecord))}
     trainings = training_boards(STORE.all(TrainingRecord))
-    fresh = next(board for board in trainings if "same-run" not in board.settings)
-    return evaluators, fresh
+    of_first = [board for board in trainings if board.dataset_id.startswith(f"{next(iter(SETS))}@")]
+    return evaluators, next(board for board in of_first if "same-run" not in board.settings)
 
 
 def evaluator_text(evaluators: dict[str, EvaluatorBoard]) -> str:
-    """MAE of every evaluator on both image sets, in the order of digits."""
+    """MAE of every evaluator on all data sets, in the order of the first."""
     by_name = {name: {row.evaluator: row for row in evaluators[name].rows} for name in SETS}
-    header = ["evaluator"] + [f"{name}, {side}" for name in SETS for side in ("test run", "same run")]
+    header = ["evaluator"] + [f"{shown}, {side}" for shown in SETS.values() for side in ("test run", "same run")]
     body = []
-    for row in evaluators[SETS[0]].rows:
+    for row in evaluators[next(iter(SETS))].rows:
         found = [by_name[name].get(row.evaluator) for name in SETS]
         if None in found:
             continue

@@ -193,3 +193,19 @@ def test_the_smallest_p_follows_from_the_seeds_and_after_holm_from_the_rows(num_
 def test_without_a_test_there_is_no_smallest_p() -> None:
     board = board_of([factory.training_record(), factory.training_record(0.9)])
     assert (board.num_tested, board.smallest_p, board.smallest_holm_p) == (0, None, None)
+
+
+def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> None:
+    records = factory.watched_records([(Method(), None, 0.0), (Method(raf=0.9), "set", 0.01)], num_epochs=3)
+    assert row_of(board_of(records), "ral-set").chosen.score_difference is not None
+    watched = [
+        record
+        if record.unit.method.raf == 1
+        else record.model_copy(
+            update={"unit": record.unit.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})}
+        )
+        for record in records
+    ]
+    row = row_of(board_of(watched), "ral-set")
+    assert (row.chosen.score, row.chosen.score_curve, row.chosen.score_difference) == (None, None, None)
+    assert row.difference is not None

@@ -51,7 +51,7 @@ class SweepPoint:
         best_test_accuracy: at the epoch that is best on the test images themselves: it flatters. None where a record
             lacks it.
         score: mean FMCS that the watching evaluator gives the validation images, in stages; None where a record was
-            not watched.
+            not watched, or by another evaluator than the baseline: such scores do not compare.
         epoch: whose weights were tested; None where the last was taken without a choice.
         test_differences: test accuracy minus the baseline's, by the seeds that both have.
         score_differences: the same of the score.
@@ -89,11 +89,13 @@ class SweepPoint:
 
     @cached_property
     def score_curve(self) -> tuple[Estimate, ...] | None:
-        """Mean FMCS of the validation images after every epoch; None where a record was not watched.
+        """Mean FMCS of the validation images after every epoch; None where there is no ``score``.
 
         Raises:
             RecordError: the seeds were not trained for the same epochs.
         """
+        if self.score is None:
+            return None
         scores = [[epoch.score for epoch in epochs if epoch.score is not None] for epochs in self._epochs()]
         if any(len(found) < len(self.records) for found in scores):
             return None
@@ -144,7 +146,8 @@ def sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Seque
         RecordError: a record names an epoch that its curve does not have.
     """
     best_test = [record.metrics.best_test_accuracy for record in records]
-    scores = [tested_epoch(record).score for record in records]
+    others = {_watcher(record) for record in records} - {_watcher(record) for record in baseline or records}
+    scores = [None if others else tested_epoch(record).score for record in records]
     epochs = [record.metrics.epoch for record in records]
     return SweepPoint(
         raf=raf,
@@ -154,7 +157,7 @@ def sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Seque
         score=_estimate_of_all(scores),
         epoch=_estimate_of_all(epochs),
         test_differences=_differences(_tests(records), _tests(baseline)),
-        score_differences=_differences(_scores(records), _scores(baseline)),
+        score_differences={} if others else _differences(_scores(records), _scores(baseline)),
         records=records,
     )
 
@@ -221,6 +224,10 @@ def _tests(records: Sequence[TrainingRecord]) -> dict[int, float]:
 def _scores(records: Sequence[TrainingRecord]) -> dict[int, float]:
     scores = {record.seed: tested_epoch(record).score for record in records}
     return {seed: score for seed, score in scores.items() if score is not None}
+
+
+def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
+    return record.unit.watcher, record.unit.watcher_digest
 
 
 def _differences(own: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
