@@ -21,11 +21,11 @@ CLAIM_COLUMNS = (
     Column("The source also says", "", "another value that the same source gives for the same thing", False),
     Column("Ours", "", "mean over seeds with 95 % interval; a gain is paired by seed"),
     Column("Seeds", "", "trainings of the method (a gain has as many of its reference)"),
-    Column("Deviations", "", "how our runs differ from what the source states", False),
+    Column("Deviations", "", "how our runs differ from the source's; those in what it states come first", False),
     Column("Verdict", "", "reproduced: our interval contains the figure and, of a gain, not 0; within noise: it "
            "contains both, or an accuracy within more than 1 point to each side; not reproduced: it does not contain "
            "the figure; inconsistent in the source: it contradicts itself; not tested: fewer than five seeds of this "
-           "kind", False),
+           "kind, or runs that deviate from what the source states, whose value says nothing about the figure", False),
     Column("Remarks", "", "other faults of the source that touch the figure", False),
     Column("Records", "", "one link per training", False),
 )  # fmt: skip
@@ -79,7 +79,7 @@ def _claim_row(item: Judged) -> Row:
     if ours is not None and ours.low is not None and ours.high is not None:
         interval = f"[{_number(ours.low, claim.unit)}, {_number(ours.high, claim.unit)}]"
     cells = (
-        Cell(claim.id, is_name=True),
+        Cell(claim.id, is_name=True, links=(Link(claim.id, f"claims/{quote(claim.id)}.json"),)),
         Cell(f"{claim.source.reference}, {claim.source.place}"),
         Cell(", ".join(part for part in (*where, raf) if part)),
         Cell(f"{_published(claim)} {claim.unit}", value=claim.value / 100),
@@ -96,8 +96,8 @@ def _claim_row(item: Judged) -> Row:
             interval=interval,
         ),
         EMPTY if ours is None else Cell(str(ours.num), value=ours.num),
-        Cell("; ".join(item.deviations) or ("none" if item.records else NONE)),
-        Cell(item.verdict),
+        Cell("; ".join(deviation.text for deviation in item.deviations) or ("none" if item.records else NONE)),
+        Cell(item.verdict, mark="ours deviates" if item.deviations else ""),
         Cell(" ".join(claim.remarks) or NONE),
         Cell("", links=tuple(Link(str(r.seed), f"records/{quote(address(r))}") for r in item.records)),
     )

@@ -135,7 +135,7 @@ def _files(records: AnyRecords, root: str) -> Table:
             Link("JSON", f"{root}records/{quote(path.as_posix())}"),
             Link("predictions", f"{root}records/{quote(predictions_path(path).as_posix())}"),
         )
-        rows.append(Row("", (row.cells[0], Cell("", links=links), *row.cells[1:])))
+        rows.append(Row(f"seed-{record.seed}", (row.cells[0], Cell("", links=links), *row.cells[1:])))
     return Table(table.anchor, table.caption, columns, tuple(rows))
 
 
