@@ -23,6 +23,9 @@ _URL = re.compile(r"url\(#([^)]*)\)")
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _SCALE = re.compile(r"scale\(([\d.]+)\)")
 _OPACITY = re.compile(r"(?<!-)opacity")
+_RECTANGLE = re.compile(r"M(-?[\d.]+)[ ]?(-?[\d.]+)h(-?[\d.]+)v(-?[\d.]+)h(-?[\d.]+)z")
+_TOUCH = 0.11
+"""Neighbours may overlap so far, in points, because they are rounded."""
 _TENTHS = 10
 _LENGTHS = (24, 16, 12, 9, 7, 5, 4, 3, 2)
 """Letters of words that are looked for; of other lengths are two words."""
@@ -251,12 +254,33 @@ def _say_once(root: ET.Element) -> None:
         if clip is not None and not is_moved and len(elements) > 1:
             group = ET.Element("g", {"clip-path": clip})
             group.tail = "\n"
-            group.extend(elements)
             for element in elements:
                 del element.attrib["clip-path"]
+            group.extend(_tiles(elements))
             elements = [group]
         drawn += elements
     root[1:] = drawn
+
+
+def _tiles(elements: Sequence[ET.Element]) -> list[ET.Element]:
+    """Rectangles that do not overlap are one path for each style; anything else stays as it is."""
+    boxes = []
+    for element in elements:
+        found = _RECTANGLE.fullmatch(element.get("d", "")) if set(element.attrib) == {"d", "style"} else None
+        if found is None or float(found[3]) != -float(found[5]):
+            return list(elements)
+        x, y, wide, high = (float(found[i]) for i in (1, 2, 3, 4))
+        boxes.append((min(x, x + wide), max(x, x + wide), min(y, y + high), max(y, y + high)))
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            if min(one[1], other[1]) - max(one[0], other[0]) > _TOUCH < min(one[3], other[3]) - max(one[2], other[2]):
+                return list(elements)
+    merged: dict[str, ET.Element] = {}
+    for element in elements:
+        first = merged.setdefault(element.get("style", ""), element)
+        if first is not element:
+            first.set("d", first.get("d", "") + element.get("d", ""))
+    return list(merged.values())
 
 
 def _take_styles(root: ET.Element) -> dict[str, str]:

@@ -57,7 +57,9 @@ class Page(HTMLParser):
 
     def close(self, tag: str) -> None:
         while self.open and self.open[-1] in CLOSED_BY.get(tag, ()):
-            self.open.pop()
+            if self.open.pop() in ("td", "th"):
+                cell = self.tables[-1].rows[-1][-1]
+                cell.text = cell.text.rstrip("\n")  # which ends the line of the file, and not the cell
 
     def handle_endtag(self, tag: str) -> None:
         self.close(f"/{tag}")

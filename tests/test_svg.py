@@ -176,8 +176,22 @@ def test_a_style_and_what_cuts_off_are_said_once_for_a_group() -> None:
     cut = same.replace("<path", '<path clip-path="url(#c)"')
     clip = '<defs><clipPath id="c"><rect x="0" y="0" width="1" height="1"/></clipPath></defs>'
     assert only(drawing(f"{clip}{cut}{cut}{same}"), "g") == {"clip-path": "url(#a)"}
+    assert tags(drawing(f"{clip}{cut}{cut}{same}")).count("path") == 3
     moved = cut.replace("<path", '<path transform="scale(2)"')  # which moves what cuts it off, too
     assert "g" not in tags(drawing(f"{clip}{moved}{moved}"))
+
+
+def test_tiles_of_one_colour_are_one_path_and_what_overlaps_is_not() -> None:
+    def tile(x: float, color: str) -> str:
+        path = f"M {x} 0 L {x + 2} 0 L {x + 2} 2 L {x} 2 z"
+        return f'<path d="{path}" clip-path="url(#c)" style="fill: {color}"/>'
+
+    clip = '<defs><clipPath id="c"><rect x="0" y="0" width="9" height="2"/></clipPath></defs>'
+    row = [tile(0, "#111111"), tile(2, "#222222"), tile(4, "#111111")]
+    paths = [element.get("d") for element in drawing(clip + "".join(row)).iter() if element.tag.endswith("}path")]
+    assert paths == ["M0 0h2v2h-2zM4 0h2v2h-2z", "M2 0h2v2h-2z"]
+    for other in (tile(5, "#222222"), tile(6, "#333333").replace("L 6 2", "L 7 2")):
+        assert tags(drawing(clip + "".join([*row, other]))).count("path") == 4
 
 
 def test_a_style_is_said_once_and_its_colour_for_both_schemes() -> None:

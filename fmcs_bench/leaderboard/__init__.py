@@ -131,10 +131,16 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["exact"] = _exact
     environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
     tests: dict[str, Any] = environment.tests  # whose type is inferred from jinja2's own tests, plain functions
     tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
     return environment.get_template(template).render(**values)
+
+
+def _exact(value: float) -> str:
+    """Of a mean nine digits, by which tables are sorted; of a whole number all."""
+    return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
 def _is(kind: type, value: object) -> bool:

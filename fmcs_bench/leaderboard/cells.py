@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 
     Attributes:
         text: the number or name, rounded for reading.
-        value: the number at full precision, in the unit of the records (accuracies are shares); None where ``text``
+        value: the number, not rounded, in the unit of the records (accuracies are shares); None where ``text``
             is no number.
         low: end of the 95 % interval, as ``value``; None where there is no interval.
         high: its other end.
