@@ -200,7 +200,7 @@ def _take(
     texts: Sequence[_Text], words: Sequence[list[_Letter]], where: Sequence[tuple[int, int]], length: int, name: str
 ) -> list[_Letter]:
     """Put a word in the place of its letters; returns them, or none where too few stand there at equal distances."""
-    found = []
+    found: list[tuple[int, int, float, list[_Letter]]] = []
     for i, start in where:
         window = [letter for letter in texts[i][start : start + length] if letter is not None]
         if len(window) == length and (not found or found[-1][0] != i or start >= found[-1][1] + length):
