@@ -18,7 +18,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_HREF = "xlink:href"
+_HREF = "href"
+"""As SVG 2 has it; browsers have known it since 2018."""
 _URL = re.compile(r"url\(#([^)]*)\)")
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _SCALE = re.compile(r"scale\(([\d.]+)\)")
@@ -61,7 +62,7 @@ def adapt(svg: bytes, dark: Mapping[str, str]) -> bytes:
     sheet = ET.Element("style")
     sheet.text, sheet.tail = _style_sheet(_take_styles(root), dark), "\n"
     root.insert(0, sheet)
-    root.attrib = {"xmlns": _SVG, "xmlns:xlink": _XLINK, **root.attrib}
+    root.attrib = {"xmlns": _SVG, **root.attrib}
     text = ET.tostring(root, encoding="unicode").replace(" />", "/>")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'.encode()
 

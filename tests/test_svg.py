@@ -101,7 +101,7 @@ def test_groups_that_say_nothing_are_opened_and_what_is_shared_comes_first() -> 
                    '<use xlink:href="#m" x="1.23456"/></g></g>')  # fmt: skip
     assert tags(root) == ["svg", "style", "defs", "path", "g", "use"]
     assert only(root, "g") == {"transform": "scale(2)"}
-    assert only(root, "use") == {"x": "1", "{http://www.w3.org/1999/xlink}href": "#a"}
+    assert only(root, "use") == {"x": "1", "href": "#a"}
     assert only(root, "path") == {"id": "a", "d": "M0 0l1 1"}
 
 
@@ -139,13 +139,12 @@ def text(letters: str, y: int = 0) -> str:
 
 def read(root: ET.Element) -> list[list[tuple[str, float]]]:
     """Letters and places of every text, by what its words are made of."""
-    href = "{http://www.w3.org/1999/xlink}href"
     known = {element.get("id"): element for element in root.iter() if element.get("id")}
 
     def letters(element: ET.Element, x: float) -> list[tuple[str, float]]:
         found = []
         for use in element:
-            target, place = known[use.get(href, "")[1:]], x + float(use.get("x", "0"))
+            target, place = known[use.get("href", "")[1:]], x + float(use.get("x", "0"))
             found += letters(target, place) if target.tag.endswith("}g") else [(target.get("d", ""), place)]
         return found
 
