@@ -1,9 +1,10 @@
-"""Size of the leaderboard's site at 640 records, and how long it takes to build; one JSON line.
+"""Size of the leaderboard's site at 1,100 records, and how long it takes to build; one JSON line.
 
     python benchmarks/site_size.py [--out benchmarks/results/NAME.json]
 
-Flow: made-up records, as long as real ones (13 evaluators and 51 methods, 5 seeds, 2 datasets) -> a site in a temporary
-folder -> bytes of its parts, without the records and their predictions, which belong to who made them.
+Flow: made-up records, as long as real ones (13 evaluators, 5 seeds; 51 methods on each of 2 datasets, 33 on each of 2
+more) -> a site beside them, as the committed one lies -> bytes of its parts, without the records and their predictions,
+which belong to who made them.
 """
 
 from __future__ import annotations
@@ -21,18 +22,27 @@ import record_factory
 
 from fmcs_bench import leaderboard
 
-DATASETS = ("digits-smallcnn-32px-base", "mnist-smallcnn-32px-base")
+METHODS_ON = {
+    "digits-smallcnn-32px-base": 51,
+    "mnist-smallcnn-32px-base": 51,
+    "mnist-shufflenet_v2-64px-base": 33,
+    "hub_cifar10-shufflenet_v2-64px-base": 33,
+}
 LIMIT_BYTES = 6_000_000
 
 
 def measure() -> dict[str, object]:
     """Build the site and weigh it."""
-    made = [*many_records.evaluators(), *many_records.trainings()]
-    records = [record for dataset in DATASETS for record in many_records.on(dataset, made)]
+    evaluators, trainings = many_records.evaluators(), many_records.trainings()
+    records = [
+        record
+        for dataset, num in METHODS_ON.items()
+        for record in many_records.on(dataset, [*evaluators, *trainings[: num * many_records.SEEDS]])
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "out")
-        record_factory.write(Path(folder, "records"), records)
-        took = seconds(lambda: leaderboard.build(Path(folder, "records"), out))
+        out = Path(folder)
+        record_factory.write(out / "records", records)
+        took = seconds(lambda: leaderboard.build(out / "records", out))
         parts: dict[str, int] = {}
         for path in out.rglob("*"):
             name = path.relative_to(out).parts[0]

@@ -1,7 +1,8 @@
 """Hooks of the documentation site (`mkdocs build`): links that leave the folder `docs`.
 
 Pages are read in the repository and on the site. There, a link to a file elsewhere in the repository leads to a copy of
-that file; the leaderboard is copied whole, without its predictions; a link to a folder becomes plain text.
+that file; the leaderboard is copied whole, without its predictions and with DataTables, which no repository of ours
+holds; a link to a folder becomes plain text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from fmcs_bench.leaderboard import datatables
 
 ROOT = Path(__file__).parent.parent
 COPIES = "repository"
@@ -28,6 +31,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "leaderboard").rglob("*")):
         if path.is_file() and path.suffix in BOARD_FILES:
             _add(files, config, path.relative_to(ROOT).as_posix(), path)
+    script = f"leaderboard/assets/{datatables.NAME}"
+    if files.get_file_from_path(script) is None:
+        files.append(File.generated(config, script, content=datatables.script()))
     return files
 
 

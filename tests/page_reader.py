@@ -11,10 +11,17 @@ import record_factory as factory
 from fmcs_bench import leaderboard
 
 VOID = {"img", "link", "meta", "source", "br"}
+CLOSED_BY = {
+    **dict.fromkeys(("td", "th"), ("td", "th")),
+    "tr": ("td", "th", "tr"),
+    "tbody": ("td", "th", "tr", "thead"),
+    "/table": ("td", "th", "tr", "tbody"),
+}
+"""What HTML lets a tag close that nothing else closed, from the inside."""
 
 
 class Page(HTMLParser):
-    """A page's tables, links and ids; fails where a tag is not closed in order."""
+    """A page's tables, links and ids; fails where a tag is not closed in order, by HTML's rules."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -31,6 +38,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
+        self.close(tag)
         self.tags.append(tag)
         self.ids += [values["id"]] if "id" in values else []
         self.hrefs += [values["href"]] if tag == "a" else []
@@ -47,7 +55,14 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    def close(self, tag: str) -> None:
+        while self.open and self.open[-1] in CLOSED_BY.get(tag, ()):
+            if self.open.pop() in ("td", "th"):
+                cell = self.tables[-1].rows[-1][-1]
+                cell.text = cell.text.rstrip("\n")  # which ends the line of the file, and not the cell
+
     def handle_endtag(self, tag: str) -> None:
+        self.close(f"/{tag}")
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:

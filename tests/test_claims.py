@@ -1,6 +1,7 @@
 """Published figures are transcribed without contradiction, and every verdict follows from made records."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fmcs_bench.errors import RecordError
 from fmcs_bench.leaderboard import markdown
 from fmcs_bench.leaderboard.board_tables import claims_table, datasets_table
 from fmcs_bench.leaderboard.claims import load_claims
+from fmcs_bench.leaderboard.deviations import HELD_OUT, Deviation
 from fmcs_bench.leaderboard.known import find_manifests
 from fmcs_bench.leaderboard.verdicts import VERDICTS, judge, verdict
 from fmcs_bench.methods import Method
@@ -99,11 +101,19 @@ def one(claim, records, manifests=None):
     return judged
 
 
+def texts(judged):
+    return [deviation.text for deviation in judged.deviations]
+
+
+OURS = (Deviation(HELD_OUT, False),)
+"""What every training here does, and no source."""
+
+
 def test_reproduced():
     judged = one(GAIN, trainings([1.1, 1.2, 1.15, 1.25, 1.1]))
     assert judged.verdict == "reproduced"
     assert judged.estimate.mean == pytest.approx(1.16)
-    assert judged.deviations == ()
+    assert judged.deviations == OURS
     assert len(judged.records) == 10
     base = one(ACCURACY, trainings([0] * 5))
     assert base.verdict == "reproduced"
@@ -180,11 +190,11 @@ def test_deviations_are_named():
         limit=1000,
         recipe=Recipe(lr=0.01, optimizer="adamw"),
     )
-    told = one(GAIN, other).deviations
+    told = texts(one(GAIN, other))
     for text in (
         "a copy of the images (hub_uoft-cs_cifar10)",
         "images of 32 px, not 224",
-        "at most 1,000 images in each split",
+        "at most 1,000 images in each split, of 50,000 for training",
         "optimizer adamw, not adam (paper, IV-A)",
         "lr 0.01, not 0.001",
         "the judge set, not conv",
@@ -192,9 +202,95 @@ def test_deviations_are_named():
         assert any(text in deviation for deviation in told), text
     assert len(told) == 6
     both = one(GAIN, [*other, *trainings(gains)])
-    assert both.deviations == ()  # the group that deviates least
+    assert both.deviations == OURS  # the group that deviates least
     few = one(GAIN, [*other, *trainings(gains[:3])])
-    assert few.deviations == told  # but not where it has too few seeds
+    assert texts(few) == told  # but not where it has too few seeds
+
+
+SHUFFLENET = {
+    "backbone": "shufflenet_v2",
+    "image_size": 64,
+    "limit": 2000,
+}
+
+
+@pytest.mark.parametrize("base", [88.9, 40.0])
+@pytest.mark.parametrize("name", ["cifar10", "hub_cifar10"])
+def test_a_small_run_on_few_images_tests_no_published_figure_and_is_shown(name, base):
+    """Whatever comes out: neither a hit nor a miss at a quarter of the size and 4 % of the images says anything."""
+    accuracy = CLAIMS["fmce-net-pp.table-1.shufflenet_v2.cifar10.raf-1"]  # 88.89 %
+    gain = CLAIMS["fmce-net-pp.gain.shufflenet_v2.cifar10"]  # +0.40 at RAF 0.8
+    records = trainings(
+        [0.38, 0.42, 0.4, 0.41, 0.39], base=base, raf=0.8, dataset=f"{name}-shufflenet_v2-64px-base", **SHUFFLENET
+    )
+    for claim, mean in ((accuracy, base), (gain, 0.4)):
+        judged = one(claim, records)
+        assert judged.verdict == "not tested"
+        assert judged.estimate.num == 5
+        assert judged.estimate.mean == pytest.approx(mean, abs=0.1)
+        expected = ["images of 64 px, not 224", "at most 2,000 images in each split, of 50,000 for training"]
+        copied = [f"a copy of the images ({name}), which may be encoded again"] if name != "cifar10" else []
+        assert texts(judged) == expected + copied
+        (row,) = claims_table([judged]).rows
+        cells = {column.title: cell for column, cell in zip(claims_table([judged]).columns, row.cells, strict=True)}
+        assert (cells["Verdict"].text, cells["Verdict"].mark) == ("not tested", "ours deviates")
+        assert cells["Deviations"].text == "; ".join(expected + copied)
+        assert cells["Ours"].interval
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image_size": 64}, "images of 64 px"),
+        ({"limit": 2000}, "at most 2,000 images"),
+        ({"recipe": Recipe(lr=0.01)}, "lr 0.01"),
+        ({"init": "same-run", "run": 0}, "all seeds start from the same weights"),
+    ],
+)
+def test_what_a_source_states_must_be_so_or_its_figure_is_not_tested(change, told):
+    gains = [1.1, 1.2, 1.15, 1.25, 1.1]
+    for claim in (GAIN, ACCURACY):
+        judged = one(claim, trainings(gains, **change))
+        assert judged.verdict == "not tested"
+        assert told in texts(judged)[0]
+        assert judged.deviations[0].decides
+    other_judge = one(GAIN, trainings(gains, judge="set"))
+    assert (other_judge.verdict, texts(other_judge)[0]) == ("not tested", "the judge set, not conv")
+    assert one(ACCURACY, trainings(gains, judge="set")).verdict == "reproduced"  # a baseline has no judge
+    copied = one(GAIN, trainings(gains, dataset="hub_cifar10-resnet50-224px-base"))
+    assert copied.verdict == "reproduced"  # beside which the copy stands
+    assert len(copied.deviations) == 2
+
+
+def test_a_training_that_ends_before_the_convergence_point_tests_nothing():
+    manifest = next(m for m in find_manifests([ROOT / "data_cards"]).values() if m.config.image_dataset == "mnist")
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.mnist.raf-1"]
+    point = max(math.ceil(run.convergence_epoch) for run in manifest.runs if run.role == "training")
+    for epochs, tests in ((point - 1, False), (point, True), (point + 1, True)):
+        records = trainings([0] * 5, base=99.2, dataset="mnist-resnet50-224px-base", epochs=epochs)
+        judged = one(claim, records, {records[0].dataset_id: manifest})
+        assert (judged.verdict != "not tested") == tests
+        assert any("the convergence point" in text for text in texts(judged)) == (epochs != point)
+
+
+def test_a_limit_that_leaves_out_no_image_is_none():
+    manifest = next(m for m in find_manifests([ROOT / "data_cards"]).values() if m.config.image_dataset == "mnist")
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.mnist.raf-1"]
+    most = max(manifest.images.num_images.values())
+    for limit, limited in ((most, True), (most + 1, False)):
+        records = trainings([0] * 5, dataset="mnist-resnet50-224px-base", limit=limit)
+        told = " ".join(texts(one(claim, records, {records[0].dataset_id: manifest})))
+        assert ("at most" in told) == limited
+        assert (HELD_OUT in told) != limited
+
+
+def test_raf_0_which_is_a_family_of_its_own_here_tests_the_figures_of_raf_0():
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0"]
+    judged = one(claim, trainings([-80.06] * 5, raf=0.0))
+    assert judged.estimate is not None
+    assert {record.unit.method.family for record in judged.records} == {"fmcs-only"}
+    assert judged.verdict == "reproduced"
+    assert one(CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0.5"], trainings([0] * 5, raf=0.0)).estimate is None
 
 
 def test_a_copy_of_fashionmnist_is_none_of_mnist():
@@ -226,13 +322,14 @@ def test_dueheadnet_is_compared_with_its_own_fusion_and_by_the_nearer_recipe():
             )
     judged = one(claim, records)
     assert judged.estimate.mean == pytest.approx(0.14)
-    assert judged.deviations == ()
+    assert judged.deviations == OURS
     accuracy = one(CLAIMS["dueheadnet.cifar10.fmce.seresnet18"], records)
     assert accuracy.estimate.mean == pytest.approx(78.11, abs=0.02)  # the best epoch on test, as the source reports
     plain = [
         r.model_copy(update={"metrics": r.metrics.model_copy(update={"best_test_accuracy": None})}) for r in records
     ]
-    assert "weights chosen on validation images, not on the test images" in one(claim, plain).deviations
+    assert "weights chosen on validation images, not on the test images" in texts(one(claim, plain))
+    assert one(claim, plain).verdict == "not tested"
 
 
 def test_the_claims_table():

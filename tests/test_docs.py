@@ -77,6 +77,18 @@ def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
             )
 
 
+def test_on_the_documentation_site_tables_sort():
+    base = pytest.importorskip("mkdocs.config.base", reason="mkdocs is not installed; the extra `docs` has it")
+    from mkdocs.structure.files import Files
+
+    hooks = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
+    config = base.load_config(str(ROOT / "mkdocs.yml"))
+    config.plugins._current_plugin = None  # mkdocs sets it while a hook runs
+    files = hooks["on_files"](Files([]), config=config)
+    assert b"window.DataTable=" in files.get_file_from_path("leaderboard/assets/datatables.js").content_bytes
+    assert files.get_file_from_path("leaderboard/assets/page.js") is not None
+
+
 def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():
     text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     tables = re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n\n", text, flags=re.DOTALL)

@@ -170,6 +170,27 @@ def test_every_number_on_the_page_follows_from_the_records_that_its_row_links_to
     assert checked > 100
 
 
+def test_every_row_with_a_number_leads_to_records(page: Page) -> None:
+    """By a link of its name or at its end: to a page of details, and from there to records and their predictions."""
+    for table in page.tables:
+        for row in table.rows[1:]:
+            if any("data-value" in cell.attributes for cell in row):
+                hrefs = {href for cell in row for href in cell.links if not href.startswith("#")}
+                assert hrefs, (table.caption, row[0].text)
+                for href in hrefs:
+                    details = Page(page.path.parent / unquote(href))
+                    files = [details.path.parent / unquote(each) for each in details.hrefs if "records/" in each]
+                    assert {path.suffix for path in files} == {".json", ".safetensors"}
+                    assert all(path.is_file() for path in files)
+    choice = page.table("What choosing")
+    assert all(len(row[-1].links) == 3 for row in choice.rows[1:])  # one for each RAF
+
+
+def test_each_record_has_an_address_on_its_page(page: Page) -> None:
+    (details,) = (page.path.parent / "details").rglob("ral-set@0.9.html")
+    assert {f"seed-{seed}" for seed in range(5)} <= set(Page(details).ids)
+
+
 def test_every_number_is_shown_as_it_is_stored(page: Page) -> None:
     for table in page.tables[:-1]:
         for row in table.named_rows():
@@ -197,11 +218,12 @@ def test_the_markdown_has_the_same_numbers_as_the_page(page: Page) -> None:
             cells = [item.strip() for item in line.strip("|").split("|")]
             for cell, shown in zip(row, cells, strict=True):
                 if cell.links and cell.tag == "td":
-                    (href,) = re.findall(r"\]\((.*?)\)", shown)
-                    assert href == cell.links[0].removeprefix("details/").removesuffix(".html").join(["records/", ""])
+                    hrefs = [href.removeprefix("details/").removesuffix(".html") for href in cell.links]
+                    assert re.findall(r"\]\((.*?)\)", shown) == [f"records/{href}" for href in hrefs]
                 elif cell.tag == "td":
                     assert shown == " ".join(cell.text.split())
                 else:
+                    shown = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", shown)
                     assert re.sub(r"[`()]", "", shown) == re.sub(r"[()]", "", name_of(cell))
 
 
@@ -329,6 +351,11 @@ def test_claims_and_datasets_have_their_boards(tmp_path: Path) -> None:
     )
     assert len(claims.rows) - 1 == len(list((tmp_path / "claims").glob("*.json"))), captions
     assert len(datasets.rows) - 1 == len(list((ROOT / "data_cards").glob("*/dataset.json")))
+    files = [unquote(row[0].links[0]) for row in claims.rows[1:]]
+    assert sorted(files) == sorted(f"claims/{path.name}" for path in (tmp_path / "claims").iterdir())
+    assert tree(path.parent / "claims") == tree(tmp_path / "claims")
+    leaderboard.build(path.parent / "records", path.parent)  # where copies are the source, they stay
+    assert tree(path.parent / "claims") == tree(tmp_path / "claims")
     cards = [unquote(row[-1].links[0]) for row in datasets.rows[1:]]
     assert len(cards) == len(datasets.rows) - 1
     assert all((path.parent / card).is_file() for card in cards)

@@ -25,6 +25,7 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
@@ -111,6 +112,7 @@ def test_a_word_filters_rows_and_the_number_of_rows_is_told(page: Any) -> None:
     assert "No row holds these words" in board(page).text_content()
     region.get_by_label("Filter rows").fill("")
     assert len(names(board(page))) == 7
+    assert page.get_by_text("cannot be sorted or filtered").first.is_hidden()
 
 
 def test_a_record_opens_by_click_and_shows_all_that_it_says(page: Any, site: Site) -> None:
@@ -215,9 +217,57 @@ def test_without_javascript_all_tables_and_records_are_there(page: Any) -> None:
     assert page.get_by_role("table", name="Training methods on").is_visible()
     assert page.get_by_role("button", name="Copy").count() == 0
     assert page.get_by_text("Filter rows").count() == 0
+    assert page.get_by_text("Without JavaScript the tables are complete").is_visible()
     board(page).get_by_role("link", name="conv", exact=True).click()
     page.wait_for_url("**/conv.html")
     assert page.get_by_role("table", name="All metrics").is_visible()
+
+
+def test_where_the_script_that_sorts_is_missing_the_page_says_so_and_the_rest_works(site: Site, tmp_path: Path) -> None:
+    """As in a clone, which has no DataTables."""
+    shutil.copytree(site.index.parent, tmp_path / "clone")
+    (tmp_path / "clone/assets/datatables.js").unlink()
+    context = site.browser.new_context(viewport=DESKTOP)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "clone/index.html").as_uri())
+    assert page.get_by_text("cannot be sorted or filtered here").is_visible()
+    assert page.locator("#unsorted code", has_text="fmcs-bench leaderboard build --root leaderboard").is_visible()
+    assert len(names(board(page))) == len(factory.EVALUATORS)
+    assert page.get_by_text("Filter rows").count() == 0
+    assert page.get_by_role("button", name="Copy").is_visible()
+    board(page).get_by_role("link", name="conv", exact=True).click()
+    page.wait_for_url("**/conv.html")
+    assert page.get_by_role("button", name="Copy").is_visible()
+    assert errors == []
+    context.close()
+
+
+def test_the_committed_page_has_all_boards_filled(site: Site) -> None:
+    context = site.browser.new_context(viewport=DESKTOP)
+    page, errors, asked = context.new_page(), [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((ROOT / "leaderboard/index.html").as_uri())
+    for name, least in (
+        ("Evaluators on digits-", 12), ("Evaluators on mnist-", 12), ("Training methods on digits-", 20),
+        ("Published figures", 102), ("FMCS datasets", 2),
+    ):  # fmt: skip
+        tables = page.get_by_role("table", name=name).all()
+        assert tables, name
+        assert max(table.locator("tbody tr").count() for table in tables) >= least, name
+    page.evaluate("document.querySelectorAll('details').forEach(fold => (fold.open = true))")
+    broken = page.evaluate(
+        """async () => (await Promise.all([...document.images].map(async image => {
+          image.loading = "eager";
+          try { await image.decode(); return image.naturalWidth > 0 ? "" : image.src; } catch { return image.src; }
+        }))).filter(Boolean)"""
+    )
+    assert broken == []
+    assert page.locator("img").count() >= 15
+    assert errors == []
+    assert [url for url in asked if not url.startswith(((ROOT / "leaderboard").as_uri(), "data:"))] == []
+    context.close()
 
 
 def test_a_hostile_name_is_text(page: Any) -> None:

@@ -1,4 +1,4 @@
-"""The site stays small: bytes of each method and each panel, from which the size at 640 records follows."""
+"""The site stays small: bytes of each method and each panel, from which the size at 1,100 records follows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FAMILIES = 2
 DATASET = "digits-smallcnn-32px-base"
 
 ASSETS = 660_000
-EVALUATOR_PAGE, TRAINING_PAGE = 24_000, 17_000
-EVALUATOR_DRAWN, FAMILY_DRAWN, HEAD_DRAWN = 20_000, 20_000, 110_000
+EVALUATOR_PAGE, TRAINING_PAGE = 14_000, 12_000
+EVALUATOR_DRAWN, FAMILY_DRAWN, HEAD_DRAWN = 13_000, 11_000, 80_000
 """Bytes of all figures of a board, for each evaluator, each family of methods, and without any."""
 
 
@@ -64,6 +64,17 @@ def test_what_all_seeds_share_is_said_once(out: Path) -> None:
     once = ("Linux-6.8.0", "scikit-learn", "recipe.optimizer", "method.raf", "a processor, 2 logical cores")
     assert [text.count(words) for words in once] == [1] * len(once)
     assert unquote(text).count("seed-3.json") == 1
+
+
+def test_a_long_curve_is_shown_at_ten_places(out: Path) -> None:
+    (path,) = out.rglob("details/evaluator/**/conv.html")
+    (table,) = [table for table in Page(path).tables if table.rows[0][0].text == "Step"]
+    steps = [int(row[0].text.replace(",", "")) for row in table.rows[1:]]
+    every = many_records.evaluators(["conv"])[0].trajectory.step
+    assert len(steps) == 10 < len(every)
+    assert (steps[0], steps[-1]) == (every[0], every[-1])
+    assert steps == sorted(set(steps) & set(every))
+    assert f"(10 of {len(every)}; the record has all)" in path.read_text(encoding="utf-8")
 
 
 def test_what_seeds_do_not_share_stands_beside_them(tmp_path: Path) -> None:

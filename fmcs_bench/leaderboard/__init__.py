@@ -60,7 +60,8 @@ def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Pa
 
     Args:
         records_root: folder of a ``RecordStore``. It may be ``out/records`` itself; otherwise the records and their
-            predictions are copied there. Claims are in the folder ``claims`` beside it, if it is there.
+            predictions are copied there. Claims are in the folder ``claims`` beside it, if it is there, and are
+            copied like records.
         out: folder for the page; files in it that no build wrote are left alone.
         datasets: folders with FMCS datasets, or with their data cards, for the board of datasets.
 
@@ -80,7 +81,8 @@ def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Pa
             f"there are no records under {records_root}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
         )
     manifests = find_manifests(datasets)
-    claims = judge(load_claims(records_root.parent / "claims"), sifted.trainings, manifests)
+    claims_root = records_root.parent / "claims"
+    claims = judge(load_claims(claims_root), sifted.trainings, manifests)
     shown = Content(
         sections(sifted.evaluators, sifted.trainings, store.predictions),
         [board_tables.claims_table(claims)] if claims else [],
@@ -93,11 +95,14 @@ def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Pa
     for section in shown.sections:
         for picture in section.pictures:
             contents[f"{picture.name}.svg"] = plots.encode(picture.figure, "svg")
-    in_place = (out / "records").resolve() == records_root.resolve()
-    for address in [] if in_place else map(tables.address, every):
+    sources = {"records": records_root, "claims": claims_root}
+    in_place = [name for name, folder in sources.items() if (out / name).resolve() == folder.resolve()]
+    for address in [] if "records" in in_place else map(tables.address, every):
         path = records_root / address
         for copied in (predictions_path(path), path):
             contents[f"records/{copied.relative_to(records_root).as_posix()}"] = copied
+    for judged in [] if "claims" in in_place else claims:
+        contents[f"claims/{judged.claim.id}.json"] = claims_root / f"{judged.claim.id}.json"
     for name in ASSETS:
         contents[f"assets/{name}"] = (package_files(__name__) / "assets" / name).read_bytes()
     contents[f"assets/{datatables.NAME}"] = datatables.script()
@@ -105,7 +110,7 @@ def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Pa
         contents[page.name] = render("details.html.j2", page=page, root=page.root).encode()
     contents["README.md"] = render("README.md.j2", content=shown).encode()
     contents["index.html"] = render("page.html.j2", content=shown, root="").encode()
-    site.publish(out, contents, leave="records" if in_place else "")
+    site.publish(out, contents, leave=in_place)
     if sifted.left_out:
         raise LeftOutError(out / "index.html", sifted.left_out)
     return out / "index.html"
@@ -126,10 +131,16 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["exact"] = _exact
     environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
     tests: dict[str, Any] = environment.tests  # whose type is inferred from jinja2's own tests, plain functions
     tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
     return environment.get_template(template).render(**values)
+
+
+def _exact(value: float) -> str:
+    """Of a mean nine digits, by which tables are sorted; of a whole number all."""
+    return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
 def _is(kind: type, value: object) -> bool:

@@ -15,18 +15,18 @@ _MINUS = "\N{MINUS SIGN}"
 
 CLAIM_COLUMNS = (
     Column("Claim", "", "name of the claim, and of its file below claims/", False),
-    Column("Source", "", "paper or repository, and the place in it", False),
     Column("Run", "", "images, backbone, method and RAF that the figure is about", False),
     Column("Published", "", "accuracy in percent, or gain in percentage points (pp) over the reference"),
-    Column("The source also says", "", "another value that the same source gives for the same thing", False),
     Column("Ours", "", "mean over seeds with 95 % interval; a gain is paired by seed"),
     Column("Seeds", "", "trainings of the method (a gain has as many of its reference)"),
-    Column("Deviations", "", "how our runs differ from what the source states", False),
     Column("Verdict", "", "reproduced: our interval contains the figure and, of a gain, not 0; within noise: it "
            "contains both, or an accuracy within more than 1 point to each side; not reproduced: it does not contain "
            "the figure; inconsistent in the source: it contradicts itself; not tested: fewer than five seeds of this "
-           "kind", False),
+           "kind, or runs that deviate from what the source states, whose value says nothing about the figure", False),
+    Column("Deviations", "", "how our runs differ from the source's; those in what it states come first", False),
+    Column("The source also says", "", "another value that the same source gives for the same thing", False),
     Column("Remarks", "", "other faults of the source that touch the figure", False),
+    Column("Source", "", "paper or repository, and the place in it", False),
     Column("Records", "", "one link per training", False),
 )  # fmt: skip
 
@@ -78,14 +78,11 @@ def _claim_row(item: Judged) -> Row:
     interval = ""
     if ours is not None and ours.low is not None and ours.high is not None:
         interval = f"[{_number(ours.low, claim.unit)}, {_number(ours.high, claim.unit)}]"
+    contradictions = (f"{_number(c.value, claim.unit)} {claim.unit} ({c.place})" for c in claim.contradictions)
     cells = (
-        Cell(claim.id, is_name=True),
-        Cell(f"{claim.source.reference}, {claim.source.place}"),
+        Cell(claim.id, is_name=True, links=(Link(claim.id, f"claims/{quote(claim.id)}.json"),)),
         Cell(", ".join(part for part in (*where, raf) if part)),
         Cell(f"{_published(claim)} {claim.unit}", value=claim.value / 100),
-        Cell(
-            "; ".join(f"{_number(c.value, claim.unit)} {claim.unit} ({c.place})" for c in claim.contradictions) or NONE
-        ),
         EMPTY
         if ours is None
         else Cell(
@@ -96,9 +93,11 @@ def _claim_row(item: Judged) -> Row:
             interval=interval,
         ),
         EMPTY if ours is None else Cell(str(ours.num), value=ours.num),
-        Cell("; ".join(item.deviations) or ("none" if item.records else NONE)),
-        Cell(item.verdict),
+        Cell(item.verdict, mark="ours deviates" if item.deviations else ""),
+        Cell("; ".join(deviation.text for deviation in item.deviations) or ("none" if item.records else NONE)),
+        Cell("; ".join(contradictions) or NONE),
         Cell(" ".join(claim.remarks) or NONE),
+        Cell(f"{claim.source.reference}, {claim.source.place}"),
         Cell("", links=tuple(Link(str(r.seed), f"records/{quote(address(r))}") for r in item.records)),
     )
     return Row(anchor("claim", claim.id), cells)

@@ -57,12 +57,12 @@ class Cell(NamedTuple):
 
     Attributes:
         text: the number or name, rounded for reading.
-        value: the number at full precision, in the unit of the records (accuracies are shares); None where ``text``
+        value: the number, not rounded, in the unit of the records (accuracies are shares); None where ``text``
             is no number.
         low: end of the 95 % interval, as ``value``; None where there is no interval.
         high: its other end.
         interval: both ends, rounded for reading.
-        links: to what the number comes from.
+        links: to what the number comes from; of a name, to what the numbers of its row come from.
         is_name: a name that a record gave, the heading of its row.
         mark: a word beside the text.
     """
@@ -165,9 +165,14 @@ def count(number: int) -> Cell:
     return Cell(f"{number:,}", value=number)
 
 
-def links(records: Sequence[EvaluatorRecord | TrainingRecord]) -> Cell:
-    """The way to the records of one method, which lie in one folder and have one page."""
-    text = f"{len(records)} record{'s' if len(records) > 1 else ''}"
+def links(records: Sequence[EvaluatorRecord | TrainingRecord], text: str = "") -> Cell:
+    """The way to the records of one method, which lie in one folder and have one page.
+
+    Args:
+        records: of one method.
+        text: of the link; empty for their number.
+    """
+    text = text or f"{len(records)} record{'s' if len(records) > 1 else ''}"
     return Cell("", links=(Link(text, details_href(records[0]), f"records/{quote(folder(records[0]))}"),))
 
 

@@ -1,7 +1,8 @@
 """Checks records that anybody may have written: nothing in them is believed that can be computed.
 
 Flow: files and folders -> every record read, checked by itself (``reading``, ``recomputing``, ``pictured``) -> all of
-them beside each other: twice, under two names, with seeds missing -> ``Report``, one line for each fault.
+them beside each other: twice, under two names, with seeds missing -> beside the list of what was published ->
+``Report``, one line for each fault.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from fmcs_bench.config import NUM_SEEDS
-from fmcs_bench.errors import MissingDataError
+from fmcs_bench.errors import MissingDataError, RecordError
 from fmcs_bench.evaluators import REGISTRY
+from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.faults import Fault, Report, Tell, teller
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
 from fmcs_bench.leaderboard.pictured import Pictured
@@ -37,6 +39,7 @@ def check(
     submission: bool = False,
     allow_unknown_dataset: bool = False,
     beside: Path | None = None,
+    new: bool = False,
     now: datetime | None = None,
     progress: Progress = SILENT,
 ) -> Report:
@@ -49,13 +52,14 @@ def check(
         submission: every method must have the usual seeds, and no other file may lie beside the records.
         allow_unknown_dataset: records of a dataset that is not known are checked without it.
         beside: folder of records that are there already; they are not checked, but belong to the same boards.
+        new: records need not be listed in ``SHA256SUMS``, where their folder has it.
         now: the present time; None asks the clock.
         progress: shows records.
 
     Raises:
         MissingDataError: a path does not exist, or there is no record.
     """
-    now = now or datetime.now(UTC)
+    now, paths = now or datetime.now(UTC), list(paths)
     faults: list[Fault] = []
     notes: list[Fault] = []
     manifests = find_manifests(
@@ -81,6 +85,8 @@ def check(
             reading = check_one(path, known, now, faults, notes, allow_unknown_dataset=allow_unknown_dataset)
             readings += [reading] if reading is not None else []
             task.advance()
+    paths_read = [reading.path for reading in readings]
+    _check_sums(paths_read, [path for path in paths if path.is_dir()], faults, new=new)
     readings += _read_beside(beside, readings)
     _check_copies(readings, faults)
     _check_groups(readings, faults, faults if submission else notes)
@@ -139,8 +145,33 @@ def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
         inside = [p for p in path.rglob("*") if not p.is_dir() and SUPERSEDED not in p.relative_to(path).parts]
         records = {p for p in inside if p.suffix == ".json"}
         found |= records
-        others |= set(inside) - records - {predictions_path(p) for p in records}
+        others |= set(inside) - records - {predictions_path(p) for p in records} - {path / sums.NAME}
     return sorted(found), sorted(others)
+
+
+def _check_sums(records: Sequence[Path], folders: Sequence[Path], faults: list[Fault], *, new: bool) -> None:
+    """Published records are, digit for digit, those of the list beside them, and none has gone."""
+    roots = {path.absolute() for path in folders if (path / sums.NAME).is_file()}
+    roots |= {root for root in map(sums.root_of, records) if root is not None}
+    for root in sorted(roots):
+        try:
+            listed = sums.load(root)
+        except RecordError as error:
+            teller(str(root / sums.NAME), faults)(str(error), "the list of published records", "take it back with git")
+            continue
+        for path in records:
+            if sums.root_of(path) == root:
+                address = path.absolute().relative_to(root).as_posix()
+                found = sums.fault(listed, address, path.read_bytes())
+                if found is not None and not (new and address not in listed):
+                    teller(str(path), faults)(*found)
+        inside = [folder.absolute() for folder in folders]
+        for address in listed:
+            path = root / address
+            if not path.exists() and any(path.is_relative_to(folder) for folder in inside):
+                teller(str(path), faults)(
+                    "it is gone", f"the record that {sums.NAME} lists", "take it back with git, or remove its line too"
+                )
 
 
 def _read_beside(folder: Path | None, readings: Sequence[Reading]) -> list[Reading]:

@@ -24,6 +24,8 @@ from fmcs_bench.records import AnyRecord, EvaluatorRecord, TrainingRecord, predi
 _PARTS: tuple[Images, ...] = ("test_run", "unseen", "same_run", "validation_run")
 _DIGEST = 12
 """Digits of a digest that are shown; the file has all of them."""
+_ROWS = 10
+"""Of a curve, from its first to its last."""
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 AnyRecords = Sequence[EvaluatorRecord | TrainingRecord]
@@ -135,7 +137,7 @@ def _files(records: AnyRecords, root: str) -> Table:
             Link("JSON", f"{root}records/{quote(path.as_posix())}"),
             Link("predictions", f"{root}records/{quote(predictions_path(path).as_posix())}"),
         )
-        rows.append(Row("", (row.cells[0], Cell("", links=links), *row.cells[1:])))
+        rows.append(Row(f"seed-{record.seed}", (row.cells[0], Cell("", links=links), *row.cells[1:])))
     return Table(table.anchor, table.caption, columns, tuple(rows))
 
 
@@ -170,12 +172,15 @@ def _series(
     columns = [*beside, *(f"Seed {record.seed}" for record in records)]
     every = [*beside.values(), *series]
     places = sorted(set(chain.from_iterable(every)))
+    if len(places) > _ROWS:
+        caption += f" ({_ROWS} of {len(places)}; the record has all)"
+        places = [places[round(i * (len(places) - 1) / (_ROWS - 1))] for i in range(_ROWS)]
     rows = [Row("", (_cell(place), *(_cell(own.get(place)) for own in every))) for place in places]
     return Table(anchor, caption, tuple(Column(name, "", "") for name in (head, *columns)), tuple(rows), sortable=False)
 
 
 def _unit(records: AnyRecords) -> Table:
-    caption = "Unit of work: everything that decides the result besides data, code and device"
+    caption = "Unit of work: all that decides the result besides data, code and device; what is not named is not set"
     seeds = {"seed": ", ".join(str(record.seed) for record in records)}
     return _facts("unit", caption, "Option", records, [_flat(record.unit.to_json() | seeds) for record in records])
 
@@ -188,7 +193,7 @@ def _environments(records: AnyRecords) -> Table:
 def _facts(anchor: str, caption: str, head: str, records: AnyRecords, facts: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each fact; a value that not all seeds share stands beside the seeds that have it."""
     rows = []
-    for name in dict.fromkeys(chain.from_iterable(facts)):
+    for name in _keys(facts):
         found: dict[str, list[str]] = {}
         for record, own in zip(records, facts, strict=True):
             found.setdefault(repr(own.get(name)), []).append(str(record.seed))

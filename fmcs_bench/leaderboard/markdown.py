@@ -22,8 +22,14 @@ def cell(value: Cell) -> str:
         '0.416 [0.379, 0.454]'
         >>> cell(Cell("set", is_name=True, mark="chosen"))
         '`set` (chosen)'
+        >>> from fmcs_bench.leaderboard.cells import Link
+        >>> cell(Cell("set", is_name=True, links=(Link("5 records", "set.html", "records/set"),)))
+        '[`set`](records/set)'
     """
-    parts = [code(value.text) if value.is_name else escape(value.text), value.interval]
+    name = code(value.text)
+    if value.is_name and value.links:
+        name = f"[{name}]({value.links[0].source or value.links[0].href})"
+    parts = [name if value.is_name else escape(value.text), value.interval]
     parts.append(f"({value.mark})" if value.mark else "")
-    parts += [f"[{link.text}]({link.source or link.href})" for link in value.links]
+    parts += [] if value.is_name else [f"[{link.text}]({link.source or link.href})" for link in value.links]
     return " ".join(part for part in parts if part)

@@ -7,14 +7,16 @@ most records is the form of all -> what is shown, and one line for each record t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fmcs_bench.boards import COLUMNS
 from fmcs_bench.errors import FmcsBenchError, RecordError
-from fmcs_bench.records import AnyRecord, EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.leaderboard import sums
+from fmcs_bench.leaderboard.reading import MAX_PREDICTIONS_BYTES, MAX_RECORD_BYTES
+from fmcs_bench.records import AnyRecord, EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
 
 _KEY = "test_run/probs"
 
@@ -59,19 +61,33 @@ def sift(store: RecordStore) -> Sifted:
         store: of the folder.
     """
     left_out: list[LeftOut] = []
-    evaluators = _read(store, EvaluatorRecord, lambda record: _form(store, record), left_out)
-    trainings = _read(store, TrainingRecord, lambda record: None, left_out)  # noqa: ARG005
+    listed: dict[str, str] = {}
+    try:
+        listed = sums.load(store.root)
+    except RecordError as error:
+        left_out.append(LeftOut(sums.NAME, _reason(error, store)))
+    evaluators = _read(store, EvaluatorRecord, lambda record: _form(store, record), listed, left_out)
+    trainings = _read(store, TrainingRecord, lambda record: None, listed, left_out)  # noqa: ARG005
     return Sifted(tuple(evaluators), tuple(trainings), tuple(sorted(left_out)))
 
 
 def _read(
-    store: RecordStore, kind: type[AnyRecord], form: Callable[[AnyRecord], Hashable], left_out: list[LeftOut]
+    store: RecordStore,
+    kind: type[AnyRecord],
+    form: Callable[[AnyRecord], Hashable],
+    listed: Mapping[str, str],
+    left_out: list[LeftOut],
 ) -> list[AnyRecord]:
     found: list[tuple[AnyRecord, Hashable]] = []
     for path in store.paths(kind):
         try:
+            _require_size(path)
+            if sums.changed(store, path, listed):
+                raise RecordError(f"it was changed after it was published: {sums.NAME} has another SHA-256 of it")
             record = store.read(kind, path)
             found.append((record, form(record)))
+        except RecursionError:
+            left_out.append(LeftOut(path.relative_to(store.root).as_posix(), "it is nested without end"))
         except (FmcsBenchError, OSError) as error:
             left_out.append(LeftOut(path.relative_to(store.root).as_posix(), _reason(error, store)))
     boards: dict[tuple[str, str], Counter[Hashable]] = {}
@@ -86,6 +102,17 @@ def _read(
             reason = f"it has {own}, but {number} records of the same dataset and settings have {usual}"
             left_out.append(LeftOut(str(store.address(record)), reason))
     return kept
+
+
+def _require_size(path: Path) -> None:
+    """Before anything is read.
+
+    Raises:
+        RecordError: the record or its predictions are too large.
+    """
+    for file, limit in ((path, MAX_RECORD_BYTES), (predictions_path(path), MAX_PREDICTIONS_BYTES)):
+        if file.exists() and file.stat().st_size > limit:
+            raise RecordError(f"{file.name} has {file.stat().st_size:,} bytes; at most {limit:,} are read")
 
 
 class _Form(NamedTuple):

@@ -15,18 +15,19 @@ from fmcs_bench.errors import ConfigError
 MANIFEST = "files.json"
 
 
-def publish(out: Path, contents: Mapping[str, bytes | Path], *, leave: str) -> None:
+def publish(out: Path, contents: Mapping[str, bytes | Path], *, leave: Iterable[str]) -> None:
     """Write the files of one build and remove what an earlier build wrote and this one does not.
 
     Args:
         out: the folder.
         contents: relative address to bytes, or to a file to copy; written in this order, so the page comes last.
-        leave: files below this relative folder are never removed; empty for none.
+        leave: files below these relative folders are never removed.
 
     Raises:
         ConfigError: a file that no build wrote is in the way, or ``files.json`` is not the list of a build.
     """
-    owned = {name for name in _read_manifest(out) if not (leave and name.startswith(f"{leave}/"))}
+    left = tuple(f"{folder}/" for folder in leave)
+    owned = {name for name in _read_manifest(out) if not name.startswith(left)}
     foreign = sorted(name for name in contents if name not in owned and (out / name).exists())
     if foreign:
         raise ConfigError(

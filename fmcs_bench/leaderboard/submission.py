@@ -1,7 +1,7 @@
 """Gathers checked records and their predictions in the folder that a pull request needs.
 
 Flow: records -> ``check``, as strict as for what is committed -> nothing is overwritten -> record and predictions at
-their address below ``leaderboard/records`` -> what to type next.
+their address below ``leaderboard/records``, and on the list of published records -> what to type next.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fmcs_bench import files
 from fmcs_bench.errors import ConfigError, RecordError
+from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.check import check, find_files
 from fmcs_bench.leaderboard.faults import Report, teller
 from fmcs_bench.leaderboard.reading import read
@@ -85,19 +86,28 @@ def submit(
         submission=True,
         allow_unknown_dataset=allow_unknown_dataset,
         beside=store.root,
+        new=True,
         progress=progress,
     )
     if report.faults:
         raise RecordError(f"{report}\nnothing was gathered; a submission has no faults")
     contents: dict[Path, bytes] = {}
+    records: dict[str, bytes] = {}
     for path in find_files(paths)[0]:
         reading = read(path, teller(str(path), []))
         if reading is None:  # checked a moment ago
             raise RecordError(f"{path} was changed while it was gathered; type the command again")
         target = store.path(reading.record)
         contents[predictions_path(target)] = predictions_path(path).read_bytes()
-        contents[target] = path.read_bytes()
+        contents[target] = records[str(store.address(reading.record))] = path.read_bytes()
     taken = sorted(path for path, data in contents.items() if path.exists() and path.read_bytes() != data)
+    listed = sums.load(store.root)
+    for address, data in records.items():
+        if address in listed and sums.fault(listed, address, data) is not None and store.root / address not in taken:
+            raise ConfigError(
+                f"{store.root / sums.NAME} lists another record at {address}: a published result is not overwritten; "
+                "say in the pull request why it should be, and remove its line there first"
+            )
     if taken:
         raise ConfigError(
             f"{taken[0]} is there already, with another content ({len(taken):,} of {len(contents):,} files are): a "
@@ -106,4 +116,5 @@ def submit(
     added = [path for path in contents if not path.exists()]
     for path in added:
         files.write_atomically(path, contents[path])
+    sums.add(store.root, records)
     return Submission(to, tuple(sorted(path.relative_to(to).as_posix() for path in added)), report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from fmcs_bench.boards import Column as Images
@@ -81,7 +80,7 @@ EVALUATOR_COLUMNS = (
 
 _ENVIRONMENT_COLUMNS = tuple(
     Column(title, "", "", title == "Records")
-    for title in ("Records", "fmcs-bench", "Code", "Python", "torch", "Device", "Processor")
+    for title in ("Records", "fmcs-bench", "Code", "Python", "torch", "Device", "Processor", "First method")
 )
 
 
@@ -111,7 +110,12 @@ def test_on_table(board: EvaluatorBoard) -> Table:
             Row(
                 anchor("test-on", board.dataset_id, board.settings, row.evaluator),
                 (
-                    Cell(row.evaluator, is_name=True, mark="chosen" if row.chosen else ""),
+                    Cell(
+                        row.evaluator,
+                        is_name=True,
+                        mark="chosen" if row.chosen else "",
+                        links=links(row.records).links,
+                    ),
                     *(number(row.test_on[other]) if other in row.test_on else EMPTY for other in others),
                 ),
             )
@@ -122,22 +126,20 @@ def test_on_table(board: EvaluatorBoard) -> Table:
 
 def environment_table(dataset_id: str, records: Sequence[EvaluatorRecord | TrainingRecord]) -> Table:
     """What software and hardware made the records; more than one row means that they differ."""
-    found = Counter(
-        (
-            record.environment.fmcs_bench,
-            record.environment.code_digest[:12],
-            record.environment.python,
-            record.environment.libraries.get("torch", NONE),
-            record.environment.device,
-            record.environment.processor,
-        )
-        for record in records
-    )
+    found: dict[tuple[str, ...], list[EvaluatorRecord | TrainingRecord]] = {}
+    for record in records:
+        made = record.environment
+        torch = made.libraries.get("torch", NONE)
+        texts = (made.fmcs_bench, made.code_digest[:12], made.python, torch, made.device, made.processor)
+        found.setdefault(texts, []).append(record)
     return Table(
         anchor=anchor("made-with", dataset_id),
         caption=f"Software and hardware behind the records of {dataset_id}",
         columns=_ENVIRONMENT_COLUMNS,
-        rows=tuple(Row("", (count(num), *map(Cell, texts))) for texts, num in sorted(found.items())),
+        rows=tuple(
+            Row("", (count(len(own)), *map(Cell, texts), links(own, own[0].method)))
+            for texts, own in sorted(found.items(), key=lambda item: item[0])
+        ),
     )
 
 

@@ -111,6 +111,7 @@ CHOICE_COLUMNS = (
            "as papers without validation images do"),
     Column("Optimism", "test, pp", "how much higher that accuracy is than the test accuracy of seeds that had no part "
            "in choosing it"),
+    Column("Records", "by RAF", "what was chosen among: a link to the records of each RAF", False),
 )  # fmt: skip
 
 
@@ -213,7 +214,11 @@ def seed_table(board: TrainingBoard) -> Table:
         rows=tuple(
             Row(
                 anchor("seeds", board.dataset_id, board.settings, row.family),
-                (_name(row), _plain(row.chosen.raf, "{:g}"), *(_seed_cell(row.chosen, seed) for seed in seeds)),
+                (
+                    _name(row, linked=True),
+                    _plain(row.chosen.raf, "{:g}"),
+                    *(_seed_cell(row.chosen, seed) for seed in seeds),
+                ),
             )
             for row in board.rows
         ),
@@ -233,9 +238,10 @@ def _limits(board: TrainingBoard) -> str:
     )
 
 
-def _name(row: TrainingRow, *, chosen: bool = False) -> Cell:
+def _name(row: TrainingRow, *, chosen: bool = False, linked: bool = False) -> Cell:
     marks = [*(["control"] if row.control else []), *(["chosen"] if chosen else [])]
-    return Cell(row.family, is_name=True, mark=", ".join(marks))
+    to_records = links(row.chosen.records).links if linked else ()
+    return Cell(row.family, is_name=True, mark=", ".join(marks), links=to_records)
 
 
 def _p_cells(row: TrainingRow) -> tuple[Cell, Cell, Cell]:
@@ -257,6 +263,7 @@ def _choice_cells(row: TrainingRow, choice: Choice) -> tuple[Cell, ...]:
         _plain(choice.picked_on_test.raf, "{:g}"),
         _gain(choice.added_by_test),
         _optimism(choice.test),
+        Cell("", links=tuple(links(point.records, f"{point.raf:g}").links[0] for point in row.sweep)),
     )
 
 

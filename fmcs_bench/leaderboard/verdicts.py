@@ -1,21 +1,21 @@
 """What the training records say about published figures.
 
 Flow: claim, training records -> groups of records that test it (image dataset, backbone, method and RAF are equal) ->
-the group that deviates least -> our value with interval -> verdict by the rules of ``verdict``.
+the group that deviates least (``deviations``) -> our value with interval -> verdict by the rules of ``verdict``.
 
 Values are in percent and percentage points here, as they were published.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fmcs_bench import statistics
-from fmcs_bench.config import NUM_SEEDS, BackboneOptions
-from fmcs_bench.leaderboard.claims import Claim, ClaimedRun, StatedRecipe
+from fmcs_bench.config import NUM_SEEDS
+from fmcs_bench.leaderboard.claims import Claim, ClaimedRun
+from fmcs_bench.leaderboard.deviations import Deviation, deviations, image_dataset, takes_best
 from fmcs_bench.records import TrainingRecord
 from fmcs_bench.statistics import Estimate
 from fmcs_bench.store.schema import Manifest
@@ -24,8 +24,6 @@ Verdict = Literal["reproduced", "within noise", "not reproduced", "inconsistent 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 WIDE = 1.0
 """Half of an interval of an accuracy, in percentage points, from which on containing a value says little."""
-IMAGE_DATASETS = ("mnist", "fashionmnist", "cifar10", "cifar100", "caltech101", "flowers102")
-_RECIPE_FIELDS = ("optimizer", "lr", "weight_decay", "schedule", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class Judged:
         claim: as published.
         verdict: see ``verdict``.
         estimate: ours, with its 95 % interval, in the claim's unit; None where no record tests it.
-        deviations: how the runs differ from the claimed one, in words.
+        deviations: how the runs differ from the claimed one, those that keep them from testing it first.
         records: that the estimate is made of; of a gain first those of the method, then of the reference.
     """
 
     claim: Claim
     verdict: Verdict
     estimate: Estimate | None
-    deviations: tuple[str, ...]
+    deviations: tuple[Deviation, ...]
     records: tuple[TrainingRecord, ...]
 
 
@@ -53,7 +51,7 @@ class _Test:
 
     method: tuple[TrainingRecord, ...]
     reference: tuple[TrainingRecord, ...]
-    deviations: tuple[str, ...]
+    deviations: tuple[Deviation, ...]
 
 
 def judge(
@@ -72,11 +70,16 @@ def judge(
     return [_judge(claim, groups, manifests or {}) for claim in claims]
 
 
-def verdict(claim: Claim, estimate: Estimate | None) -> Verdict:
+def verdict(claim: Claim, estimate: Estimate | None, *, decided: bool = False) -> Verdict:
     """The verdict on a claim, from our value alone, if there is one.
 
+    Args:
+        claim: as published.
+        estimate: ours.
+        decided: our runs deviate from what the source states, so that they do not test its figure.
+
     - inconsistent in the source: the source gives another value for the same thing.
-    - not tested: no records of this kind, or fewer than five (paired) seeds.
+    - not tested: no records of this kind, fewer than five (paired) seeds, or runs that deviate from what is stated.
     - Of a gain: not reproduced where our interval does not contain it; within noise where it contains the gain and 0;
       reproduced where it contains the gain and not 0, which is then in the claimed direction.
     - Of an accuracy: not reproduced where our interval does not contain it; within noise where it does, but is wider
@@ -86,7 +89,7 @@ def verdict(claim: Claim, estimate: Estimate | None) -> Verdict:
     """
     if claim.contradictions:
         return "inconsistent in the source"
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.num < NUM_SEEDS:
+    if decided or estimate is None or estimate.low is None or estimate.high is None or estimate.num < NUM_SEEDS:
         return "not tested"
     if not estimate.low - claim.tolerance <= claim.value <= estimate.high + claim.tolerance:
         return "not reproduced"
@@ -101,50 +104,43 @@ def _judge(
 ) -> Judged:
     tests = []
     for key, group in groups.items():
-        if _image_dataset(group[0]) is None or not _is_claimed(claim.run, group[0]):
+        if image_dataset(group[0]) is None or not _is_claimed(claim.run, group[0]):
             continue
         references = [()] if claim.kind == "accuracy" else _references(claim.run, key, groups)
         for reference in references:
             test = _test(claim, group, reference, manifests.get(group[0].dataset_id))
             if test.method:
-                few = len(test.method) < NUM_SEEDS
-                tests.append(((few, len(test.deviations), -len(test.method), key), test))
+                few, decide = len(test.method) < NUM_SEEDS, _num_deciding(test)
+                tests.append(((few, decide, len(test.deviations), -len(test.method), key), test))
     if not tests:
         return Judged(claim, verdict(claim, None), None, (), ())
     _, test = min(tests, key=lambda item: item[0])
-    best = _takes_best(claim, [*test.method, *test.reference])
+    best = takes_best(claim, [*test.method, *test.reference])
     values = [_accuracy(record, best) for record in test.method]
     if claim.kind == "gain":
         estimate = statistics.paired_difference(values, [_accuracy(r, best) for r in test.reference]).estimate
     else:
         estimate = statistics.estimate(values)
-    return Judged(claim, verdict(claim, estimate), estimate, test.deviations, (*test.method, *test.reference))
+    found = verdict(claim, estimate, decided=_num_deciding(test) > 0)
+    return Judged(claim, found, estimate, test.deviations, (*test.method, *test.reference))
+
+
+def _num_deciding(test: _Test) -> int:
+    return sum(deviation.decides for deviation in test.deviations)
 
 
 def _is_claimed(run: ClaimedRun, record: TrainingRecord) -> bool:
     method = record.unit.method
+    # Sources count RAF 0, where the judge alone teaches, among the values of RAL; here it is a family of its own.
+    family = method.family.replace("fmcs-only", "ral") if run.raf == 0 else method.family
     return (
         run.image_dataset is not None
-        and run.image_dataset == _image_dataset(record)
+        and run.image_dataset == image_dataset(record)
         and run.backbone is not None
         and run.backbone == record.unit.backbone
-        and method.family in run.methods
+        and family in run.methods
         and (run.raf is None or run.raf == method.raf)
     )
-
-
-def _image_dataset(record: TrainingRecord) -> str | None:
-    """The image dataset of a record, or the one that it is a copy of; None where it is no published one."""
-    source = _source_name(record)
-    if source in IMAGE_DATASETS:
-        return source
-    plain = re.sub("[^a-z0-9]", "", source.lower())
-    ends = [name for name in IMAGE_DATASETS if plain.endswith(name)]
-    return max(ends, key=len) if ends and source.startswith(("hub_", "folder_")) else None
-
-
-def _source_name(record: TrainingRecord) -> str:
-    return record.dataset.split(f"-{record.unit.backbone.replace('/', '_')}-")[0]
 
 
 def _references(
@@ -165,53 +161,10 @@ def _test(
     claim: Claim, group: Sequence[TrainingRecord], reference: Sequence[TrainingRecord], manifest: Manifest | None
 ) -> _Test:
     if claim.kind == "accuracy":
-        return _Test(tuple(group), (), _deviations(claim, group, manifest))
+        return _Test(tuple(group), (), deviations(claim, group, manifest))
     seeds = {record.seed for record in group} & {record.seed for record in reference}
     method, base = (tuple(r for r in side if r.seed in seeds) for side in (group, reference))
-    return _Test(method, base, _deviations(claim, (*method, *base), manifest) if method else ())
-
-
-def _deviations(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifest | None) -> tuple[str, ...]:
-    run, record = claim.run, records[0]
-    unit = record.unit
-    found = []
-    if _source_name(record) != run.image_dataset:
-        found.append(f"a copy of the images ({_source_name(record)}), which may be encoded again")
-    if run.image_size is not None and unit.image_size != run.image_size:
-        found.append(f"images of {unit.image_size} px, not {run.image_size}")
-    if unit.limit is not None:
-        found.append(f"at most {unit.limit:,} images in each split")
-    if unit.backbone_options != BackboneOptions():
-        found.append("another layer, stride or first weights of the backbone")
-    recipes = [_recipe_deviations(recipe, record) for recipe in run.recipes]
-    nearest = min(recipes, key=len)
-    found += nearest
-    if run.raf is None:
-        found.append(f"RAF {unit.method.raf:g}; the source does not say which")
-    if unit.evaluator is not None and unit.evaluator != run.judge:
-        found.append(f"the judge {unit.evaluator}, not {run.judge}")
-    if unit.evaluator is not None and manifest is not None and manifest.config.codec == "q8":
-        found.append("a judge that learned from maps stored with loss (q8)")
-    if run.accuracy == "best on test" and not _takes_best(claim, records):
-        found.append("weights chosen on validation images, not on the test images")
-    return tuple(found)
-
-
-def _recipe_deviations(stated: StatedRecipe, record: TrainingRecord) -> list[str]:
-    recipe, found = record.unit.recipe, []
-    for name in _RECIPE_FIELDS:
-        claimed, own = getattr(stated, name), getattr(recipe, name)
-        if claimed is not None and own != claimed:
-            found.append(f"{name} {own}, not {claimed} ({stated.name})")
-    if stated.momentum is not None and recipe.optimizer == "sgd" and recipe.momentum != stated.momentum:
-        found.append(f"momentum {recipe.momentum}, not {stated.momentum} ({stated.name})")
-    if stated.epochs is not None and record.unit.epochs != stated.epochs:
-        found.append(f"{record.unit.epochs} epochs, not {stated.epochs} ({stated.name})")
-    return found
-
-
-def _takes_best(claim: Claim, records: Sequence[TrainingRecord]) -> bool:
-    return claim.run.accuracy == "best on test" and all(r.metrics.best_test_accuracy is not None for r in records)
+    return _Test(method, base, deviations(claim, (*method, *base), manifest) if method else ())
 
 
 def _accuracy(record: TrainingRecord, best: bool) -> float:

@@ -1,20 +1,24 @@
 "use strict";
-// DataTables sorts and filters; without this file the page shows the same tables.
+// DataTables sorts and filters; without its file the page shows the same tables, and says so.
 
-for (const table of document.querySelectorAll("table.sortable")) {
+const sorts = "DataTable" in window;
+document.getElementById("unsorted")?.toggleAttribute("hidden", sorts);
+
+for (const table of sorts ? document.querySelectorAll("table.sortable") : []) {
+  const plain = table.matches(".plain");
   const many = table.tBodies[0].rows.length > 5;
   const headings = [...table.tHead.rows[0].cells];
   // A page of details has only the text of its numbers.
-  for (const row of table.matches(".plain") ? table.tBodies[0].rows : []) {
+  for (const row of plain ? table.tBodies[0].rows : []) {
     for (const cell of row.cells) {
       const number = Number(cell.textContent.replaceAll(",", "").replace("\u2212", "-"));
       if (!Number.isNaN(number)) cell.dataset.value = number;
     }
   }
   new DataTable(table, {
-    // Numbers are sorted by their full precision, which their cells have as an attribute.
+    // Numbers are sorted by nine digits, which their cells have as an attribute.
     columns: headings.map((heading, i) =>
-      heading.classList.contains("number")
+      (plain ? !heading.matches(".text") : heading.matches(".number"))
         ? { type: "num", data: { _: `${i}.display`, sort: `${i}.@data-value`, type: `${i}.@data-value` } }
         : null,
     ),
