@@ -108,12 +108,12 @@ class _Launch:
         """See ``Engine``: one unit after another, in all processes."""
         self._tell("job", job)
         for i, unit in enumerate(units):
-            if job.follow is not None and job.is_shared(unit):
-                yield i, self._attempt(job, unit)
-            else:
-                yield i, job.attempt(unit)
+            answer: Result | Failure[Unit] = self._attempt(job, unit)
+            yield i, answer
 
     def _attempt(self, job: Job[Unit, Result], unit: Unit) -> Result | Failure[Unit]:
+        if job.follow is None or not job.is_shared(unit):
+            return job.attempt(unit)
         number = self._tell("unit", unit)
         self._is_training = True
         answer = job.attempt(unit)
