@@ -12,6 +12,7 @@ from fmcs_bench.boards import EvaluatorBoard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
+from fmcs_bench.engine import LOCAL, Engine
 from fmcs_bench.evaluation import all_datasets, evaluate_datasets
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.explanation import explain as explain
@@ -31,6 +32,7 @@ from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.store import FmcsDataset, open_dataset
 from fmcs_bench.store.verify import Report
+from fmcs_bench.together import led
 from fmcs_bench.train_api import train as train
 from fmcs_bench.training import choose_device
 
@@ -83,18 +85,23 @@ def build(
         options["image_dataset"] = images.plain_name(image_source)
     config = BuildConfig.create(**options)
     place = workspace_at(workspace)
-    with place.locked():
-        return build_dataset(
-            config,
-            place,
-            data_dir=image_folder(data_dir),
-            image_source=image_source,
-            skip_broken=skip_broken,
-            download=download,
-            stream_images=stream_images,
-            device=device,
-            progress=progress,
-        )
+
+    def work(worker: Engine) -> Path:
+        with place.locked():
+            return build_dataset(
+                config,
+                place,
+                data_dir=image_folder(data_dir),
+                image_source=image_source,
+                skip_broken=skip_broken,
+                download=download,
+                stream_images=stream_images,
+                device=device,
+                progress=progress,
+                engine=worker,
+            ).path
+
+    return open_dataset(led(work, LOCAL, device))
 
 
 def download(
@@ -188,21 +195,26 @@ def evaluate(
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
     others = find_datasets(place, test_on)
     chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
-    with place.locked(), chosen as worker:
-        return evaluate_datasets(
-            opened,
-            place,
-            evaluator_names=evaluators,
-            head=head,
-            num_seeds=seeds,
-            limit=limit,
-            test_limit=test_limit,
-            grid=grid,
-            test_on=others,
-            device=device,
-            progress=progress,
-            engine=worker,
-        )
+
+    def work(worker: Engine) -> list[EvaluatorBoard]:
+        with place.locked():
+            return evaluate_datasets(
+                opened,
+                place,
+                evaluator_names=evaluators,
+                head=head,
+                num_seeds=seeds,
+                limit=limit,
+                test_limit=test_limit,
+                grid=grid,
+                test_on=others,
+                device=device,
+                progress=progress,
+                engine=worker,
+            )
+
+    with chosen as worker:
+        return led(work, worker, device)
 
 
 def load_evaluator(

@@ -6,26 +6,31 @@ Flow: configuration -> images -> for each run: training, stages by the CQI rule,
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import shutil
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fmcs_bench import backbones, environment, files, images
 from fmcs_bench.config import BuildConfig
+from fmcs_bench.engine import LOCAL, Engine, Failure, Job
 from fmcs_bench.environment import Environment
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.errors import ConfigError, DatasetError, DivergedError
 from fmcs_bench.extraction import extract
 from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, codecs, open_dataset, schema
 from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
-from fmcs_bench.training import choose_device
+from fmcs_bench.training import choose_device, device_name
 from fmcs_bench.trajectory import Run, checkpoint_path, initial_backbone, load_checkpoint, train_run
 from fmcs_bench.workspace import Workspace
 
@@ -44,6 +49,7 @@ def build_dataset(
     stream_images: bool | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
+    engine: Engine = LOCAL,
 ) -> FmcsDataset:
     """Build one FMCS dataset, or open it where it is finished.
 
@@ -58,6 +64,7 @@ def build_dataset(
         stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
+        engine: who trains the runs, one after another; see ``fmcs_bench.together``.
 
     Raises:
         UnknownNameError: no such image dataset or backbone.
@@ -68,29 +75,22 @@ def build_dataset(
     """
     path = workspace.dataset(config.dataset_name)
 
-    def load_images() -> ImageDataset:
-        return images.load(
-            config.image_dataset,
-            data_dir,
-            limit=config.limit,
-            image_size=config.image_size,
-            source=image_source,
-            skip_broken=skip_broken,
-            download=download,
-            stream=stream_images,
-            progress=progress,
-        )
-
+    place = _ImagePlace(
+        config.image_dataset, data_dir, config.limit, config.image_size, image_source, skip_broken, stream_images
+    )
     if (path / schema.MANIFEST).exists():
         dataset = open_dataset(path)
         _require_equal(dataset.manifest.config, config, path)
         if image_source is not None:  # two folders may have one name
-            _require_same_images(dataset.manifest.images.sha256, load_images(), path)
+            source = place.load(download=download, progress=progress)
+            _require_same_images(dataset.manifest.images.sha256, source, path)
         shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
     codecs.require(config.codec)
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
-    _Build(config, load_images(), path, choose_device(device), progress).finish()
+    source = place.load(download=download, progress=progress)
+    runs = _Runs(config, place, source, path / schema.WORK, choose_device(device), progress)
+    _Build(runs, path, engine).finish()
     return open_dataset(path)
 
 
@@ -114,15 +114,74 @@ def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _ImagePlace:
+    """Where the images of a build are, as typed."""
+
+    name: str
+    data_dir: str | Path | None
+    limit: int | None
+    image_size: int
+    source: str | None
+    skip_broken: bool
+    stream: bool | None
+
+    def load(self, *, download: bool = False, progress: Progress = SILENT) -> ImageDataset:
+        typed = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return images.load(**typed, download=download, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Trains the runs of a build. Of it only inputs are pickled: another process reads the images itself."""
+
+    config: BuildConfig
+    place: _ImagePlace
+    images: ImageDataset
+    work: Path
+    device: torch.device
+    progress: Progress = SILENT
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _runs_again, (self.config, self.place, self.images.sha256, self.work, device_name(self.device))
+
+    def folder(self, seed: int) -> Path:
+        """What a run leaves until its maps are extracted."""
+        return self.work / schema.run_group(seed)
+
+    def find(self, seed: int) -> Run | None:
+        file = self.folder(seed) / "run.json"
+        return Run.from_json(json.loads(file.read_bytes())) if file.exists() else None
+
+    def train(self, seed: int) -> Run:
+        run = self.follow(seed)
+        files.write_atomically(self.folder(seed) / "run.json", files.to_json(run.to_json()))
+        return run
+
+    def follow(self, seed: int) -> Run:
+        """All processes of a launch train it; of what ``train_run`` writes, they write nothing but the main one."""
+        folder = self.folder(seed)
+        return train_run(self.images, self.config, seed, folder, device=self.device, progress=self.progress)
+
+
+@functools.lru_cache(maxsize=1)
+def _runs_again(config: BuildConfig, place: _ImagePlace, sha256: str, work: Path, device: str) -> _Runs:
+    """The same in another process, which trains one run after another."""
+    source = place.load()
+    if source.sha256 != sha256:
+        raise DatasetError(f"the images of {source.name} that this process reads are not those of the main process")
+    return _Runs(config, place, source, work, choose_device(device))
+
+
 class _Build:
-    def __init__(
-        self, config: BuildConfig, source: ImageDataset, path: Path, device: torch.device, progress: Progress
-    ) -> None:
-        self.config, self.images, self.path, self.device, self.progress = config, source, path, device, progress
-        self.prepare = Preprocessor(source, config.image_size)
-        probe = initial_backbone(config, len(source.classes), seed=0)
+    def __init__(self, runs: _Runs, path: Path, engine: Engine) -> None:
+        self.config, self.images, self.device, self.progress = runs.config, runs.images, runs.device, runs.progress
+        self.path = path
+        self.runs, self.engine = runs, engine
+        self.prepare = Preprocessor(self.images, self.config.image_size)
+        probe = initial_backbone(self.config, len(self.images.classes), seed=0)
         self.num_parameters = backbones.num_parameters(probe)
-        self.map_shape = backbones.map_shape(probe, config.image_size)
+        self.map_shape = backbones.map_shape(probe, self.config.image_size)
         self.seconds = {"training": 0.0, "extraction": 0.0}
 
     def finish(self) -> None:
@@ -168,9 +227,9 @@ class _Build:
         file = self.path / schema.trajectory_name(seed)
         if file.exists():
             return RunFile.from_json(json.loads(file.read_bytes()))
-        work = self.path / schema.WORK / schema.run_group(seed)
+        work = self.runs.folder(seed)
         begin = time.monotonic()
-        run = self._train(seed, work)
+        run = self._train(seed)
         trained = time.monotonic()
         run_file = choose_stages(run, role, self.config)
         self._extract(writer, run_file, work)
@@ -180,13 +239,15 @@ class _Build:
         self.seconds["extraction"] += time.monotonic() - trained
         return run_file
 
-    def _train(self, seed: int, work: Path) -> Run:
-        file = work / "run.json"
-        if file.exists():
-            return Run.from_json(json.loads(file.read_bytes()))
-        run = train_run(self.images, self.config, seed, work, device=self.device, progress=self.progress)
-        files.write_atomically(file, files.to_json(run.to_json()))
-        return run
+    def _train(self, seed: int) -> Run:
+        known = self.runs.find(seed)
+        if known is not None:
+            return known
+        job = Job(self.runs.find, self.runs.train, (DivergedError,), follow=self.runs.follow)
+        ((_, answer),) = self.engine.answers(job, [seed], self.progress)
+        if isinstance(answer, Failure):
+            raise answer.error
+        return answer
 
     def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
         """Maps of a run at its stages, and of the test run at every checkpoint; what is written already stays."""

@@ -19,6 +19,10 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 
+def _each(_unit: object) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Failure(Generic[Unit]):
     """A unit that has no result, and why."""
@@ -40,18 +44,23 @@ class Job(Generic[Unit, Result]):
     """What is to be done with units, whoever does it.
 
     Attributes:
-        find: the result of a unit that is finished, else None.
+        find: the result of a unit that is finished, or the failure of one that is known to fail, else None.
         work: does one unit, keeps its result where ``find`` finds it, and returns it.
         survives: errors of one unit that leave the others as they are.
         device: of the work, as torch names it.
         folder: that results are kept in; whoever works must see it.
+        follow: what other processes of a launch do of a unit: its trainings, in the order of ``work``, and no files;
+            see ``together``. None where units have none.
+        is_shared: whether that is needed for a unit.
     """
 
-    find: Callable[[Unit], Result | None]
+    find: Callable[[Unit], Result | Failure[Unit] | None]
     work: Callable[[Unit], Result]
     survives: tuple[type[FmcsBenchError], ...] = ()
     device: str = "cpu"
     folder: Path | None = None
+    follow: Callable[[Unit], object] | None = None
+    is_shared: Callable[[Unit], bool] = _each
 
     def attempt(self, unit: Unit) -> Result | Failure[Unit]:
         """Do one unit; an error that it does not survive is raised."""
@@ -95,7 +104,7 @@ LOCAL: Engine = LocalEngine()
 def run_units(
     units: Sequence[Unit],
     *,
-    find: Callable[[Unit], Result | None],
+    find: Callable[[Unit], Result | Failure[Unit] | None],
     work: Callable[[Unit], Result],
     description: str,
     survives: tuple[type[FmcsBenchError], ...] = (),
@@ -103,12 +112,14 @@ def run_units(
     engine: Engine = LOCAL,
     device: str = "cpu",
     folder: Path | None = None,
+    follow: Callable[[Unit], object] | None = None,
+    is_shared: Callable[[Unit], bool] = _each,
 ) -> Outcome[Unit, Result]:
     """Results of all units, in their order, and the failures.
 
     Args:
         units: what is to be done.
-        find: the result of a unit that is finished, else None.
+        find: the result of a unit that is finished, or the failure of one that is known to fail, else None.
         work: does one unit, keeps its result where ``find`` finds it, and returns it.
         description: of the whole, for the progress display.
         survives: errors of one unit that leave the others as they are: these go on, and the failure is returned. Every
@@ -117,20 +128,25 @@ def run_units(
         engine: who works; one that works elsewhere needs ``find`` and ``work`` that can be pickled.
         device: of the work, as torch names it; engines that hand out GPUs ask.
         folder: that results are kept in.
+        follow: see ``Job``.
+        is_shared: see ``Job``.
 
     Example:
         >>> run_units([1, 2], find=lambda unit: None, work=lambda unit: unit * 10, description="tens").results
         [10, 20]
     """
-    job: Job[Unit, Result] = Job(find, work, survives, device, folder)
+    job: Job[Unit, Result] = Job(find, work, survives, device, folder, follow, is_shared)
     answers: dict[int, Result | Failure[Unit]] = {}
     for i, unit in enumerate(units):
-        result = find(unit)
-        if result is not None:
-            answers[i] = result
+        known = find(unit)
+        if known is not None:
+            answers[i] = known
     left = [i for i in range(len(units)) if i not in answers]
-    if answers:
-        progress.say(f"{description}: {len(answers)} of {len(units)} were finished before")
+    failed = [answer for answer in answers.values() if isinstance(answer, Failure)]
+    if len(answers) > len(failed):
+        progress.say(f"{description}: {len(answers) - len(failed)} of {len(units)} were finished before")
+    for failure in failed:
+        progress.say(f"failed before, the others go on: {failure.error}")
     with progress.task(description, len(left)) as task:
         if left:
             coming = engine.answers(job, [units[i] for i in left], progress)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fmcs_bench import __version__, files
+from fmcs_bench import __version__, files, launcher
 from fmcs_bench.config import Options
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -86,10 +86,14 @@ class Environment(Options):
     processor: str
     device: str
     threads: int
+    processes: int = Field(1, ge=1, description="that trained together; device and threads are those of each")
+
+    added_later = frozenset({"processes"})
 
     @classmethod
     def current(cls, device: str, threads: int) -> Environment:
-        """The environment of this process."""
+        """The environment of this process; of several that were started together each has a device of this kind."""
+        processes = launcher.num_processes()
         return cls(
             fmcs_bench=__version__,
             code_digest=code_digest(),
@@ -97,8 +101,9 @@ class Environment(Options):
             libraries=_library_versions(),
             platform=platform.platform(),
             processor=_processor(),
-            device=device,
+            device=device if processes == 1 else device.partition(":")[0],
             threads=threads,
+            processes=processes,
         )
 
 

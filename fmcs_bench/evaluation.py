@@ -31,7 +31,7 @@ from fmcs_bench.evaluators.fitted import is_intact, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
-from fmcs_bench.training import choose_device
+from fmcs_bench.training import choose_device, device_name
 from fmcs_bench.workspace import Workspace
 
 
@@ -107,6 +107,8 @@ def evaluate_dataset(
         engine=engine,
         device=str(track.device),
         folder=workspace.root,
+        follow=track.follow,
+        is_shared=track.is_shared,
     )
     boards = evaluator_boards(outcome.results)
     if outcome.failures:
@@ -230,7 +232,7 @@ class _Track:
     def __reduce__(self) -> tuple[Any, ...]:
         others = tuple(map(DatasetThere.of, self.others.values()))
         root = self.workspace.root.absolute()
-        return _opened, (DatasetThere.of(self.dataset), root, str(self.device), self.limits, others, self.used)
+        return _opened, (DatasetThere.of(self.dataset), root, device_name(self.device), self.limits, others, self.used)
 
     @cached_property
     def store(self) -> RecordStore:
@@ -250,6 +252,12 @@ class _Track:
     def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
         record = self._fitted(unit)
         return self._fit(unit) if record is None else self._test_on_more(record)
+
+    def is_shared(self, unit: EvaluatorConfig) -> bool:
+        return self._fitted(unit) is None
+
+    def follow(self, unit: EvaluatorConfig) -> None:
+        search.fit_unit(unit, self._make, self.held, self.dataset.num_stages)
 
     def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
         """The record of a finished fit that is there, whole."""

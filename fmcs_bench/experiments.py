@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from fmcs_bench import backbones, environment, records
+from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, training_boards
 from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere, image_place
-from fmcs_bench.engine import LOCAL, Engine, Outcome, run_units
+from fmcs_bench.engine import LOCAL, Engine, Failure, Outcome, run_units
 from fmcs_bench.errors import DatasetError, DivergedError, UnitsFailedError
 from fmcs_bench.failed import FailedStore, FailedTraining
 from fmcs_bench.images import ImageDataset, Preprocessor
@@ -33,7 +34,7 @@ from fmcs_bench.planning import Judges, Planned, plan_units
 from fmcs_bench.progress import PRINTED, SILENT, Progress
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.store import FmcsDataset
-from fmcs_bench.training import choose_device, fit
+from fmcs_bench.training import Batches, History, choose_device, device_name, fit
 from fmcs_bench.trajectory import checkpoint_key, image_batches, save_checkpoint
 from fmcs_bench.units import TrainingUnit
 from fmcs_bench.workspace import Workspace
@@ -85,6 +86,7 @@ def train_methods(
         engine=engine,
         device=str(planned.device),
         folder=workspace.root,
+        follow=track.follow,
     )
     boards = training_boards(outcome.results)
     if outcome.failures:
@@ -121,7 +123,7 @@ class _Track:
         return _opened, (
             DatasetThere.of(self.dataset),
             self.planned.workspace.root.absolute(),
-            str(self.planned.device),
+            device_name(self.planned.device),
             judges,
             EvaluatorThere.all_of(names),
             {
@@ -159,28 +161,27 @@ class _Track:
     def prepare(self) -> Preprocessor:
         return Preprocessor(self.images, self.dataset.manifest.config.image_size)
 
-    def find(self, unit: TrainingUnit) -> TrainingRecord | None:
+    def find(self, unit: TrainingUnit) -> TrainingRecord | Failure[TrainingUnit] | None:
         record = find_record(self.planned, self.store, unit, best_epoch_on_test=self.best_epoch_on_test)
-        lacks = self.keep_weights and record is not None and checkpoint_key(self._weights(unit)) != record.key
-        return None if lacks else record
+        if record is not None and (not self.keep_weights or checkpoint_key(self._weights(unit)) == record.key):
+            return record
+        known = None if self.retry else self.failed.find(self.dataset.id, unit, self.planned.key(unit))
+        if known is None:
+            return None
+        message = f"{unit.label} with seed {unit.seed}: {known.reason} (on {known.created}; --retry trains it again)"
+        return Failure(unit, DivergedError(message, known.epoch))
 
     def _weights(self, unit: TrainingUnit) -> Path:
         return self.planned.workspace.network(self.dataset.id, unit.settings, unit.label, unit.seed)
 
     def work(self, unit: TrainingUnit) -> TrainingRecord:
-        """Train a unit, unless it is known to fail.
+        """Train a unit.
 
         Raises:
-            DivergedError: it failed, now or before; a note of it is kept.
+            DivergedError: it failed; a note of it is kept.
         """
         key, manifest = self.planned.key(unit), self.dataset.manifest
         state = self.planned.workspace.state(f"{key}-every-test" if self.best_epoch_on_test else key)
-        known = None if self.retry else self.failed.find(self.dataset.id, unit, key)
-        if known is not None:
-            raise DivergedError(
-                f"{unit.label} with seed {unit.seed}: {known.reason} (on {known.created}; --retry trains it again)",
-                known.epoch,
-            )
         try:
             record = self._train(unit, key, state)
         except DivergedError as error:
@@ -201,13 +202,32 @@ class _Track:
         self.failed.remove(self.dataset.id, unit)
         return record
 
+    def follow(self, unit: TrainingUnit) -> None:
+        """Take part in a training of the main process; see ``together``."""
+        self._fit(unit, self._network(unit), self._batches("train"))
+
+    def _batches(self, split: str) -> Batches:
+        return image_batches(self.images, self.prepare, split, device=self.planned.device)
+
+    def _network(self, unit: TrainingUnit) -> Backbone:
+        return make_network(unit, self.planned.num_classes).to(self.planned.device)
+
+    def _fit(self, unit: TrainingUnit, model: Backbone, train: Batches, **kept: Any) -> History:
+        return fit(
+            model,
+            train,
+            Objective(unit.method, self.planned.judge(unit)),
+            unit.recipe,
+            epochs=unit.num_epochs,
+            seed=unit.seed,
+            best_by="validation",
+            **kept,
+        )
+
     def _train(self, unit: TrainingUnit, key: str, state: Path) -> TrainingRecord:
         manifest, precision = self.dataset.manifest, unit.recipe.precision
-        data = {
-            split: image_batches(self.images, self.prepare, split, device=self.planned.device)
-            for split in ("train", "validation", "unseen")
-        }
-        model = make_network(unit, self.planned.num_classes).to(self.planned.device)
+        data = {split: self._batches(split) for split in ("train", "validation", "unseen")}
+        model = self._network(unit)
         watcher = self.planned.watcher(unit)
         small = torch.uint8 if self.planned.num_classes <= 256 else torch.int16
         since = time.monotonic()
@@ -226,17 +246,7 @@ class _Track:
             note["seconds"], since = time.monotonic() - since, time.monotonic()
             return note
 
-        history = fit(
-            model,
-            data["train"],
-            Objective(unit.method, self.planned.judge(unit)),
-            unit.recipe,
-            epochs=unit.num_epochs,
-            seed=unit.seed,
-            state_path=state,
-            after_epoch=after_epoch,
-            best_by="validation",
-        )
+        history = self._fit(unit, model, data["train"], state_path=state, after_epoch=after_epoch)
         predictions: dict[str, np.ndarray] = {"epoch": np.array([history.best_epoch], dtype=np.int32)}
         for name, split in (("validation", "validation"), ("test", "unseen")):
             predicted_N, _ = observe(model, data[split], precision=precision)

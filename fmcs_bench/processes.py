@@ -9,7 +9,10 @@ device and settings of the launcher for the whole life of a process, and here ea
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -17,11 +20,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.errors import ConfigError, FmcsBenchError
 
 Value = TypeVar("Value")
 SMALLEST_SHARE = 2
 """Examples of a batch that each process needs: batch norm cannot normalise one."""
+WAIT = timedelta(hours=12)
+"""That a process may wait for the others, as while the main one validates; the launcher notices those that died."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Processes:
         """
         from accelerate import DistributedType, PartialState  # most commands train nothing
 
-        state = PartialState(cpu=device.type == "cpu")
+        state = PartialState(cpu=device.type == "cpu", timeout=WAIT)
         if state.num_processes == 1:
             return cls()
         if state.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
@@ -101,7 +106,10 @@ class Processes:
         if self.num == 1:
             return module
         # RAF = 0 leaves the classifier without a gradient; batch statistics are averaged below, not the main one's.
-        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Newer versions have another word for it, which the older ones do not know.
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.* is deprecated", FutureWarning)
+            return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over the processes."""
@@ -123,6 +131,26 @@ class Processes:
             for x in own:
                 x.copy_(averaged[: len(x)])
                 averaged = averaged[len(x) :]
+
+    def done_by_main(self, do: Callable[[], Value]) -> Value:
+        """What ``do`` gives in the main process, in all of them; what it raises there is raised in all of them.
+
+        So that an error which ends this training, and not the others, leaves no process behind.
+        """
+        if self.num == 1:
+            return do()
+        value: Value | None = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                value = do()
+            except Exception as raised:  # noqa: BLE001  (raised below)
+                error = raised
+        told = error if isinstance(error, FmcsBenchError) or error is None else RuntimeError(repr(error))
+        value, told = self.from_main((value, told))
+        if told is not None:
+            raise error or told
+        return value  # type: ignore[return-value]  # None only where that is what it gave
 
     def from_main(self, value: Value) -> Value:
         """The main process's value, in all of them."""

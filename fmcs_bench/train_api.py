@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fmcs_bench import launcher
 from fmcs_bench.boards import TrainingBoard
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import DEFAULT_RAFS, NUM_SEEDS
+from fmcs_bench.engine import Engine
+from fmcs_bench.errors import ConfigError
 from fmcs_bench.experiments import train_methods
 from fmcs_bench.forecast import Plan, plan_methods
 from fmcs_bench.methods import DEFAULT_METHODS, Sweep, parse_rafs
 from fmcs_bench.places import PathLike, find_dataset, image_folder, only_dataset, workspace_at
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset
+from fmcs_bench.together import led
 
 
 def train(
@@ -77,19 +81,24 @@ def train(
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     sweep = _sweep(methods, rafs, changes, seeds=seeds, evaluator=evaluator, epochs=epochs, recipe=recipe, **options)
     chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
-    with place.locked(), chosen as worker:
-        return train_methods(
-            opened,
-            place,
-            sweep,
-            retry=retry,
-            data_dir=image_folder(data_dir),
-            image_source=image_source,
-            stream_images=stream_images,
-            device=device,
-            progress=progress,
-            engine=worker,
-        )
+
+    def work(worker: Engine) -> TrainingBoard:
+        with place.locked():
+            return train_methods(
+                opened,
+                place,
+                sweep,
+                retry=retry,
+                data_dir=image_folder(data_dir),
+                image_source=image_source,
+                stream_images=stream_images,
+                device=device,
+                progress=progress,
+                engine=worker,
+            )
+
+    with chosen as worker:
+        return led(work, worker, device)
 
 
 def plan_training(
@@ -108,6 +117,8 @@ def plan_training(
     Raises:
         FmcsBenchError: as for ``train``.
     """
+    if launcher.num_processes() > 1:
+        raise ConfigError("a plan is made by one process; leave out torchrun, or --plan")
     place = workspace_at(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     return plan_methods(opened, place, _sweep(methods, rafs, changes, **options), retry=retry, device=device)

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fmcs_bench import launcher
 from fmcs_bench.augmentation import Augmentation
 from fmcs_bench.config import Precision, Recipe
 from fmcs_bench.errors import ConfigError, DivergedError
@@ -123,10 +125,10 @@ def fit(
     Order of batches, augmentation and noise (dropout) come from ``seed`` and the epoch alone: two methods with one seed
     see the same batches, and a resumed training goes on as if it had never stopped.
 
-    Several processes (see ``processes``) train one model: all call this with the same arguments, the functions below
-    are called in the main process alone, and all get the same history and weights. The model is that of one process
-    but for rounding, except where a layer or loss looks at a batch as a whole: batch norm normalises each share, and
-    noise differs.
+    Several processes (see ``processes``) train one model: all call this with the same arguments, the functions and the
+    path below are those of the main process alone, and all get the same history and weights. The model is that of one
+    process but for rounding, except where a layer or loss looks at a batch as a whole: batch norm normalises each
+    share, and noise differs.
 
     Args:
         model: the network; only parameters that require gradients are trained.
@@ -177,9 +179,8 @@ def fit(
                     model.train()
         history.losses.extend(_finite(team.mean(torch.stack(losses)), epoch))
         mean = sum(history.losses[-len(losses) :]) / len(losses)
-        epoch_note = after_epoch(epoch + 1, mean) if after_epoch and team.is_main else {}
-        step_notes, epoch_note = team.from_main((step_notes, epoch_note))
-        history.step_notes.extend(step_notes)
+        epoch_note: dict[str, Any] = team.done_by_main(partial(after_epoch, epoch + 1, mean) if after_epoch else dict)
+        history.step_notes.extend(team.from_main(step_notes))
         history.epoch_notes.append(epoch_note)
         if best_by is not None:
             state.keep_best(best_by)
@@ -232,6 +233,16 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from None
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What another process gives to ``choose_device`` for a device of its own that is like this one.
+
+    Example:
+        >>> device_name(torch.device("cuda:1"))  # of one process; of several each has another number
+        'cuda:1'
+    """
+    return str(device) if launcher.num_processes() == 1 else device.type
 
 
 def _optimizer(
@@ -310,9 +321,9 @@ class _State:
 
     def resume(self, path: Path | None, team: Processes) -> None:
         """Go on where ``path`` was saved, if it was; the main process reads for all."""
-        if path is None:
-            return
-        found = torch.load(path, map_location="cpu", weights_only=True) if team.is_main and path.exists() else None
+        found = None
+        if path is not None and team.is_main and path.exists():
+            found = torch.load(path, map_location="cpu", weights_only=True)
         found = team.from_main(found)
         if found is None:
             return

@@ -12,10 +12,12 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "files", "markdown", "progress", "options", "config", "methods", "environment",
+    "errors", "registry", "seeding", "launcher", "files", "markdown", "progress", "options", "config", "methods",
+    "environment",
     "grid", "units", "records", "failed", "workspace", "metrics", "statistics", "optimism", "boards", "breakdown",
     "svg", "plot_style", "plot_parts", "answer_plots", "training_plots", "curve_plots", "plots", "engine", "remote",
-    "cluster", "images", "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "networks",
+    "cluster", "images", "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "together",
+    "networks",
     "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub", "evaluators", "elsewhere",
     "protocol", "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency",
     "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "api", "listing",

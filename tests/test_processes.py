@@ -46,6 +46,10 @@ def data():
     return Batches(inputs, torch.arange(NUM), lambda x: x)
 
 
+def cross_entropy(model, inputs, rows_B):
+    return nn.functional.cross_entropy(model(inputs), rows_B % 10)
+
+
 def train(seen=None, stop_at=None, *, batch_norm=False, recipe=RECIPE, **options):
     """A training; ``seen`` gets the rows of every step, and ``stop_at`` is the number of steps after which it ends."""
     model, batches, calls = Net(batch_norm=batch_norm), data(), []
@@ -79,7 +83,9 @@ import torch
 sys.path.insert(0, {tests!r})
 from test_processes import RECIPE, Recipe, train, predict, data
 from fmcs_bench import training
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.errors import ConfigError, DivergedError
+from fmcs_bench.training import fit
+from test_processes import Net, cross_entropy
 torch.set_num_threads(1)
 training.SECONDS_BETWEEN_STATES = 0.0
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -108,6 +114,19 @@ try:
     train(recipe=Recipe(batch_size=3))
 except ConfigError as error:
     answer["error"] = str(error)
+
+
+def refuse(error):
+    def after_epoch(epoch, mean):
+        raise error
+    return after_epoch
+
+answer["raised"] = []
+for error in (DivergedError("of the main process", 1), ZeroDivisionError("of a plug-in")):
+    try:
+        fit(Net(), data(), cross_entropy, RECIPE, epochs=2, seed=0, after_epoch=refuse(error) if rank == 0 else None)
+    except Exception as error:
+        answer["raised"].append([type(error).__name__, str(error)])
 (folder / f"answer-{{rank}}.json").write_text(json.dumps(answer))
 torch.distributed.destroy_process_group()
 """
@@ -193,6 +212,12 @@ def test_batch_norm_has_equal_statistics_near_those_of_one_process(two):
     torch.testing.assert_close(first["norm.running_mean"], alone["norm.running_mean"], rtol=0, atol=0.02)
     torch.testing.assert_close(first["norm.running_var"], alone["norm.running_var"], rtol=0.1, atol=0)
     assert not torch.equal(alone["norm.running_mean"], torch.zeros(8))
+
+
+def test_what_the_main_process_raises_after_an_epoch_is_raised_in_all(two):
+    first, second = (answer["raised"] for answer in two[0])
+    assert first == [["DivergedError", "of the main process"], ["ZeroDivisionError", "of a plug-in"]]
+    assert second == [first[0], ["RuntimeError", "ZeroDivisionError('of a plug-in')"]]
 
 
 def test_a_batch_that_is_too_small_is_refused_by_all(two):
