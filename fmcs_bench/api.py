@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import images, judges, leaderboard, verification
+from fmcs_bench import images, in_bucket, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard
-from fmcs_bench.builder import build_dataset
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
 from fmcs_bench.evaluation import all_datasets, evaluate_datasets
@@ -89,7 +88,7 @@ def build(
     config = BuildConfig.create(**options)
     place = workspace_at(workspace)
     with place.locked():
-        return build_dataset(
+        return in_bucket.build(
             config,
             place,
             data_dir=image_folder(data_dir),
@@ -134,9 +133,11 @@ def download(
     Raises:
         FmcsBenchError: see ``fmcs_bench.hub.download.download``.
     """
+    place = workspace_at(workspace)
+    place.require_folder("a download")
     return hub_download.download(
         os.fspath(source),
-        workspace_at(workspace),
+        place,
         to=Path(to) if to is not None else None,
         wish=hub_download.Wish(only=[only] if isinstance(only, str) else list(only) or None, runs=runs, stages=stages),
         revision=revision,
@@ -316,7 +317,7 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
     place = workspace_at(workspace)
     with place.locked():
-        return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
+        return in_bucket.build_page(place)
 
 
 def verify(

@@ -84,7 +84,7 @@ def train_methods(
         progress=progress,
         engine=engine,
         device=str(planned.device),
-        folder=workspace.root,
+        folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
     )
     boards = training_boards(outcome.results)
     if outcome.failures:

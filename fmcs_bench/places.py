@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets
-from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
+from fmcs_bench.store import FmcsDataset, open_dataset, schema
 from fmcs_bench.store.location import Location
+from fmcs_bench.urls import is_url
 from fmcs_bench.workspace import Workspace
 
 PathLike = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""Copies a published folder to a place that fsspec writes, such as a bucket.
+"""Copies a published folder, or a data set as it was built, to a place that fsspec writes, such as a bucket.
 
 Flow: folder, URL -> what lies there: nothing, a beginning of this, or all of it -> every file sent, and read back for
 its SHA-256 -> the manifests, ``dataset.json`` last: without it readers refuse what was not finished.
@@ -26,7 +26,7 @@ def copy(folder: Path, place: Location, *, progress: Progress = SILENT) -> bool:
     """Make the place hold exactly this folder; a copy that was stopped goes on.
 
     Args:
-        folder: made by ``fmcs_bench.hub.folder``, and whole.
+        folder: made by ``fmcs_bench.hub.folder`` or by a build, and whole.
         place: where it goes.
         progress: shows files.
 
@@ -39,12 +39,18 @@ def copy(folder: Path, place: Location, *, progress: Progress = SILENT) -> bool:
         DatasetError: it cannot be read, or gives other bytes than it was given.
     """
     manifest = read_manifest(Location(folder))
-    mine = Publication.from_json(json.loads((folder / publication.FILE).read_bytes()))
-    entries = {**manifest.files, **mine.files, publication.FILE: schema.FileEntry.of(folder / publication.FILE)}
+    is_published = (folder / publication.FILE).is_file()
+    mine = Publication.from_json(json.loads((folder / publication.FILE).read_bytes())) if is_published else None
+    entries = manifest.files | ({} if mine is None else mine.files)
+    entries |= {name: schema.FileEntry.of(folder / name) for name in LAST if (folder / name).is_file()}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     there = look(place)
     before = _publication(place, there)
-    require_same(str(place), "place", "--to", mine, before, frozenset(there) - frozenset(names))
+    foreign = frozenset(there) - frozenset(names)
+    if mine is not None:
+        require_same(str(place), "place", "--to", mine, before, foreign)
+    elif foreign:
+        raise ConfigError(f"{place} holds other files, such as {min(foreign)}; choose another --name")
     if schema.MANIFEST in there and place.read_bytes(schema.MANIFEST) != (folder / schema.MANIFEST).read_bytes():
         raise ConfigError(f"{place} holds another data set, and published data never changes; use another --to")
     last = [name for name in LAST if name in names]
