@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from fmcs_bench.again import again
@@ -155,17 +155,6 @@ class UrlPath:
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """See ``Path``; nothing is done, as folders come with their files."""
-
-    def fetch(self, folder: Path) -> None:
-        """Copy all files below here into a folder of this machine."""
-
-        def get(fs: Any, path: str) -> None:
-            for found in fs.find(path):
-                target = folder / found[len(path) :].lstrip("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(fs.cat_file(found))
-
-        self._ask("read", get)
 
     def _ask(self, done: str, question: Callable[[Any, str], T]) -> T:
         """The answer of the place, asked again where a fault may pass.
