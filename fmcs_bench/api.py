@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import images, judges, leaderboard, verification
+from fmcs_bench import images, in_bucket, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard
-from fmcs_bench.builder import build_dataset
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
 from fmcs_bench.engine import LOCAL, Engine
@@ -22,7 +21,7 @@ from fmcs_bench.hub.loading import load as load
 from fmcs_bench.hub.patience import Patience
 from fmcs_bench.places import (
     PathLike,
-    dataset_path,
+    dataset_location,
     find_dataset,
     find_datasets,
     image_folder,
@@ -31,24 +30,29 @@ from fmcs_bench.places import (
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.store import FmcsDataset, open_dataset
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Report
 from fmcs_bench.together import led
 from fmcs_bench.train_api import train as train
 from fmcs_bench.training import choose_device
 
 
-def open(path: PathLike) -> FmcsDataset:  # noqa: A001  (as zarr.open and PIL.Image.open are)
+def open(  # noqa: A001  (as zarr.open and PIL.Image.open are)
+    path: PathLike, *, storage_options: Mapping[str, Any] | None = None
+) -> FmcsDataset:
     """Open a finished FMCS dataset for reading.
 
     Args:
         path: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
+        storage_options: of a URL, for the package of its protocol, as ``{"anon": True}`` for a public bucket; what is
+            left out comes from the environment, see docs/scale.md.
 
     Raises:
-        ConfigError: the URL's protocol is unknown or needs a package.
+        ConfigError: the URL's protocol is unknown or needs a package, or options were given for a folder.
         MissingDataError: there is no such folder.
         DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
-    return open_dataset(os.fspath(path))
+    return open_dataset(Location(os.fspath(path), storage_options))
 
 
 def build(
@@ -86,9 +90,9 @@ def build(
     config = BuildConfig.create(**options)
     place = workspace_at(workspace)
 
-    def work(worker: Engine) -> Path:
+    def work(worker: Engine) -> None:
         with place.locked():
-            return build_dataset(
+            in_bucket.build(
                 config,
                 place,
                 data_dir=image_folder(data_dir),
@@ -99,9 +103,10 @@ def build(
                 device=device,
                 progress=progress,
                 engine=worker,
-            ).path
+            )
 
-    return open_dataset(led(work, LOCAL, device))
+    led(work, LOCAL, device)
+    return open_dataset(place.dataset(config.dataset_name))
 
 
 def download(
@@ -136,9 +141,11 @@ def download(
     Raises:
         FmcsBenchError: see ``fmcs_bench.hub.download.download``.
     """
+    place = workspace_at(workspace)
+    place.require_folder("a download")
     return hub_download.download(
         os.fspath(source),
-        workspace_at(workspace),
+        place,
         to=Path(to) if to is not None else None,
         wish=hub_download.Wish(only=[only] if isinstance(only, str) else list(only) or None, runs=runs, stages=stages),
         revision=revision,
@@ -270,11 +277,12 @@ def publish(
     agree: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
 ) -> publishing.Published:
-    """Make a Hugging Face dataset repository of an FMCS dataset, in a folder, and upload it where ``repo`` is given.
+    """Make a Hugging Face dataset repository of an FMCS dataset, in a folder, on the Hub or at a URL such as a bucket.
 
     Args:
         dataset: opened, or a name or path.
-        to: the folder; new, empty, or an earlier publication of the same. None is one in the workspace, for ``repo``.
+        to: the folder or URL; new, empty, or an earlier publication of the same. With a URL, or ``repo`` alone, the
+            folder lies in the workspace.
         repo: ``owner/name`` on the Hub; private unless ``public``.
         public: let everyone see the repository, once everything is there.
         kinds: ``maps``, ``parquet``, ``checkpoints``; None is all.
@@ -294,7 +302,7 @@ def publish(
     return publishing.publish(
         find_dataset(place, dataset),
         place,
-        to=None if to is None else Path(to),
+        to=None if to is None else Location(os.fspath(to)),
         repo=repo,
         public=public,
         wanted={"kinds": kinds, "runs": runs, "stages": stages, "splits": splits},
@@ -322,7 +330,7 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
     place = workspace_at(workspace)
     with place.locked():
-        return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
+        return in_bucket.build_page(place)
 
 
 def verify(
@@ -353,9 +361,9 @@ def verify(
     Raises:
         FmcsBenchError: wrong use; see ``fmcs_bench.verification.verify``. A fault of the dataset raises nothing.
     """
-    path = dataset.path if isinstance(dataset, FmcsDataset) else dataset_path(workspace_at(workspace), dataset)
+    where = dataset_location(workspace_at(workspace), dataset)
     return verification.verify(
-        path,
+        where,
         recompute=recompute,
         data_dir=image_folder(data_dir),
         image_source=image_source,

@@ -47,6 +47,7 @@ def quickstart(workspace: str, device: str) -> None:
     from fmcs_bench.display import shown
 
     place = _place(workspace)
+    place.require_folder("the quickstart")
     with place.locked(), shown() as progress:
         result = road.run(place, device=device, progress=progress)
     click.echo(f"{result.dataset}\n")

@@ -14,6 +14,7 @@ from fmcs_bench import evaluators
 from fmcs_bench.errors import DatasetError, PluginError
 from fmcs_bench.evaluators import lookup
 from fmcs_bench.store import FmcsDataset, open_dataset
+from fmcs_bench.store.location import Location
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,18 @@ class DatasetThere:
     """An FMCS dataset by its place.
 
     Attributes:
-        place: absolute path or URL.
+        place: absolute path or URL, with its storage options.
         id: name and digest of what lies there.
     """
 
-    place: str
+    place: Location
     id: str
 
     @classmethod
     def of(cls, dataset: FmcsDataset) -> DatasetThere:
         """What stands for an opened dataset."""
         local = dataset.location.local
-        return cls(dataset.location.place if local is None else str(local.absolute()), dataset.id)
+        return cls(dataset.location if local is None else Location(local.absolute()), dataset.id)
 
     def open(self) -> FmcsDataset:
         """The dataset, opened in this process.

@@ -106,7 +106,7 @@ def evaluate_dataset(
         progress=progress,
         engine=engine,
         device=str(track.device),
-        folder=workspace.root,
+        folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
         follow=track.follow,
         is_shared=track.is_shared,
     )

@@ -85,7 +85,7 @@ def train_methods(
         progress=progress,
         engine=engine,
         device=str(planned.device),
-        folder=workspace.root,
+        folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
         follow=track.follow,
     )
     boards = training_boards(outcome.results)

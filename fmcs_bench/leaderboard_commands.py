@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fmcs_bench.command import data_dir_option, json_option, print_json, workspace_option
+
+if TYPE_CHECKING:
+    from fmcs_bench.workspace import Workspace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 COMMITTED = Path("leaderboard/records")
@@ -80,9 +83,8 @@ def leaderboard_check(
     """
     from fmcs_bench.display import shown
     from fmcs_bench.leaderboard.check import check
-    from fmcs_bench.workspace import Workspace
 
-    default = COMMITTED if COMMITTED.is_dir() else Workspace(workspace).records
+    default = COMMITTED if COMMITTED.is_dir() else _folder(workspace).records
     with shown() as progress:
         report = check(
             [Path(path) for path in paths] or [default],
@@ -137,6 +139,13 @@ def leaderboard_schema() -> None:
 
 
 def _known(workspace: str, more: tuple[str, ...]) -> list[Path]:
+
+    return [CARDS, _folder(workspace).datasets, *map(Path, more)]
+
+
+def _folder(workspace: str) -> Workspace:
     from fmcs_bench.workspace import Workspace
 
-    return [CARDS, Workspace(workspace).datasets, *map(Path, more)]
+    place = Workspace(workspace)
+    place.require_folder("a check of records")
+    return place

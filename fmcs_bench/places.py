@@ -12,7 +12,9 @@ from pathlib import Path
 
 from fmcs_bench.errors import ConfigError, MissingDataError
 from fmcs_bench.evaluation import all_datasets
-from fmcs_bench.store import FmcsDataset, is_url, open_dataset, schema
+from fmcs_bench.store import FmcsDataset, open_dataset, schema
+from fmcs_bench.store.location import Location
+from fmcs_bench.urls import is_url
 from fmcs_bench.workspace import Workspace
 
 PathLike = str | os.PathLike[str]
@@ -29,22 +31,23 @@ def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsD
     Raises:
         MissingDataError: neither; the message has the nearest names.
     """
-    if isinstance(dataset, FmcsDataset):
-        return dataset
-    if is_url(dataset):
-        return open_dataset(os.fspath(dataset))
-    return open_dataset(dataset_path(workspace, dataset))
+    return dataset if isinstance(dataset, FmcsDataset) else open_dataset(dataset_location(workspace, dataset))
 
 
-def dataset_path(workspace: Workspace, dataset: PathLike) -> Path:
-    """The folder of a dataset, finished or not, by its name in the workspace or its path.
+def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> Location:
+    """Where a dataset is, finished or not: an opened one, or by its name in the workspace, its path or its URL.
 
     Raises:
+        ConfigError: the URL's protocol is unknown or needs a package.
         MissingDataError: neither; the message has the nearest names.
     """
+    if isinstance(dataset, FmcsDataset):
+        return dataset.location
+    if is_url(dataset):
+        return Location(os.fspath(dataset))
     for path in (workspace.dataset(str(dataset)), Path(dataset)):
         if path.is_dir():
-            return path
+            return Location(path)
     known = sorted(path.name for path in workspace.datasets.glob("*") if path.is_dir())
     close = difflib.get_close_matches(str(dataset), known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"

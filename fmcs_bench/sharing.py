@@ -75,7 +75,11 @@ def download(
 
 @click.command()
 @click.argument("dataset")
-@click.option("--to", metavar="DIR", help="Make the repository in this folder, new or empty.")
+@click.option(
+    "--to",
+    metavar="DIR|URL",
+    help="Make the repository in this folder, new or empty, or copy it to a URL as s3://bucket/name.",
+)
 @click.option("--repo", metavar="OWNER/NAME", help="Upload it to this repository of the Hugging Face Hub.")
 @click.option("--public", is_flag=True, help="Let everyone see the repository.  [default: new ones are private]")
 @click.option(
@@ -99,7 +103,7 @@ def publish(
     yes: bool,
     workspace: str,
 ) -> None:
-    """Make a Hugging Face dataset repository of an FMCS dataset, in a folder or on the Hub."""
+    """Make a Hugging Face dataset repository of an FMCS dataset, in a folder, on the Hub or in a bucket."""
     from fmcs_bench import api
     from fmcs_bench.display import shown
 

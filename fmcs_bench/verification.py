@@ -1,12 +1,12 @@
 """Checks an FMCS dataset: its bytes, arrays and stages, and a few maps computed again.
 
-Flow: folder -> manifest -> ``fmcs_bench.store.verify`` -> for a few maps: images, stored checkpoints -> maps again.
+Flow: folder or URL -> manifest -> ``fmcs_bench.store.verify`` -> for a few maps: images, checkpoints -> maps again.
 N images, H height, W width, C channels of images, D channels of maps.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from fmcs_bench.images import ImageDataset, Preprocessor
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.seeding import derive
 from fmcs_bench.store import FmcsDataset, codecs, schema
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Check, Fault, Report, Verifier, excess, guarded
 from fmcs_bench.training import autocast, choose_device
 from fmcs_bench.trajectory import load_checkpoint
 
 
 def verify(
-    path: str | Path,
+    place: str | Path | Location,
     *,
     recompute: int = 0,
     data_dir: str | Path | None = None,
@@ -36,7 +37,7 @@ def verify(
     """Check an FMCS dataset; a fault never stops the checks of what it does not touch.
 
     Args:
-        path: its folder.
+        place: its folder, URL or location.
         recompute: so many maps of every run and stage are computed again; 0 is none.
         data_dir: folder with the files of the image dataset, for ``recompute``.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that it was built from, for ``recompute``.
@@ -52,12 +53,12 @@ def verify(
     """
     if recompute < 0:
         raise ConfigError(f"recompute = {recompute}; the number of maps of every run and stage must be 0 or more")
-    path = Path(path)
+    location = place if isinstance(place, Location) else Location(place)
     on = choose_device(device)
     try:
-        dataset = FmcsDataset(path, check=False)
+        dataset = FmcsDataset(location, check=False)
     except DatasetError as error:
-        return Report(path, (Check("manifest", "", (str(error),)),))
+        return Report(str(location), (Check("manifest", "", (str(error),)),))
     config = dataset.manifest.config
     # A changed manifest may name anything; then its faults are told, and nothing is asked of this machine for it.
     sound = dataset.manifest.states_its_digest
@@ -80,7 +81,7 @@ def verify(
     elif recompute:
         steps.append(("recompute", _not_done))
     checks = []
-    with progress.task(f"verifying {path.name}", len(steps)) as task:
+    with progress.task(f"verifying {PurePath(str(location)).name}", len(steps)) as task:
         for name, step in steps:
             found: list[str] = []
             covered = ""
@@ -88,7 +89,7 @@ def verify(
                 covered = step(found.append)
             checks.append(Check(name, covered, tuple(found)))
             task.advance()
-    return Report(path, tuple(checks))
+    return Report(str(location), tuple(checks))
 
 
 def _not_done(fault: Fault) -> str:
@@ -124,7 +125,7 @@ def check_recomputed(
                 generator = np.random.default_rng(derive(seed, "recompute", run.seed, row))
                 here_N = np.flatnonzero(np.isin(source.splits_N[image_N], splits))
                 few_N = here_N[np.sort(generator.choice(len(here_N), min(num, len(here_N)), replace=False))]
-                checkpoint = verifier.path / schema.checkpoint_name(run.seed, row + 1)
+                checkpoint = verifier.location.read_bytes(schema.checkpoint_name(run.seed, row + 1))
                 backbone = load_checkpoint(verifier.config, len(source.classes), checkpoint).to(device)
                 input_NCHW = prepare(torch.from_numpy(source.images_NCHW[image_N[few_N]]).to(device))
                 with autocast(device, verifier.config.recipe.precision):

@@ -413,7 +413,7 @@ def test_wrong_use_of_the_command(tmp_path):
     assert "'map' is not one of" in type_("me/tiny", "--only", "map").output
     for arguments, text in [
         (("me/tiny", "--timeout", "0"), "timeout = 0.0; it is in seconds"),
-        (("s3://bucket/name",), "s3://bucket/name needs a package that is not installed: Install s3fs"),
+        (("gs://bucket/name",), "gs://bucket/name needs a package that is not installed: Please install gcsfs"),
         (("https://me:pw@host/x?token=1",), "https://host/x was given with a query"),
         (("http://host:port/x",), "http://host:port/x has no host, or a port that is no number"),
         (("ftpp://host/x",), "ftpp://host/x cannot be opened"),

@@ -12,17 +12,16 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "launcher", "files", "markdown", "progress", "options", "config", "methods",
-    "environment",
-    "grid", "units", "records", "failed", "workspace", "metrics", "statistics", "optimism", "boards", "breakdown",
-    "svg", "plot_style", "plot_parts", "answer_plots", "training_plots", "curve_plots", "plots", "engine", "remote",
-    "cluster", "images", "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "together",
-    "networks",
-    "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub", "evaluators", "elsewhere",
-    "protocol", "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency",
-    "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "api", "listing",
-    "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands", "train_command",
-    "cli", "__main__",
+    "errors", "registry", "seeding", "again", "urls", "launcher", "files", "markdown", "progress", "options", "config",
+    "methods", "environment", "grid", "units", "records", "failed", "bucket_lock", "workspace", "metrics",
+    "statistics", "optimism", "boards", "breakdown", "svg", "plot_style", "plot_parts", "answer_plots",
+    "training_plots", "curve_plots", "plots", "engine", "remote", "cluster", "images", "backbones", "dueheadnet",
+    "objectives", "processes", "augmentation", "training", "together", "networks", "convergence", "trajectory",
+    "store", "extraction", "builder", "verification", "hub", "evaluators", "elsewhere", "protocol", "contract",
+    "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency", "saliency_plots",
+    "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "in_bucket", "api", "listing",
+    "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands",
+    "train_command", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("cluster") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

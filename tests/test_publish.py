@@ -150,7 +150,7 @@ def test_a_folder_with_other_files_is_refused(tiny_dataset, tmp_path):
     with pytest.raises(ConfigError, match="is no folder"):
         fb.publish(tiny_dataset, to=tmp_path / "notes.txt")
     assert tree(tmp_path) == {"notes.txt": b"mine"}
-    with pytest.raises(ConfigError, match=r"name a folder \(--to DIR\), a repository"):
+    with pytest.raises(ConfigError, match=r"name a folder or URL \(--to\), a repository"):
         fb.publish(tiny_dataset)
     with pytest.raises(ConfigError, match="--public belongs to --repo"):
         fb.publish(tiny_dataset, to=tmp_path / "new", public=True)

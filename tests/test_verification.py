@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -473,5 +472,5 @@ def test_a_real_process_tells_of_a_damaged_manifest_without_a_traceback(copied):
 def test_python_takes_names_paths_and_datasets(tiny_workspace, tiny_dataset):
     for dataset in (tiny_dataset, tiny_dataset.path, tiny_dataset.manifest.name):
         report = fb.verify(dataset, workspace=tiny_workspace, device="cpu")
-        assert report.path == Path(tiny_dataset.path)
+        assert report.path == str(tiny_dataset.path)
         assert not report.faults

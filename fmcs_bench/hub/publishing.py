@@ -1,6 +1,7 @@
-"""Publishing from beginning to end: a folder, and, where a repository is named, the Hub.
+"""Publishing from beginning to end: a folder, and, where a repository or a URL is named, a copy of it there.
 
-Flow: dataset, what is wanted of it -> size, told before anything is written -> folder -> agreement -> repository.
+Flow: dataset, what is wanted of it -> size, told before anything is written -> folder -> agreement -> repository, or
+the place of a URL.
 """
 
 from __future__ import annotations
@@ -11,14 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from fmcs_bench.errors import ConfigError
-from fmcs_bench.hub import folder
+from fmcs_bench.hub import bucket, folder
 from fmcs_bench.hub.upload import Repository, Uploaded
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset
 from fmcs_bench.store.fidelity import read as read_fidelity
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import Publication
 from fmcs_bench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What came of a copy to a URL.
+
+    Attributes:
+        url: of the place, without secrets.
+        is_new: something was sent; otherwise all of it was there.
+    """
+
+    url: str
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,8 @@ class Published:
         publication: its ``publication.json``.
         num_files: in the folder.
         num_bytes: of them.
-        uploaded: None where nothing was sent.
+        uploaded: None where nothing was sent to the Hub.
+        copied: None where nothing was copied to a URL.
     """
 
     folder: Path
@@ -38,6 +54,7 @@ class Published:
     num_files: int
     num_bytes: int
     uploaded: Uploaded | None
+    copied: Copied | None = None
 
     def __str__(self) -> str:
         rows = sum(split.num_rows for split in self.publication.parquet)
@@ -47,6 +64,9 @@ class Published:
             seen = "private" if self.uploaded.is_private else "public"
             also = "" if self.uploaded.is_new else "; it held all of this already"
             lines.append(f"  repository  {self.uploaded.url} ({seen}), revision {self.uploaded.revision}{also}")
+        if self.copied is not None:
+            also = "" if self.copied.is_new else " (it held all of this already)"
+            lines.append(f"  place       {self.copied.url}{also}")
         return "\n".join(lines)
 
 
@@ -54,7 +74,7 @@ def publish(
     dataset: FmcsDataset,
     workspace: Workspace,
     *,
-    to: Path | None = None,
+    to: Location | None = None,
     repo: str | None = None,
     public: bool = False,
     wanted: Mapping[str, Iterable[Any] | None] | None = None,
@@ -67,8 +87,8 @@ def publish(
 
     Args:
         dataset: opened for reading.
-        workspace: gets the folder of an upload where ``to`` is None.
-        to: the folder.
+        workspace: gets the folder where ``to`` is none.
+        to: the folder; or a place elsewhere, which gets a copy of it.
         repo: ``owner/name`` on the Hub.
         public: let everyone see the repository, once everything is there.
         wanted: ``kinds``, ``runs``, ``stages`` and ``splits`` of the part to publish; those left out are all.
@@ -81,28 +101,39 @@ def publish(
         ConfigError: neither folder nor repository, a part that is not there, or a fidelity of other datasets; see also
             ``hub.folder.make``.
         DatasetError: a file of the dataset is damaged.
+        WorkspaceError: the place cannot be written.
         HubError: the Hub cannot be reached, or gives no permission.
     """
     if to is None and repo is None:
-        raise ConfigError("name a folder (--to DIR), a repository of the Hub (--repo owner/name), or both")
+        raise ConfigError("name a folder or URL (--to), a repository of the Hub (--repo owner/name), or both")
     if public and repo is None:
         raise ConfigError("--public belongs to --repo: a folder is seen by whoever can read it")
     scores = None if fidelity is None else read_fidelity(fidelity, dataset.manifest)
     repository = None if repo is None else Repository(repo)  # who is not logged in hears it before hours of work
+    elsewhere = to if to is not None and to.local is None else None
+    if elsewhere is not None:
+        bucket.look(elsewhere)  # and so does who may not read there
     here = {name: getattr(dataset.part, name) for name in ("kinds", "runs", "stages", "splits")}
     part = Part.of(dataset.manifest, **here | {name: values for name, values in (wanted or {}).items() if values})
-    place = to or workspace.published / f"{dataset.id}-{part.digest[:8]}"
+    local = None if to is None else to.local
+    place = local or workspace.published / f"{dataset.id}-{part.digest[:8]}"
     size = folder.estimate(dataset, part) / 1e6
     progress.say(f"{dataset.id} takes about {size:,.0f} MB in {place}")
     made = folder.make(
         dataset, place, part=part, repo=repo, superseded_by=superseded_by, fidelity=scores, progress=progress
     )
     sizes = [file.stat().st_size for file in place.rglob("*") if file.is_file()]
-    uploaded = None
+    uploaded, copied = None, None
+    what = f"{len(sizes):,} files, {sum(sizes) / 1e6:,.1f} MB"
     if repository is not None:
         seen = "everyone will see it" if public else "private"
-        question = f"upload {len(sizes):,} files, {sum(sizes) / 1e6:,.1f} MB, to {repo} as {repository.user} ({seen})"
+        question = f"upload {what}, to {repo} as {repository.user} ({seen})"
         if agree is None or agree(question):
             progress.say(question)
             uploaded = repository.upload(place, public=public)
-    return Published(place, made, len(sizes), sum(sizes), uploaded)
+    if elsewhere is not None:
+        question = f"copy {what}, to {elsewhere}"
+        if agree is None or agree(question):
+            progress.say(question)
+            copied = Copied(str(elsewhere), bucket.copy(place, elsewhere, progress=progress))
+    return Published(place, made, len(sizes), sum(sizes), uploaded, copied)

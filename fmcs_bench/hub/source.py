@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.store.location import Location, is_url
+from fmcs_bench.store.location import Location
+from fmcs_bench.urls import is_url
 
 BLOCK_BYTES = 1 << 20
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:@([^@\s]+))?")

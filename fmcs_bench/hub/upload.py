@@ -25,7 +25,7 @@ from fmcs_bench.store.publication import Publication
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-LAST = (publication.FILE, schema.MANIFEST, PART)
+LAST = (PART, publication.FILE, schema.MANIFEST)
 """Committed when everything else is there."""
 TEXTS = (CARD, CROISSANT)
 """Written anew where a dataset is superseded."""
@@ -163,7 +163,8 @@ class Repository:
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names_there = self.names_there()
         there = self.publication_there() if publication.FILE in (names_there or ()) else None
-        self._require_same(mine, there, (names_there or frozenset()) - names - {*ALSO_THERE})
+        foreign = (names_there or frozenset()) - names - {*ALSO_THERE}
+        require_same(self.repo, "repository", "--repo", mine, there, foreign)
         about = f"FMCS dataset {mine.dataset_id}"
         with _told(self.repo):
             if names_there is None:
@@ -183,20 +184,34 @@ class Repository:
             repo_id=self.repo, repo_type="dataset", folder_path=folder, commit_message=message, **patterns
         )
 
-    def _require_same(self, mine: Publication, there: Publication | None, foreign: frozenset[str]) -> None:
-        """Published data never changes: what is there must be a beginning of this, or this."""
-        if there is not None and there.dataset_digest != mine.dataset_digest:
-            raise ConfigError(
-                f"{self.repo} holds {there.dataset_id}; published data never changes, so {mine.dataset_id} needs a "
-                "repository of its own (mark the old one with --superseded-by)"
-            )
-        if there is not None and (foreign or _data(there) != _data(mine)):
-            raise ConfigError(
-                f"{self.repo} holds another part of {there.dataset_id}, and published data never changes; use another "
-                "--repo"
-            )
-        if foreign:
-            raise ConfigError(f"{self.repo} holds other files, such as {min(foreign)}; use a new repository")
+
+def require_same(
+    where: str, kind: str, option: str, mine: Publication, there: Publication | None, foreign: frozenset[str]
+) -> None:
+    """Published data never changes: what is there must be a beginning of this, or this.
+
+    Args:
+        where: the place, for messages.
+        kind: of place.
+        option: that names it.
+        mine: what is to be published.
+        there: what was published there.
+        foreign: names of files there that are none of this.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if there is not None and there.dataset_digest != mine.dataset_digest:
+        raise ConfigError(
+            f"{where} holds {there.dataset_id}; published data never changes, so {mine.dataset_id} needs a {kind} of "
+            "its own (mark the old one with --superseded-by)"
+        )
+    if there is not None and (foreign or _data(there) != _data(mine)):
+        raise ConfigError(
+            f"{where} holds another part of {there.dataset_id}, and published data never changes; use another {option}"
+        )
+    if foreign:
+        raise ConfigError(f"{where} holds other files, such as {min(foreign)}; use a new {kind}")
 
 
 def _data(of: Publication) -> dict[str, schema.FileEntry]:

@@ -1,50 +1,46 @@
 """Where an FMCS dataset is: a folder here, or a place that fsspec reads.
 
-Flow: path or URL -> ``Location`` -> bytes of a file, sizes of all files, a Zarr store. Nothing is ever written.
-Messages name URLs without user, password and query.
+Flow: path or URL -> ``Location`` -> bytes of a file, sizes of all files, a Zarr store; asked again where a connection
+drops. Only ``put`` writes, one whole file. Messages name URLs without user, password and query, and no secret of the
+storage options.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
+from fmcs_bench import files
+from fmcs_bench.again import again, again_awaited
+from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench.urls import UrlPath, is_url, without_secrets
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+T = TypeVar("T")
 NOT_LISTED = ("http", "https")
 """Protocols without a listing of a folder; sizes of files are then not compared before they are read."""
-
-
-def is_url(text: object) -> bool:
-    """Whether this names a place by protocol, as ``hf://datasets/owner/name`` does.
-
-    Example:
-        >>> is_url("s3://bucket/name"), is_url("./folder")
-        (True, False)
-    """
-    return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.:-]*://", text) is not None
-
-
-def without_secrets(text: str) -> str:
-    """A text without user, password, query and fragment of the URLs in it.
-
-    Example:
-        >>> without_secrets("no https://me:secret@host/data?token=1 there")
-        'no https://host/data there'
-    """
-    return re.sub(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", re.sub(r"://[^\s/?#'\"]*@", "://", text))
+EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
+"""Protocols whose package is an extra of this one."""
+S3_KEYS = "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile; FSSPEC_S3_ANON=true needs none"
+TRY_THEMSELVES = ("s3", "s3a", "gs", "gcs")
+"""Protocols whose package asks again itself where a connection drops."""
+SECRET = re.compile("key|secret|token|pass|cred|auth|sas", re.IGNORECASE)
+"""In the name of a storage option: no message shows its value."""
+BLOCK_BYTES = 1 << 23
+"""What is asked for at once of a file that is read in order."""
 
 
 class Location:
@@ -52,39 +48,57 @@ class Location:
 
     Args:
         place: path of a folder, or a URL of any protocol that fsspec knows.
+        storage_options: of the protocol's package, as ``{"anon": True}``; what is left out comes from fsspec's
+            configuration, and from where the package looks for it.
 
     Attributes:
         local: the folder, where it is on this machine; else None.
 
     Raises:
-        ConfigError: a protocol that is unknown or needs a package, or a URL with a query.
+        ConfigError: a protocol that is unknown or needs a package, a URL with a query, or options of a folder.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path | UrlPath, storage_options: Mapping[str, Any] | None = None) -> None:
+        place = place.url if isinstance(place, UrlPath) else place
         self.local: Path | None = None if is_url(place) else Path(place)
+        self.storage_options = dict(storage_options or {})
         self._url = ""
         self._secrets: list[str] = []
         if self.local is None:
             self._open_url(str(place).rstrip("/"))
+        elif self.storage_options:
+            raise ConfigError(f"storage_options were given for the folder {place}; they belong to a URL")
 
     def _open_url(self, url: str) -> None:
         shown = without_secrets(url)
-        self._secrets = secrets_of(url)
+        self._secrets = [*secrets_of(url), *_secret_values(self.storage_options)]
         if "?" in url or "#" in url:
             raise ConfigError(f"{shown} was given with a query or a fragment; a folder of files has neither")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
+            self._connect(url)
         except ImportError as error:
-            raise ConfigError(f"{shown} needs a package that is not installed: {self._hide(error)}") from None
+            extra = EXTRAS.get(_protocol(url))
+            do = f"; type pip install 'fmcs-bench[{extra}]'" if extra else ""
+            raise ConfigError(f"{shown} needs a package that is not installed: {self._hide(error)}{do}") from None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise ConfigError(
                 f"{shown} cannot be opened: {self._hide(error)}; give a folder, or a URL such as "
                 "hf://datasets/owner/name, s3://bucket/name or https://host/name"
             ) from None
-        if isinstance(self._fs, LocalFileSystem):
-            self.local = Path(self._root)
+        if isinstance(self._connected, LocalFileSystem):
+            self.local, self.storage_options = Path(self._root), {}
         else:
-            self._url, self._root = url, self._root.rstrip("/")
+            self._url = url
+
+    def _connect(self, url: str) -> None:
+        self._connected, root = fsspec.core.url_to_fs(url, **self.storage_options)
+        self._root, self._process = root.rstrip("/"), os.getpid()
+
+    @property
+    def _fs(self) -> Any:
+        if self._process != os.getpid():  # connections do not outlive a fork
+            self._connect(self._url)
+        return self._connected
 
     def __str__(self) -> str:
         return str(self.local) if self.local is not None else without_secrets(self._url)
@@ -98,7 +112,7 @@ class Location:
         return str(self.local) if self.local is not None else self._url
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.place}
+        return {"place": self.place, "storage_options": self.storage_options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Location.__init__(self, **state)
@@ -106,6 +120,12 @@ class Location:
     def shown(self, name: str) -> str:
         """A file of the folder, for messages."""
         return f"{self}/{name}"
+
+    def keeps_inside(self, name: str) -> bool:
+        """Whether a name leads to a place in the folder, also where a part of it is a link."""
+        if not stays_inside(name):
+            return False
+        return self.local is None or (self.local / name).resolve().is_relative_to(self.local.resolve())
 
     def read_bytes(self, name: str) -> bytes:
         """All bytes of a file.
@@ -119,18 +139,36 @@ class Location:
         """
         if not stays_inside(name):
             raise DatasetError(f"{self} names a file outside its folder: {name!r}")
-        try:
-            if self.local is not None:
-                return (self.local / name).read_bytes()
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        except FileNotFoundError:
-            raise MissingDataError(f"{self.shown(name)} does not exist") from None
-        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise self.unreadable(self.shown(name), error) from None
+        if self.local is not None:
+            return self._asked(self.shown(name), (self.local / name).read_bytes)
+        return self._asked(self.shown(name), lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 (hexadecimal) of a file's bytes, read in blocks.
+
+        Args:
+            name: path inside the folder, with forward slashes.
+
+        Raises:
+            MissingDataError: there is no such file.
+            DatasetError: it cannot be read.
+        """
+        if self.local is not None:
+            here = self.local / name
+            return self._asked(self.shown(name), lambda: files.sha256_of_file(here))
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            with self._stream(name) as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
+            return digest.hexdigest()
+
+        return self._asked(self.shown(name), read)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file, to be read from any position.
+        """A file, to be read from any position; one attempt, as its reader knows better when to come back.
 
         Args:
             name: path inside the folder, with forward slashes.
@@ -139,23 +177,36 @@ class Location:
             MissingDataError: there is no such file.
             DatasetError: it cannot be opened.
         """
-        shown = self.shown(name)
-        try:
-            if self.local is not None:
-                stream = (self.local / name).open("rb")
-            else:
-                stream = self._fs.open(f"{self._root}/{name}", "rb")
-        except FileNotFoundError:
-            raise MissingDataError(f"{shown} does not exist") from None
-        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise self.unreadable(shown, error) from None
-        with stream:
+        with self._asked(self.shown(name), lambda: self._stream(name), once=True) as stream:
             yield stream
+
+    def _stream(self, name: str) -> BinaryIO:
+        if self.local is not None:
+            return (self.local / name).open("rb")
+        stream: BinaryIO = self._fs.open(f"{self._root}/{name}", "rb", block_size=BLOCK_BYTES)
+        return stream
+
+    @property
+    def tries_itself(self) -> bool:
+        """Whether the protocol's package asks again where a connection drops, so that we need not."""
+        return _protocol(self._url) in TRY_THEMSELVES
+
+    def _again(self, question: Callable[[], T]) -> T:
+        return question() if self.tries_itself else again(question)
+
+    def _asked(self, what: str, question: Callable[[], T], *, once: bool = False) -> T:
+        """The answer of the place, asked again after faults that may pass; its errors as ours."""
+        try:
+            return question() if once else self._again(question)
+        except FileNotFoundError:
+            raise MissingDataError(f"{what} does not exist") from None
+        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
+            raise self.unreadable(what, error) from None
 
     def sizes(self, names: Collection[str]) -> dict[str, int] | None:
         """Size of these files, by name, without those that are missing; None where the protocol has no listing.
 
-        Elsewhere than here, one listing gives them all, and not one request for each.
+        Elsewhere than here, one listing gives all files, and not one request for each.
 
         Raises:
             DatasetError: the listing fails.
@@ -163,16 +214,50 @@ class Location:
         if self.local is not None:
             here = {name: self.local / name for name in names}
             return {name: file.stat().st_size for name, file in here.items() if file.is_file()}
-        if self._url.split("://", 1)[0] in NOT_LISTED:
+        return self._listing()
+
+    def names(self) -> list[str] | None:
+        """Names of all files of the folder, sorted; None where the protocol has no listing.
+
+        Raises:
+            DatasetError: the listing fails.
+        """
+        if self.local is not None:
+            here = self.local
+            return sorted(file.relative_to(here).as_posix() for file in here.rglob("*") if not file.is_dir())
+        listing = self._listing()
+        return None if listing is None else sorted(listing)
+
+    def _listing(self) -> dict[str, int] | None:
+        """Sizes of all files of a folder elsewhere, by their names."""
+        if _protocol(self._url) in NOT_LISTED:
             return None
         try:
-            found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+            self._fs.invalidate_cache()  # what was listed before may have changed
+            found: dict[str, dict[str, Any]] = self._again(lambda: self._fs.find(self._root, detail=True))
         except NotImplementedError:
             return None
+        except FileNotFoundError:
+            return {}
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self.unreadable(str(self), error) from None
         root = self._root.lstrip("/") + "/"
         return {name.lstrip("/").removeprefix(root): int(info["size"]) for name, info in found.items()}
+
+    def put(self, file: Path, name: str) -> None:
+        """Copy a file of this machine into the folder elsewhere, over what is there.
+
+        Args:
+            file: to copy.
+            name: path inside the folder, with forward slashes.
+
+        Raises:
+            WorkspaceError: it cannot be written.
+        """
+        try:
+            self._again(lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
+        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
+            raise WorkspaceError(f"{self.shown(name)} cannot be written: {self._told(error)}") from None
 
     def zarr_store(self, name: str, expected: Collection[str]) -> Store:
         """A Zarr store to read from; a file that must be there and is not is an error, and not the fill value.
@@ -185,14 +270,18 @@ class Location:
         if self.local is not None:
             store = LocalStore(self.local / name, read_only=True)
         else:
-            store = FsspecStore.from_url(f"{self._url}/{name}", read_only=True)
+            store = FsspecStore.from_url(f"{self._url}/{name}", dict(self.storage_options), read_only=True)
         return _StrictStore(store, self, name, expected)
 
     def unreadable(self, what: str, error: Exception) -> FmcsBenchError:
         """Our error for one of a library, without secrets; ours stay as they are."""
         if isinstance(error, FmcsBenchError):
             return error
-        return DatasetError(f"{what} cannot be read: {type(error).__name__}: {self._hide(error)}")
+        return DatasetError(f"{what} cannot be read: {self._told(error)}")
+
+    def _told(self, error: Exception) -> str:
+        hint = f"; {S3_KEYS}" if isinstance(error, PermissionError) and EXTRAS.get(_protocol(self._url)) == "s3" else ""
+        return f"{type(error).__name__}: {self._hide(error)}{hint}"
 
     def _hide(self, error: Exception) -> str:
         text = without_secrets(str(error))
@@ -202,7 +291,7 @@ class Location:
 
 
 class _StrictStore(WrapperStore[Store]):
-    """A store that knows which files there must be, and whose errors are ours.
+    """A store that knows which files there must be, that asks again, and whose errors are ours.
 
     Args:
         store: does the reading.
@@ -221,7 +310,10 @@ class _StrictStore(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         file = self._location.shown(f"{self._name}/{key}")
         try:
-            value = await self._store.get(key, prototype, byte_range)
+            if self._location.tries_itself:
+                value = await self._store.get(key, prototype, byte_range)
+            else:
+                value = await again_awaited(lambda: self._store.get(key, prototype, byte_range))
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self._location.unreadable(file, error) from None
         if value is None and key in self._expected:
@@ -244,3 +336,17 @@ def secrets_of(url: str) -> list[str]:
     """User with password, and password, as they stand in a URL: libraries repeat parts of it in their messages."""
     found = re.search(r"://([^/@]*:([^/@]+))@", url)
     return [found[1] + "@", found[2]] if found else []
+
+
+def _secret_values(options: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found += _secret_values(value)
+        elif isinstance(value, str) and value and SECRET.search(name):
+            found.append(value)
+    return found
+
+
+def _protocol(url: str) -> str:
+    return url.split("://", 1)[0].lower()

@@ -199,7 +199,7 @@ def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
     prefix = f"{schema.MAPS}/"
     expected = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
     try:
-        return zarr.open_group(location.zarr_store(schema.MAPS, expected), mode="r")
+        return zarr.open_group(location.zarr_store(schema.MAPS, expected), mode="r", zarr_format=3)
     except FileNotFoundError:
         raise DatasetError(f"{location.shown(schema.MAPS)} is no Zarr group") from None
 

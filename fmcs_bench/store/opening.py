@@ -6,11 +6,10 @@ Flow: location -> ``dataset.json``, valid -> ``part.json``, if any -> the files 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
-from fmcs_bench.store.location import Location, stays_inside
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.part import FILE as PART
 from fmcs_bench.store.part import Part
 
@@ -77,7 +76,7 @@ def check_files(location: Location, manifest: schema.Manifest, expected: frozens
         DatasetError: a file is missing, of another size, or outside the folder.
     """
     for name in manifest.files:
-        if not stays_inside(name) or not _links_inside(location.local, name):
+        if not location.keeps_inside(name):
             raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
     sizes = location.sizes(expected)
     if sizes is None:
@@ -86,7 +85,3 @@ def check_files(location: Location, manifest: schema.Manifest, expected: frozens
         entry = manifest.files[name]
         if sizes.get(name) != entry.num_bytes:
             raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
-
-
-def _links_inside(folder: Path | None, name: str) -> bool:
-    return folder is None or (folder / name).resolve().is_relative_to(folder.resolve())

@@ -37,7 +37,7 @@ class FmcsDataset:
     """A finished FMCS dataset, opened for reading; ``fmcs_bench.open`` makes one.
 
     Args:
-        place: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
+        place: its folder, a URL of a protocol that fsspec knows, as ``hf://datasets/owner/name``, or its location.
         check: refuse a folder that is not as its manifest says; ``fmcs_bench.verification`` does without, to list every
             fault.
 
@@ -52,8 +52,8 @@ class FmcsDataset:
         DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
     """
 
-    def __init__(self, place: str | Path, *, check: bool = True) -> None:
-        self.location = Location(place)
+    def __init__(self, place: str | Path | Location, *, check: bool = True) -> None:
+        self.location = place if isinstance(place, Location) else Location(place)
         self.manifest = read_manifest(self.location)
         self._check = check
         if check and not self.manifest.states_its_digest:
@@ -361,11 +361,11 @@ class FmcsDataset:
         return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
 
 
-def open_dataset(place: str | Path) -> FmcsDataset:
+def open_dataset(place: str | Path | Location) -> FmcsDataset:
     """Open a finished FMCS dataset for reading.
 
     Args:
-        place: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
+        place: its folder, a URL of a protocol that fsspec knows, as ``hf://datasets/owner/name``, or its location.
 
     Raises:
         ConfigError: the URL's protocol is unknown or needs a package.

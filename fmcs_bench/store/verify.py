@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load
 
-from fmcs_bench import files, images
+from fmcs_bench import images
 from fmcs_bench.images import SPLITS
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.part import FILE as PART
@@ -49,9 +48,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was checked; prints as one line per check, with the faults below."""
+    """Everything that was checked, and where; prints as one line per check, with the faults below."""
 
-    path: Path
+    path: str
     checks: tuple[Check, ...]
 
     @property
@@ -72,7 +71,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         checks = [{"name": c.name, "covered": c.covered, "faults": list(c.faults)} for c in self.checks]
-        return {"path": str(self.path), "ok": not self.faults, "checks": checks}
+        return {"path": self.path, "ok": not self.faults, "checks": checks}
 
 
 @contextmanager
@@ -90,7 +89,7 @@ class Verifier:
     """The checks of one dataset; each calls ``fault`` with every fault and returns what it covered, for a person."""
 
     def __init__(self, dataset: FmcsDataset) -> None:
-        self.dataset, self.manifest, self.path = dataset, dataset.manifest, dataset.path
+        self.dataset, self.manifest, self.location = dataset, dataset.manifest, dataset.location
         self.config = dataset.manifest.config
 
     @cached_property
@@ -119,33 +118,35 @@ class Verifier:
 
     def check_files(self, fault: Fault) -> str:
         """SHA-256 and size of every file, also of those that publishing added, and no other files."""
-        root = self.path.resolve()
         expected = {name: self.manifest.files[name] for name in sorted(self.dataset.files)}
+        names = self.location.names()
+        own = (PART,) if schema.DOWNLOAD in (names or ()) else ()  # a download says itself which part it is
         if self.publication is not None:
             expected |= {
                 name: entry
                 for name, entry in self.publication.files.items()
-                if "parquet" in self.dataset.part.kinds or not name.startswith(f"{publication.PARQUET}/")
+                if name not in own
+                and ("parquet" in self.dataset.part.kinds or not name.startswith(f"{publication.PARQUET}/"))
             }
+        sizes = self.location.sizes(expected)  # None where the place has no listing
         for name, entry in expected.items():
-            file = self.path / name
             with guarded(fault, name):
-                if not file.resolve().is_relative_to(root):
+                if not self.location.keeps_inside(name):
                     fault(f"{name!r} lies outside the folder")
-                elif not file.is_file():
+                elif sizes is not None and name not in sizes:
                     fault(f"{name} is missing")
-                elif file.stat().st_size != entry.num_bytes:
-                    fault(f"{name} has {file.stat().st_size:,} bytes, not {entry.num_bytes:,}")
-                elif files.sha256_of_file(file) != entry.sha256:
+                elif sizes is not None and sizes[name] != entry.num_bytes:
+                    fault(f"{name} has {sizes[name]:,} bytes, not {entry.num_bytes:,}")
+                elif self.location.sha256(name) != entry.sha256:
                     fault(f"{name} was changed: its SHA-256 is not that of the manifest")
-        for file in sorted(self.path.rglob("*")):
-            name = file.relative_to(self.path).as_posix()
-            if not file.is_dir() and name not in expected and name not in BESIDE and not name.startswith(".cache/"):
+        for name in names or ():
+            if name not in expected and name not in BESIDE and not name.startswith(".cache/"):
                 fault(f"{name} is not in the manifest")
         size = sum(entry.num_bytes for entry in expected.values())
         left_out = len(self.manifest.files) - len(self.dataset.files)
         also = f"; a part, without {left_out:,} files of the whole" if left_out else ""
-        return f"{len(expected):,} files, {size / 1e6:,.1f} MB, no others{also}"
+        others = "no others" if names is not None else "others cannot be listed here"
+        return f"{len(expected):,} files, {size / 1e6:,.1f} MB, {others}{also}"
 
     def check_images(self, fault: Fault) -> str:
         """Ids are unique, and the split of each image is the one that its id gives."""
@@ -294,7 +295,7 @@ class Verifier:
                 with guarded(fault, name):
                     if name not in self.manifest.files:
                         fault(f"{name} is not in the manifest")
-                    tensors = load((self.path / name).read_bytes())
+                    tensors = load(self.location.read_bytes(name))
                     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
                         fault(f"{name} has weights that are not finite")
         return f"{num} checkpoints with finite weights"
