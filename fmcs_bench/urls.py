@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
-from fmcs_bench.again import again
+from fmcs_bench.retries import again
 from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError, WorkspaceError
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "again", "urls", "launcher", "files", "markdown", "progress", "options", "config",
+    "errors", "registry", "seeding", "retries", "urls", "launcher", "files", "markdown", "progress", "options", "config",
     "methods", "environment", "grid", "units", "records", "failed", "bucket_lock", "workspace", "metrics",
     "statistics", "optimism", "boards", "breakdown", "svg", "plot_style", "plot_parts", "answer_plots",
     "training_plots", "curve_plots", "plots", "engine", "remote", "cluster", "images", "backbones", "dueheadnet",
