@@ -57,6 +57,10 @@ def build(
     download: bool = False,
     stream_images: bool | None = None,
     device: str = "auto",
+    engine: EngineName = "local",
+    address: str | None = None,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> FmcsDataset:
@@ -70,6 +74,11 @@ def build(
         stream_images: decode images when they are needed instead of holding them in memory; None does so where they
             would take more than half of the free memory.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        engine: ``local``, or ``ray``: runs, and then parts of their maps, at the same time, on one machine or many; the
+            next three are as for ``evaluate``.
+        address: of a Ray cluster.
+        unit_cpus: CPUs and threads of each unit.
+        unit_gpus: GPUs of each unit, or a share of one.
         progress: shows the work; silent by default.
         **options: of ``BuildConfig``: ``backbone``, ``image_dataset`` (also ``folder:DIR`` and ``hub:NAME_OR_PATH``),
             ``image_size``, ``stages``, ``epochs``, ...
@@ -83,7 +92,8 @@ def build(
         options["image_dataset"] = images.plain_name(image_source)
     config = BuildConfig.create(**options)
     place = workspace_at(workspace)
-    with place.locked():
+    chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
+    with place.locked(), chosen as worker:
         return build_dataset(
             config,
             place,
@@ -94,6 +104,7 @@ def build(
             stream_images=stream_images,
             device=device,
             progress=progress,
+            engine=worker,
         )
 
 

@@ -16,11 +16,11 @@ ROWS = [
     "grid", "units", "records", "failed", "workspace", "metrics", "statistics", "optimism", "boards", "breakdown",
     "svg", "plot_style", "plot_parts", "answer_plots", "training_plots", "curve_plots", "plots", "engine", "remote",
     "cluster", "images", "backbones", "dueheadnet", "objectives", "processes", "augmentation", "training", "networks",
-    "convergence", "trajectory", "store", "extraction", "builder", "verification", "hub", "evaluators", "elsewhere",
-    "protocol", "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency",
-    "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "api", "listing",
-    "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands", "train_command",
-    "cli", "__main__",
+    "convergence", "trajectory", "store", "extraction", "build_units", "builder", "verification", "hub", "evaluators",
+    "elsewhere", "protocol", "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast",
+    "saliency", "saliency_plots", "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "api",
+    "listing", "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands",
+    "train_command", "cli", "__main__",
 ]  # fmt: skip
 NO_TORCH = ROWS[: ROWS.index("cluster") + 1]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -93,7 +93,7 @@ def test_help_loads_nothing_heavy(arguments):
         "import sys; from fmcs_bench.cli import main\n"
         f"try: main({[*arguments, '--help']!r})\n"
         "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', "
-        "'rich', 'huggingface_hub') if m in sys.modules])"
+        "'rich', 'huggingface_hub', 'ray') if m in sys.modules])"
     )
     output = run_python(code)
     assert "Usage:" in output
