@@ -65,7 +65,8 @@ class ComputeMaps:
     blocks: tuple[Block, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.blocks)} blocks of {self.array.replace('_', ' ')} of run {self.seed}"
+        num = len(self.blocks)
+        return f"{num} block{'s' * (num > 1)} of the {self.array.replace('_', ' ')} of run {self.seed}"
 
 
 BuildUnit = TrainRun | ComputeMaps
@@ -165,7 +166,7 @@ class Workshop:
         self.config, self.device = inputs.config, choose_device(inputs.device)
         self._frozen: tuple[tuple[int, tuple[int, ...]], list[Backbone]] | None = None
         if source is not None:
-            self.images = source
+            self.images, self.prepare = source, Preprocessor(source, self.config.image_size)
         if writer is not None:
             self.writer = writer
 

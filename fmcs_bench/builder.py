@@ -126,7 +126,6 @@ class _Build:
         self.map_shape = backbones.map_shape(probe, config.image_size)
         inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
         self.workshop = Workshop(inputs, progress, self.images)
-        assert self.workshop.prepare  # images of one colour are told before any work
         self.environment = Environment.current(self.device, torch.get_num_threads())
         self.seconds = {"training": 0.0, "extraction": 0.0}
         self.runs: dict[int, RunFile] = {}
@@ -149,7 +148,7 @@ class _Build:
     def _remove_leftovers(self) -> None:
         """A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial."""
         for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
     def _claim(self) -> None:
         """Tie an unfinished folder to its configuration, so that another build does not go on in it.
