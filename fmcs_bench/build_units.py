@@ -260,7 +260,11 @@ class Workshop:
             FmcsBenchError: see ``trajectory.train_run`` and ``extraction.extract``.
         """
         _, begin = self.prepare, time.monotonic()  # another process loads its images first
-        run = self._train(unit.seed) if isinstance(unit, TrainRun) else self._compute(unit)
+        run = None
+        if isinstance(unit, TrainRun):
+            run = self._train(unit.seed)
+        else:
+            self._compute(unit)
         return self._done(time.monotonic() - begin, run)
 
     def _done(self, seconds: float = 0.0, run: Run | None = None) -> Done:

@@ -176,7 +176,8 @@ class _Build:
             units = [unit for seed in roles for unit in self._begin(seed)]
             if not units:
                 return
-            with closing(self.engine.answers(job, units, self.progress, self._follow)) as coming:
+            coming = self.engine.answers(job, units, self.progress, self._follow)
+            with closing(coming):
                 for _ in coming:
                     pass
 
