@@ -176,7 +176,7 @@ class _Build:
             units = [unit for seed in roles for unit in self._begin(seed)]
             if not units:
                 return
-            coming = self.engine.answers(job, units, self.progress, self._follow)
+            coming = self.engine.answers(job, units, self.progress, self._then)
             with closing(coming):
                 for _ in coming:
                     pass
@@ -191,7 +191,7 @@ class _Build:
         run = self.workshop.trained(seed)
         return [TrainRun(seed)] if run is None else self._start(run)
 
-    def _follow(self, unit: BuildUnit, done: Done) -> Sequence[BuildUnit]:
+    def _then(self, unit: BuildUnit, done: Done) -> Sequence[BuildUnit]:
         """What can be done once a unit is."""
         self.environment = done.environment
         if self.engine is not LOCAL:  # which shows its work itself

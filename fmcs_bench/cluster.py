@@ -112,7 +112,7 @@ class RayEngine:
         job: Job[Unit, Result],
         units: Sequence[Unit],
         progress: Progress,
-        follow: Callable[[Unit, Result], Sequence[Unit]] | None = None,
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """See ``Engine``. Units that follow from others come last.
 
@@ -145,8 +145,8 @@ class RayEngine:
                         if not (answer.is_survived and isinstance(error, FmcsBenchError)):
                             raise error
                         answer = Failure(known[position], error)
-                    elif follow is not None and position >= 0:
-                        more = follow(known[position], answer)
+                    elif then is not None and position >= 0:
+                        more = then(known[position], answer)
                         todo.extend(range(len(known), len(known) + len(more)))
                         known.extend(more)
                     if todo:

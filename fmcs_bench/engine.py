@@ -74,7 +74,7 @@ class Engine(Protocol):
         job: Job[Unit, Result],
         units: Sequence[Unit],
         progress: Progress,
-        follow: Callable[[Unit, Result], Sequence[Unit]] | None = None,
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """Position and result, or failure, of every unit, as they come.
 
@@ -85,7 +85,7 @@ class Engine(Protocol):
             job: what is to be done.
             units: at positions 0, 1, ...
             progress: gets what workers say.
-            follow: called in this process with each unit and its result, and says which units can be done now; they
+            then: called in this process with each unit and its result, and says which units can be done now; they
                 get the next positions.
         """
         ...
@@ -103,15 +103,15 @@ class LocalEngine:
         job: Job[Unit, Result],
         units: Sequence[Unit],
         progress: Progress,  # noqa: ARG002  (whatever the work says, it says itself)
-        follow: Callable[[Unit, Result], Sequence[Unit]] | None = None,
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """See ``Engine``."""
         todo, num = deque(enumerate(units)), len(units)
         while todo:
             i, unit = todo.popleft()
             answer = job.attempt(unit)
-            if follow is not None and not isinstance(answer, Failure):
-                more = follow(unit, answer)
+            if then is not None and not isinstance(answer, Failure):
+                more = then(unit, answer)
                 todo.extendleft(reversed(list(enumerate(more, num))))
                 num += len(more)
             yield i, answer

@@ -170,7 +170,7 @@ class FarEngine(LocalEngine):
     def __init__(self, path, seconds):
         self.path, self.seconds = path, seconds
 
-    def answers(self, job, units, progress, follow=None):
+    def answers(self, job, units, progress, then=None):
         def work(unit):
             done = job.work(unit)
             if not isinstance(unit, TrainRun):
@@ -180,7 +180,7 @@ class FarEngine(LocalEngine):
                     threading.Timer(self.seconds, hidden.rename, [folder]).start()
             return done
 
-        return super().answers(Job(job.find, work), units, progress, follow)
+        return super().answers(Job(job.find, work), units, progress, then)
 
 
 @pytest.mark.parametrize("seconds", [0.2, None])

@@ -162,20 +162,20 @@ def test_the_error_of_images_elsewhere_is_its_own(on_ray, tmp_path, monkeypatch)
 # ---- units that follow from others
 
 
-def do_units(engine, folder, units, follow):
+def do_units(engine, folder, units, then):
     desk = Desk(folder)
     job = Job(desk.find, desk.work, folder=folder)
-    return [position for position, _ in engine.answers(job, units, SILENT, follow)]
+    return [position for position, _ in engine.answers(job, units, SILENT, then)]
 
 
 @pytest.mark.parametrize("where", ["here", "on Ray"])
 def test_units_that_follow_from_others_are_done(where, engine, tmp_path):
-    def follow(unit, result):
+    def then(unit, result):
         assert result == f"{unit} is done"
         return [f"{unit}{i}" for i in range(2)] if len(unit) == 1 else []
 
     chosen = LOCAL if where == "here" else engine
-    positions = do_units(chosen, tmp_path, ["a", "b"], follow)
+    positions = do_units(chosen, tmp_path, ["a", "b"], then)
     if where == "here":
         assert positions == [0, 2, 3, 1, 4, 5]  # those of a come before b
     assert sorted(positions) == list(range(6))
@@ -185,10 +185,10 @@ def test_units_that_follow_from_others_are_done(where, engine, tmp_path):
 
 
 def test_an_error_between_units_ends_the_workers(engine, tmp_path):
-    def follow(unit, _result):
+    def then(unit, _result):
         raise FileNotFoundError(2, "No such file or directory", unit)
 
     with pytest.raises(FileNotFoundError):
-        do_units(engine, tmp_path, ["a", "sleeps"], follow)
+        do_units(engine, tmp_path, ["a", "sleeps"], then)
     assert not (tmp_path / "sleeps").exists()
     assert len(do_units(engine, tmp_path, ["b", "c"], lambda *_: [])) == 2  # both workers are free again
