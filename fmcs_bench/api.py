@@ -11,7 +11,7 @@ from fmcs_bench import images, in_bucket, judges, leaderboard, verification
 from fmcs_bench.boards import EvaluatorBoard
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
-from fmcs_bench.engine import LOCAL, Engine
+from fmcs_bench.engine import Engine
 from fmcs_bench.evaluation import all_datasets, evaluate_datasets
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.explanation import explain as explain
@@ -63,6 +63,10 @@ def build(
     download: bool = False,
     stream_images: bool | None = None,
     device: str = "auto",
+    engine: EngineName = "local",
+    address: str | None = None,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> FmcsDataset:
@@ -76,6 +80,11 @@ def build(
         stream_images: decode images when they are needed instead of holding them in memory; None does so where they
             would take more than half of the free memory.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        engine: ``local``, or ``ray``: runs, and then parts of their maps, at the same time, on one machine or many; the
+            next three are as for ``evaluate``.
+        address: of a Ray cluster.
+        unit_cpus: CPUs and threads of each unit.
+        unit_gpus: GPUs of each unit, or a share of one.
         progress: shows the work; silent by default.
         **options: of ``BuildConfig``: ``backbone``, ``image_dataset`` (also ``folder:DIR`` and ``hub:NAME_OR_PATH``),
             ``image_size``, ``stages``, ``epochs``, ...
@@ -105,7 +114,8 @@ def build(
                 engine=worker,
             )
 
-    led(work, LOCAL, device)
+    with engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus) as chosen:
+        led(work, chosen, device)
     return open_dataset(place.dataset(config.dataset_name))
 
 

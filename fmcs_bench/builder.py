@@ -2,40 +2,45 @@
 
 Flow: configuration -> images -> for each run: training, stages by the CQI rule, maps of its images at each stage
 -> manifest, last. What is finished is never done again: a killed build goes on when it is started again.
+Trainings and blocks of maps are units of work (``build_units``) that an engine does, here or on a cluster; choosing
+stages, creating a run's arrays and ending them is done here, between the units.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import shutil
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from fmcs_bench import backbones, environment, files, images
+from fmcs_bench import backbones, environment, files
+from fmcs_bench.build_units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop, is_training
 from fmcs_bench.config import BuildConfig
 from fmcs_bench.engine import LOCAL, Engine, Failure, Job
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, DatasetError, DivergedError
-from fmcs_bench.extraction import extract
-from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
+from fmcs_bench.images import SPLITS, ImageDataset
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import DatasetWriter, FmcsDataset, Manifest, RunFile, codecs, open_dataset, schema
 from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
-from fmcs_bench.training import choose_device, device_name
-from fmcs_bench.trajectory import Run, checkpoint_path, initial_backbone, load_checkpoint, train_run
+from fmcs_bench.training import choose_device
+from fmcs_bench.trajectory import Run, checkpoint_path, initial_backbone
 from fmcs_bench.workspace import Workspace
 
 CHOICE_OF_STAGES = ("stages", "markers", "convergence")
 """Options that do not change how a run is trained."""
+PARTS_PER_PLACE = 4
+"""Units that the blocks of a run's array are cut into, for each unit that is done at a time: none waits long for the
+last, and few networks are loaded for a handful of images. Where one is done at a time, all blocks are one unit."""
+SECONDS_UNTIL_SEEN = 90
+"""After which files of another machine are seen here: a network file system may remember for a minute what was not."""
 
 
 def build_dataset(
@@ -64,7 +69,7 @@ def build_dataset(
         stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
-        engine: who trains the runs, one after another; see ``fmcs_bench.together``.
+        engine: who trains and computes; see ``fmcs_bench.cluster`` and ``fmcs_bench.together``.
 
     Raises:
         UnknownNameError: no such image dataset or backbone.
@@ -72,26 +77,21 @@ def build_dataset(
         ImageError: an image is broken, or the images and classes are not what a dataset needs.
         ConfigError: another dataset has this name, or the backbone cannot take these images.
         ConvergenceError: a run has no convergence point, or too few checkpoints for K stages.
+        EngineError: workers of the engine lack what they need, or die again and again.
     """
     path = workspace.dataset(config.dataset_name)
-
-    place = _ImagePlace(
-        config.image_dataset, data_dir, config.limit, config.image_size, image_source, skip_broken, stream_images
-    )
+    place = ImagePlace(data_dir, image_source, skip_broken, download, stream_images)
     if (path / schema.MANIFEST).exists():
         dataset = open_dataset(path)
         _require_equal(dataset.manifest.config, config, path)
         if image_source is not None:  # two folders may have one name
-            source = place.load(download=download, progress=progress)
-            _require_same_images(dataset.manifest.images.sha256, source, path)
+            _require_same_images(dataset.manifest.images.sha256, place.load(config, progress), path)
         if workspace.is_here:  # left where a kill came right after the manifest
             shutil.rmtree(path / schema.WORK, ignore_errors=True)
         return dataset
     codecs.require(config.codec)
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
-    source = place.load(download=download, progress=progress)
-    runs = _Runs(config, place, source, path / schema.WORK, choose_device(device), progress)
-    _Build(runs, path, engine).finish()
+    _Build(config, path, place, device, progress, engine).finish(workspace.root)
     return open_dataset(path)
 
 
@@ -115,94 +115,41 @@ def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _ImagePlace:
-    """Where the images of a build are, as typed."""
-
-    name: str
-    data_dir: str | Path | None
-    limit: int | None
-    image_size: int
-    source: str | None
-    skip_broken: bool
-    stream: bool | None
-
-    def load(self, *, download: bool = False, progress: Progress = SILENT) -> ImageDataset:
-        typed = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return images.load(**typed, download=download, progress=progress)
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """Trains the runs of a build. Of it only inputs are pickled: another process reads the images itself."""
-
-    config: BuildConfig
-    place: _ImagePlace
-    images: ImageDataset
-    work: Path
-    device: torch.device
-    progress: Progress = SILENT
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _runs_again, (self.config, self.place, self.images.sha256, self.work, device_name(self.device))
-
-    def folder(self, seed: int) -> Path:
-        """What a run leaves until its maps are extracted."""
-        return self.work / schema.run_group(seed)
-
-    def find(self, seed: int) -> Run | None:
-        file = self.folder(seed) / "run.json"
-        return Run.from_json(json.loads(file.read_bytes())) if file.exists() else None
-
-    def train(self, seed: int) -> Run:
-        run = self.follow(seed)
-        files.write_atomically(self.folder(seed) / "run.json", files.to_json(run.to_json()))
-        return run
-
-    def follow(self, seed: int) -> Run:
-        """All processes of a launch train it; of what ``train_run`` writes, they write nothing but the main one."""
-        folder = self.folder(seed)
-        return train_run(self.images, self.config, seed, folder, device=self.device, progress=self.progress)
-
-
-@functools.lru_cache(maxsize=1)
-def _runs_again(config: BuildConfig, place: _ImagePlace, sha256: str, work: Path, device: str) -> _Runs:
-    """The same in another process, which trains one run after another."""
-    source = place.load()
-    if source.sha256 != sha256:
-        raise DatasetError(f"the images of {source.name} that this process reads are not those of the main process")
-    return _Runs(config, place, source, work, choose_device(device))
-
-
 class _Build:
-    def __init__(self, runs: _Runs, path: Path, engine: Engine) -> None:
-        self.config, self.images, self.device, self.progress = runs.config, runs.images, runs.device, runs.progress
-        self.path = path
-        self.runs, self.engine = runs, engine
-        self.prepare = Preprocessor(self.images, self.config.image_size)
-        probe = initial_backbone(self.config, len(self.images.classes), seed=0)
+    def __init__(
+        self, config: BuildConfig, path: Path, place: ImagePlace, device: str, progress: Progress, engine: Engine
+    ) -> None:
+        self.config, self.path, self.progress, self.engine = config, path, progress, engine
+        self.device = str(choose_device(device))
+        self.images = place.load(config, progress)
+        probe = initial_backbone(config, len(self.images.classes), seed=0)
         self.num_parameters = backbones.num_parameters(probe)
-        self.map_shape = backbones.map_shape(probe, self.config.image_size)
+        self.map_shape = backbones.map_shape(probe, config.image_size)
+        inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
+        self.workshop = Workshop(inputs, progress, self.images)
+        self.environment = Environment.current(self.device, torch.get_num_threads())
         self.seconds = {"training": 0.0, "extraction": 0.0}
+        self.runs: dict[int, RunFile] = {}
+        self.units_left = Counter[int]()
 
-    def finish(self) -> None:
-        """Do what is left and write the manifest."""
+    def finish(self, folder: Path) -> None:
+        """Do what is left and write the manifest; workers have to see the folder."""
         self._claim()
-        # A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial.
-        for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
-            leftover.unlink()
-        roles = self.config.run_roles
-        run_files = {}
-        with (
-            DatasetWriter(self.path, self.map_shape, self.config.codec) as writer,
-            self.progress.task(f"building {self.config.dataset_name}", len(roles)) as task,
-        ):
-            writer.write_images(self.images)
-            for seed, role in roles.items():
-                run_files[seed] = self._run(writer, seed, role)
-                task.advance()
-            self._write_manifest(writer, run_files)
+        self._remove_leftovers()
+        try:
+            with DatasetWriter(self.path, self.map_shape, self.config.codec) as self.writer:
+                self.workshop.writer = self.writer
+                self.writer.write_images(self.images)
+                self._do_units(folder)
+        finally:
+            self._remove_leftovers()  # workers may have died
+        self._write_manifest()
         shutil.rmtree(self.path / schema.WORK)
+
+    def _remove_leftovers(self) -> None:
+        """A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial."""
+        for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
+            leftover.unlink(missing_ok=True)
 
     def _claim(self) -> None:
         """Tie an unfinished folder to its configuration, so that another build does not go on in it.
@@ -223,86 +170,91 @@ class _Build:
         files.write_atomically(digest, files.to_json({"sha256": self.images.sha256}))
         files.write_atomically(file, files.to_json(self.config.to_json()))
 
-    def _run(self, writer: DatasetWriter, seed: int, role: schema.Role) -> RunFile:
-        """One run, from training to its trajectory file, which is written last and says that the run is done."""
+    def _do_units(self, folder: Path) -> None:
+        shop = self.workshop
+        job: Job[BuildUnit, Done] = Job(
+            shop.find, shop.work, (DivergedError,), self.device, folder, shop.follow, is_training
+        )
+        roles = self.config.run_roles
+        with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as self.task:
+            units = [unit for seed in roles for unit in self._begin(seed)]
+            if not units:
+                return
+            coming = self.engine.answers(job, units, self.progress, self._then)
+            with closing(coming):
+                for _, answer in coming:
+                    if isinstance(answer, Failure):
+                        raise answer.error
+
+    def _begin(self, seed: int) -> Sequence[BuildUnit]:
+        """What can be done of a run now; its trajectory file is written last and says that the run is done."""
         file = self.path / schema.trajectory_name(seed)
         if file.exists():
-            return RunFile.from_json(json.loads(file.read_bytes()))
-        work = self.runs.folder(seed)
-        begin = time.monotonic()
-        run = self._train(seed)
-        trained = time.monotonic()
-        run_file = choose_stages(run, role, self.config)
-        self._extract(writer, run_file, work)
-        files.write_atomically(file, files.to_json(run_file.to_json()))
-        shutil.rmtree(work)
-        self.seconds["training"] += trained - begin
-        self.seconds["extraction"] += time.monotonic() - trained
-        return run_file
+            self.runs[seed] = RunFile.from_json(json.loads(file.read_bytes()))
+            self.task.advance()
+            return []
+        run = self.workshop.trained(seed)
+        return [TrainRun(seed)] if run is None else self._start(run)
 
-    def _train(self, seed: int) -> Run:
-        known = self.runs.find(seed)
-        if known is not None:
-            return known
-        job = Job(self.runs.find, self.runs.train, (DivergedError,), follow=self.runs.follow)
-        ((_, answer),) = self.engine.answers(job, [seed], self.progress)
-        if isinstance(answer, Failure):
-            raise answer.error
-        return answer
+    def _then(self, unit: BuildUnit, done: Done) -> Sequence[BuildUnit]:
+        """What can be done once a unit is."""
+        self.environment = done.environment
+        if self.engine is not LOCAL:  # which shows its work itself
+            self.progress.say(f"{unit}: done in {done.seconds:.0f} s")
+        if isinstance(unit, TrainRun):
+            assert done.run is not None
+            self.seconds["training"] += done.seconds
+            return self._start(done.run)
+        self.seconds["extraction"] += done.seconds
+        self.units_left[unit.seed] -= 1
+        if not self.units_left[unit.seed]:
+            self._end(self.runs[unit.seed])
+        return []
 
-    def _extract(self, writer: DatasetWriter, run_file: RunFile, work: Path) -> None:
-        """Maps of a run at its stages, and of the test run at every checkpoint; what is written already stays."""
-        seed, checkpoints = run_file.run.seed, run_file.run.checkpoints
-        image_N = self._run_images(run_file.role)
-        few_N = self._trajectory_images() if run_file.role == "test" else None
+    def _start(self, run: Run) -> Sequence[BuildUnit]:
+        """Choose the stages of a trained run and create its arrays; returns units of the maps that are missing."""
+        seed, role = run.seed, self.config.run_roles[run.seed]
+        run_file = self.runs[seed] = choose_stages(run, role, self.config)
         # Blocks of maps belong to these stages; with others, the run's maps begin anew.
+        work = self.workshop.folder(seed)
         plan, text = work / "stages.json", files.to_json(run_file.to_json())
         if not plan.exists() or plan.read_bytes() != text:
             plan.unlink(missing_ok=True)
-            writer.start_run(seed, run_file.stages, image_N, num_checkpoints=len(checkpoints), trajectory_image_N=few_N)
+            self.writer.start_run(
+                seed,
+                run_file.stages,
+                self.workshop.positions(seed),
+                num_checkpoints=len(run.checkpoints),
+                trajectory_image_N=self.workshop.positions(seed, "trajectory_maps") if role == "test" else None,
+            )
             files.write_atomically(plan, text)
         for stage in run_file.stages:
             kept = self.path / schema.checkpoint_name(seed, stage.stage)
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
-        self._extract_rows(writer, work, seed, "feature_maps", 0, [stage.step for stage in run_file.stages], image_N)
-        if few_N is not None:
-            # One at a time: there are many more checkpoints than stages, too many to hold together.
-            for row, checkpoint in enumerate(checkpoints):
-                self._extract_rows(writer, work, seed, "trajectory_maps", row, [checkpoint.step], few_N)
+        room = self.engine.room(self.device)
+        units = self.workshop.maps_left(run_file, num_parts=1 if room == 1 else PARTS_PER_PLACE * room)
+        self.units_left[seed] = len(units)
+        if not units:
+            self._end(run_file)
+        return units
 
-    def _run_images(self, role: schema.Role) -> np.ndarray:
-        """Positions of a run's images: all of them, or, for a held-out run, those outside the train split.
+    def _end(self, run_file: RunFile) -> None:
+        """End the arrays of a run of which all blocks are written."""
+        seed, until = run_file.run.seed, time.monotonic() + SECONDS_UNTIL_SEEN
+        while left := self.workshop.maps_left(run_file):
+            if time.monotonic() > until:
+                raise DatasetError(
+                    f"{', '.join(map(str, left))} are said to be written, but are not seen in {self.path}; check that "
+                    "all machines write into this folder, and type the command again, which makes what is missing"
+                )
+            time.sleep(SECONDS_UNTIL_SEEN / 200)
+        for array in ("feature_maps", "trajectory_maps") if run_file.role == "test" else ("feature_maps",):
+            self.writer.finish(seed, array)
+        files.write_atomically(self.path / schema.trajectory_name(seed), files.to_json(run_file.to_json()))
+        shutil.rmtree(self.workshop.folder(seed))
+        self.task.advance()
 
-        Split by split, so that the maps of a split lie side by side and are read without the others.
-        """
-        return np.concatenate([self.images.indices(split) for split in schema.splits_of(role)])
-
-    def _trajectory_images(self) -> np.ndarray:
-        return self.images.indices("test")[: schema.NUM_TRAJECTORY_IMAGES]
-
-    def _extract_rows(
-        self, writer: DatasetWriter, work: Path, seed: int, array: str, row: int, steps: list[int], image_N: np.ndarray
-    ) -> None:
-        if writer.missing(seed, array, row, len(image_N)):
-            num_classes = len(self.images.classes)
-            frozen = [load_checkpoint(self.config, num_classes, checkpoint_path(work, step)) for step in steps]
-            extract(
-                frozen,
-                self.images,
-                image_N,
-                self.prepare,
-                writer,
-                seed=seed,
-                array=array,
-                first_row=row,
-                device=self.device,
-                precision=self.config.recipe.precision,
-                progress=self.progress,
-            )
-        if row + len(steps) == writer.num_rows(seed, array):
-            writer.finish(seed, array)
-
-    def _write_manifest(self, writer: DatasetWriter, run_files: dict[int, RunFile]) -> None:
+    def _write_manifest(self) -> None:
         entries = list_files(self.path)
         info = schema.ImageInfo(
             sha256=self.images.sha256,
@@ -313,7 +265,7 @@ class _Build:
             num_broken=self.images.num_broken,
             statistics=self.images.statistics,
         )
-        runs = tuple(self._run_info(seed, run_file) for seed, run_file in run_files.items())
+        runs = tuple(self._run_info(self.runs[seed]) for seed in self.config.run_roles)
         map_bytes = 2 * int(np.prod(self.map_shape))
         manifest = Manifest(
             name=self.config.dataset_name,
@@ -323,24 +275,25 @@ class _Build:
             num_backbone_parameters=self.num_parameters,
             runs=runs,
             raw_bytes=sum(run.num_images * self.config.stages + run.num_trajectory_maps for run in runs) * map_bytes,
-            map_error=writer.map_error(),
+            map_error=self.writer.map_error(),
             stored_bytes=sum(entry.num_bytes for entry in entries.values()),
             files=entries,
             dataset_digest=schema.dataset_digest(self.config, info, entries),
-            environment=Environment.current(str(self.device), torch.get_num_threads()),
+            environment=self.environment,
             created=environment.now(),
             build_seconds=self.seconds,
         )
         files.write_atomically(self.path / schema.MANIFEST, files.to_json(manifest.to_json()))
 
-    def _run_info(self, seed: int, run_file: RunFile) -> schema.RunInfo:
-        num_checkpoints = len(run_file.run.checkpoints)
+    def _run_info(self, run_file: RunFile) -> schema.RunInfo:
+        seed, num_checkpoints = run_file.run.seed, len(run_file.run.checkpoints)
+        num_along = len(self.workshop.positions(seed, "trajectory_maps")) if run_file.role == "test" else 0
         return schema.RunInfo(
             seed=seed,
             role=run_file.role,
-            num_images=len(self._run_images(run_file.role)),
+            num_images=len(self.workshop.positions(seed)),
             num_checkpoints=num_checkpoints,
-            num_trajectory_maps=num_checkpoints * len(self._trajectory_images()) if run_file.role == "test" else 0,
+            num_trajectory_maps=num_checkpoints * num_along,
             convergence_epoch=run_file.convergence_step / run_file.run.steps_per_epoch,
             stages=run_file.stages,
         )

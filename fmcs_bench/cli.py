@@ -15,6 +15,7 @@ from fmcs_bench.command import (
     Commands,
     data_dir_option,
     device_option,
+    engine_options,
     images_option,
     json_option,
     print_board,
@@ -102,6 +103,7 @@ def quickstart(workspace: str, device: str) -> None:
 @data_dir_option
 @workspace_option
 @device_option
+@engine_options
 @json_option
 def build(
     workspace: str,

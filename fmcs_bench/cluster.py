@@ -16,7 +16,7 @@ import sys
 import textwrap
 import uuid
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -108,23 +108,24 @@ class RayEngine:
     _ray: Any = field(default=None, init=False)
 
     def answers(
-        self, job: Job[Unit, Result], units: Sequence[Unit], progress: Progress
+        self,
+        job: Job[Unit, Result],
+        units: Sequence[Unit],
+        progress: Progress,
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
-        """See ``Engine``.
+        """See ``Engine``. Units that follow from others come last.
 
         Raises:
             ConfigError: a device with a number, or no machine has what a unit asks for.
             EngineError: no cluster answers, a worker lacks what it needs, or the workers of one unit die again and
                 again.
         """
-        if ":" in job.device:
-            raise ConfigError(f"device {job.device!r} names one GPU, but Ray hands them out; use --device cuda")
-        gpus = self.gpus if self.gpus is not None else float(job.device == "cuda")
-        ray = self._connected()
+        gpus, ray, known = self._gpus(job.device), self._connected(), list(units)
         with _marked(job.folder) as mark, _Workers(ray, self.cpus, gpus, mark, job) as workers:
-            todo, attempts, is_told = deque(range(len(units))), Counter[int](), False
+            todo, attempts, is_told = deque(range(len(known))), Counter[int](), False
             while todo or workers.busy:
-                workers.start(min(self._require_room(gpus), len(todo) + len(workers.busy)))
+                workers.start(min(self.room(job.device), len(todo) + len(workers.busy)))
                 if not workers.wait() and not is_told:
                     progress.say(f"waiting for {len(workers.busy)} workers; `ray status` shows what the cluster does")
                 is_told = True
@@ -132,7 +133,7 @@ class RayEngine:
                     if data is None:  # it died
                         attempts[position] += 1
                         if attempts[position] > MAX_RETRIES:
-                            raise _lost(None if position < 0 else units[position])
+                            raise _lost(None if position < 0 else known[position])
                         if position >= 0:
                             todo.appendleft(position)
                         continue
@@ -142,12 +143,15 @@ class RayEngine:
                     if isinstance(answer, remote.Raised):
                         error = answer.error()
                         if not (answer.is_survived and isinstance(error, FmcsBenchError)):
-                            workers.dismiss(worker)
                             raise error
-                        answer = Failure(units[position], error)
+                        answer = Failure(known[position], error)
+                    elif then is not None and position >= 0:
+                        more = then(known[position], answer)
+                        todo.extend(range(len(known), len(known) + len(more)))
+                        known.extend(more)
                     if todo:
                         following = todo.popleft()
-                        workers.give(worker, following, units[following])
+                        workers.give(worker, following, known[following])
                     else:
                         workers.dismiss(worker)
                     if position >= 0:
@@ -187,13 +191,25 @@ class RayEngine:
         self._ray = ray
         return ray
 
-    def _require_room(self, gpus: float) -> int:
-        """How many units the cluster can do at a time; with none, Ray would wait for ever and in silence.
+    def _gpus(self, device: str) -> float:
+        """GPUs of each unit on this device.
 
         Raises:
-            ConfigError: no machine of the cluster has what a unit asks for.
+            ConfigError: it names one GPU.
         """
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if ":" in device:
+            raise ConfigError(f"device {device!r} names one GPU, but Ray hands them out; use --device cuda")
+        return self.gpus if self.gpus is not None else float(device == "cuda")
+
+    def room(self, device: str) -> int:
+        """See ``Engine``. With no room, Ray would wait for ever and in silence.
+
+        Raises:
+            ConfigError: no machine of the cluster has what a unit asks for, or the device has a number.
+            EngineError: no cluster answers.
+        """
+        gpus, ray = self._gpus(device), self._connected()
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         room = 0
         for there in machines:
             by_gpus = there.get("GPU", 0) // gpus if gpus else math.inf
@@ -226,13 +242,14 @@ class _Workers:
             }
         )
         self.busy: dict[Any, tuple[Any, int]] = {}
+        self._started: set[Any] = set()
         self._ready: list[Any] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker, _position in self.busy.values():
+        for worker in self._started:
             self._ray.kill(worker)
         if self.busy:  # nobody writes into the folder once this is over
             self._ray.wait(list(self.busy), num_returns=len(self.busy), timeout=LOOK_SECONDS)
@@ -241,6 +258,7 @@ class _Workers:
         """Let there be so many."""
         for _ in range(number - len(self.busy)):
             worker = self._kind.remote()
+            self._started.add(worker)
             self.busy[worker.prepare.remote(self._parcel)] = worker, -1
 
     def give(self, worker: Any, position: int, unit: object) -> None:
@@ -249,6 +267,7 @@ class _Workers:
 
     def dismiss(self, worker: Any) -> None:
         """There is nothing more to do: its memory and its GPU are free for others."""
+        self._started.remove(worker)
         self._ray.kill(worker)
 
     def wait(self) -> bool:
@@ -272,6 +291,7 @@ class _Workers:
                     "as here on every machine"
                 ) from error
             except self._ray.exceptions.RayError:
+                self.dismiss(worker)  # if only its answer was lost, nobody else shall work beside it
                 data = None
             yield worker, position, data
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from fmcs_bench import evaluators
 from fmcs_bench.errors import DatasetError, PluginError
@@ -82,18 +81,3 @@ class EvaluatorThere:
                 f"the evaluator {self.name} has other code here than where the command was typed; install, or copy, "
                 "one version everywhere"
             )
-
-
-def image_place(source: str | None) -> str | None:
-    """A source of images (``folder:DIR``, ``hub:NAME_OR_PATH``) that means the same from any working folder.
-
-    Example:
-        >>> image_place("hub:owner/name"), image_place("folder:/images/../birds")
-        ('hub:owner/name', 'folder:/images/../birds')
-    """
-    scheme, _, location = (source or "").partition(":")
-    if not location:
-        return source  # nothing, or what the loader will refuse
-    path = Path(location).expanduser()
-    is_path = scheme == "folder" or path.exists() or location.startswith((".", "/", "~"))
-    return f"{scheme}:{path.absolute()}" if is_path else source

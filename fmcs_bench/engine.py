@@ -6,6 +6,7 @@ Flow: units -> those that are finished, found -> the others, done by an engine: 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -73,13 +74,28 @@ class Job(Generic[Unit, Result]):
 class Engine(Protocol):
     """Does units of work, each exactly once as far as the files show."""
 
+    def room(self, device: str) -> int:
+        """How many units on this device are done at a time."""
+        ...
+
     def answers(
-        self, job: Job[Unit, Result], units: Sequence[Unit], progress: Progress
+        self,
+        job: Job[Unit, Result],
+        units: Sequence[Unit],
+        progress: Progress,
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """Position and result, or failure, of every unit, as they come.
 
         An error that a unit does not survive is raised with its own type and message, and nothing works any more once
         the generator has ended or is closed.
+
+        Args:
+            job: what is to be done.
+            units: at positions 0, 1, ...
+            progress: gets what workers say.
+            then: called in this process with each unit and its result, and says which units can be done now; they
+                get the next positions.
         """
         ...
 
@@ -87,15 +103,37 @@ class Engine(Protocol):
 class LocalEngine:
     """One unit after another, in this process."""
 
+    def room(self, device: str) -> int:  # noqa: ARG002  (one on every device)
+        """See ``Engine``."""
+        return 1
+
     def answers(
         self,
         job: Job[Unit, Result],
         units: Sequence[Unit],
         progress: Progress,  # noqa: ARG002  (whatever the work says, it says itself)
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """See ``Engine``."""
-        for i, unit in enumerate(units):
-            yield i, job.attempt(unit)
+        return in_turn(job, units, then, Job.attempt)
+
+
+def in_turn(
+    job: Job[Unit, Result],
+    units: Sequence[Unit],
+    then: Callable[[Unit, Result], Sequence[Unit]] | None,
+    attempt: Callable[[Job[Unit, Result], Unit], Result | Failure[Unit]],
+) -> Generator[tuple[int, Result | Failure[Unit]]]:
+    """Answers of units that are attempted one by one; units that follow from one come right after it."""
+    todo, num = deque(enumerate(units)), len(units)
+    while todo:
+        i, unit = todo.popleft()
+        answer = attempt(job, unit)
+        if then is not None and not isinstance(answer, Failure):
+            more = then(unit, answer)
+            todo.extendleft(reversed(list(enumerate(more, num))))
+            num += len(more)
+        yield i, answer
 
 
 LOCAL: Engine = LocalEngine()

@@ -22,11 +22,11 @@ import torch
 from fmcs_bench import backbones, environment, records
 from fmcs_bench.backbones import Backbone
 from fmcs_bench.boards import TrainingBoard, training_boards
-from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere, image_place
+from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere
 from fmcs_bench.engine import LOCAL, Engine, Failure, Outcome, run_units
 from fmcs_bench.errors import DatasetError, DivergedError, UnitsFailedError
 from fmcs_bench.failed import FailedStore, FailedTraining
-from fmcs_bench.images import ImageDataset, Preprocessor
+from fmcs_bench.images import ImageDataset, Preprocessor, image_place
 from fmcs_bench.methods import Sweep
 from fmcs_bench.networks import make_network, observe
 from fmcs_bench.objectives import Objective

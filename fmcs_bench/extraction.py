@@ -7,6 +7,7 @@ K checkpoints, N images of a shard, B batch, D channels of maps, H height, W wid
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import chain
 
 import numpy as np
@@ -71,6 +72,7 @@ def extract(
     seed: int,
     array: str,
     first_row: int = 0,
+    starts: Collection[int] | None = None,
     device: torch.device,
     precision: Precision = "float32",
     progress: Progress = SILENT,
@@ -88,6 +90,7 @@ def extract(
         seed: of the run.
         array: ``feature_maps`` or ``trajectory_maps``.
         first_row: row of the array (stage or checkpoint) that the first backbone's maps go to.
+        starts: positions of the first images of the blocks that are wanted; None is all.
         device: where the backbones run.
         precision: of the backbones.
         progress: shows images.
@@ -97,7 +100,8 @@ def extract(
         FmcsBenchError: an image cannot be read any more; see ``ImageDataset.read_batches``.
         OSError: the disk is full, or cannot be written.
     """
-    starts = writer.missing(seed, array, first_row, len(image_N))
+    missing = writer.missing(seed, array, first_row, len(image_N))
+    starts = [start for start in missing if starts is None or start in starts]
     if not starts:
         return
     frozen_K = [backbone.to(device) for backbone in frozen_K]

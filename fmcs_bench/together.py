@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
 from fmcs_bench import launcher
-from fmcs_bench.engine import LOCAL, Engine, Failure, Job, Result, Unit
+from fmcs_bench.engine import LOCAL, Engine, Failure, Job, Result, Unit, in_turn
 from fmcs_bench.errors import ConfigError, EngineError, FmcsBenchError, ProcessError
 from fmcs_bench.processes import Processes
 from fmcs_bench.progress import Progress
@@ -99,17 +99,20 @@ class _Launch:
         self._end("answer", answer)
         return answer
 
+    def room(self, device: str) -> int:  # noqa: ARG002  (all processes work at one)
+        """See ``Engine``."""
+        return 1
+
     def answers(
         self,
         job: Job[Unit, Result],
         units: Sequence[Unit],
         progress: Progress,  # noqa: ARG002  (as in ``LocalEngine``)
+        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
         """See ``Engine``: one unit after another, in all processes."""
         self._tell("job", job)
-        for i, unit in enumerate(units):
-            answer: Result | Failure[Unit] = self._attempt(job, unit)
-            yield i, answer
+        return in_turn(job, units, then, self._attempt)
 
     def _attempt(self, job: Job[Unit, Result], unit: Unit) -> Result | Failure[Unit]:
         if job.follow is None or not job.is_shared(unit):

@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import fmcs_bench as fb
+from fmcs_bench import environment
+from fmcs_bench.cluster import engine_of
 from fmcs_bench.config import ConvergenceRule, Recipe
 from fmcs_bench.store import FmcsDataset
 
@@ -37,6 +39,16 @@ def judged(tiny_dataset, tmp_path_factory) -> Path:
     shutil.copytree(tiny_dataset.path, root / "datasets" / tiny_dataset.path.name)
     fb.evaluate(workspace=root, evaluators=["norm", "conv", "norm~permuted"], seeds=1, device="cpu")
     return root
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Ray with two workers, which import modules of this folder; its tests are of the xdist_group ray."""
+    with pytest.MonkeyPatch.context() as patch, engine_of("ray") as engine:
+        patch.setattr(environment, "usable_cores", lambda: 2)
+        here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(here))
+        yield engine
 
 
 @pytest.fixture

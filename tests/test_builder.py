@@ -3,15 +3,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from conftest import TINY, build_tiny, subprocess_environment
 
-from fmcs_bench import files
-from fmcs_bench.config import ConvergenceRule
+from fmcs_bench import builder, files
+from fmcs_bench.build_units import TrainRun
+from fmcs_bench.config import BuildConfig, ConvergenceRule
+from fmcs_bench.engine import Job, LocalEngine
 from fmcs_bench.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
 from fmcs_bench.store.schema import WORK
+from fmcs_bench.verification import verify
 from fmcs_bench.workspace import Workspace
 
 BUILD = [
@@ -158,3 +162,35 @@ def test_the_epoch_markers_are_evenly_spaced_in_time(tmp_path):
             assert stage.step >= end * stage.stage / 3
             assert stage.step - end * stage.stage / 3 <= 2
     assert TINY["stages"] == 3
+
+
+class FarEngine(LocalEngine):
+    """Its files are seen late, or never."""
+
+    def __init__(self, path, seconds):
+        self.path, self.seconds = path, seconds
+
+    def answers(self, job, units, progress, then=None):
+        def work(unit):
+            done = job.work(unit)
+            if not isinstance(unit, TrainRun):
+                folder = self.path / WORK / f"run-{unit.seed}/blocks" / unit.array
+                hidden = folder.rename(folder.parent.with_name(f"hidden-{unit.array}"))
+                if self.seconds is not None:
+                    threading.Timer(self.seconds, hidden.rename, [folder]).start()
+            return done
+
+        return super().answers(Job(job.find, work), units, progress, then)
+
+
+@pytest.mark.parametrize("seconds", [0.2, None])
+def test_files_of_another_machine_may_be_seen_late_but_not_never(seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SECONDS_UNTIL_SEEN", 5 if seconds else 0.2)
+    workspace, config = Workspace(tmp_path), BuildConfig.create(**TINY | {"runs": 1})
+    engine = FarEngine(workspace.dataset(config.dataset_name), seconds)
+    if seconds is None:
+        with pytest.raises(DatasetError, match=r"1 block of the feature maps of run 0 are said to be written, but are"):
+            builder.build_dataset(config, workspace, device="cpu", engine=engine)
+        return
+    built = builder.build_dataset(config, workspace, device="cpu", engine=engine)
+    assert not verify(built.path).faults

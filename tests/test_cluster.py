@@ -1,7 +1,6 @@
 """Units on a real Ray cluster of two workers: the same results as here, whatever dies."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -9,13 +8,12 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from conftest import subprocess_environment
 from desk import Desk
 
-from fmcs_bench import cluster, environment, remote
+from fmcs_bench import cluster, remote
 from fmcs_bench.cluster import engine_of
 from fmcs_bench.engine import Job, run_units
 from fmcs_bench.environment import Environment
@@ -28,15 +26,6 @@ from fmcs_bench.workspace import Workspace
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fmcs-bench[cluster]'")
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every process of the tests
-
-
-@pytest.fixture(scope="module")
-def engine():
-    with pytest.MonkeyPatch.context() as patch, engine_of("ray") as engine:
-        patch.setattr(environment, "usable_cores", lambda: 2)
-        here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        patch.setenv("PYTHONPATH", os.pathsep.join(here))  # workers import desk.py
-        yield engine
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ BATCH_SIZE = BATCH_SIZES["cpu"]
 CPU = torch.device("cpu")
 
 
-def run(path, source, frozen, tiny_dataset, *, start=True, precision="float32"):
+def run(path, source, frozen, tiny_dataset, *, start=True, starts=None, precision="float32"):
     counting = [Counting(backbone) for backbone in frozen]
     with DatasetWriter(path, (64, 16, 16)) as writer:
         if start:
@@ -57,6 +57,7 @@ def run(path, source, frozen, tiny_dataset, *, start=True, precision="float32"):
             writer,
             seed=SEED,
             array="feature_maps",
+            starts=starts,
             device=CPU,
             precision=precision,
         )
@@ -90,6 +91,13 @@ def test_only_blocks_that_are_missing_are_computed(tmp_path, source, frozen, tin
     np.testing.assert_array_equal(again, whole)
     counts, _ = run(tmp_path, source, frozen, tiny_dataset, start=False)
     assert counts == [0] * 3
+
+
+def test_only_blocks_that_are_wanted_are_computed(tmp_path, source, frozen, tiny_dataset):
+    counts, _ = run(tmp_path, source, frozen, tiny_dataset, starts={256})
+    assert counts == [NUM - 256 + 2, NUM - 256, NUM - 256]
+    with DatasetWriter(tmp_path, (64, 16, 16)) as writer:
+        assert writer.missing(SEED, "feature_maps", 0, NUM) == [0]
 
 
 def test_bfloat16_is_computed_in_bfloat16(tmp_path, source, frozen, tiny_dataset):

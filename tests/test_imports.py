@@ -12,13 +12,13 @@ import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
 ROWS = [
-    "errors", "registry", "seeding", "retries", "urls", "launcher", "files", "markdown", "progress", "options", "config",
-    "methods", "environment", "grid", "units", "records", "failed", "bucket_lock", "workspace", "metrics",
+    "errors", "registry", "seeding", "retries", "urls", "launcher", "files", "markdown", "progress", "options",
+    "config", "methods", "environment", "grid", "units", "records", "failed", "bucket_lock", "workspace", "metrics",
     "statistics", "optimism", "boards", "breakdown", "svg", "plot_style", "plot_parts", "answer_plots",
     "training_plots", "curve_plots", "plots", "engine", "remote", "cluster", "images", "backbones", "dueheadnet",
     "objectives", "processes", "augmentation", "training", "together", "networks", "convergence", "trajectory",
-    "store", "extraction", "builder", "verification", "hub", "evaluators", "elsewhere", "protocol", "contract",
-    "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency", "saliency_plots",
+    "store", "extraction", "build_units", "builder", "verification", "hub", "evaluators", "elsewhere", "protocol",
+    "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency", "saliency_plots",
     "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "in_bucket", "api", "listing",
     "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands",
     "train_command", "cli", "__main__",
@@ -94,7 +94,7 @@ def test_help_loads_nothing_heavy(arguments):
         "import sys; from fmcs_bench.cli import main\n"
         f"try: main({[*arguments, '--help']!r})\n"
         "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', "
-        "'rich', 'huggingface_hub') if m in sys.modules])"
+        "'rich', 'huggingface_hub', 'ray') if m in sys.modules])"
     )
     output = run_python(code)
     assert "Usage:" in output

@@ -30,7 +30,7 @@ from fmcs_bench.progress import SILENT, Progress
 
 __all__ = [
     "REGISTRY", "SPLITS", "ImageDataset", "ImageStatistics", "Listing", "Loader", "Pixels", "Preprocessor", "Request",
-    "assign_splits", "from_memory", "load", "plain_name",
+    "assign_splits", "from_memory", "image_place", "load", "plain_name",
 ]  # fmt: skip
 
 SCHEMES: dict[str, tuple[Callable[[Request, str], Listing], str]] = {
@@ -63,6 +63,21 @@ def plain_name(source: str) -> str:
         last = (path if path.name not in ("", "..") else path.resolve()).name
         last = last.removesuffix(".parquet") if scheme == "hub" else last
     return f"{scheme}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', last)[:48]}"
+
+
+def image_place(source: str | None) -> str | None:
+    """A source of images (``folder:DIR``, ``hub:NAME_OR_PATH``) that means the same from any working folder.
+
+    Example:
+        >>> image_place("hub:owner/name"), image_place("folder:/images/../birds")
+        ('hub:owner/name', 'folder:/images/../birds')
+    """
+    scheme, _, location = (source or "").partition(":")
+    if not location:
+        return source  # nothing, or what the loader will refuse
+    path = Path(location).expanduser()
+    is_path = scheme == "folder" or path.exists() or location.startswith((".", "/", "~"))
+    return f"{scheme}:{path.absolute()}" if is_path else source
 
 
 def load(

@@ -153,7 +153,9 @@ class Manifest(Options):
     dataset_digest: Sha256
     environment: Environment
     created: str
-    build_seconds: dict[str, float] = Field(description="wall time by phase, of the process that finished the build")
+    build_seconds: dict[str, float] = Field(
+        description="wall time by phase, of the command that finished the build, added up over its units of work"
+    )
 
     @property
     def id(self) -> str:

@@ -145,10 +145,6 @@ class DatasetWriter:
             self._small(group, "trajectory_image", trajectory_image_N.astype(np.int64), "trajectory_image")
             self._maps(group, "trajectory_maps", num_checkpoints, len(trajectory_image_N))
 
-    def num_rows(self, seed: int, array: str) -> int:
-        """Stages, or checkpoints, of an array."""
-        return self._shape(seed, array)[0]
-
     def missing(self, seed: int, array: str, first_row: int, num_images: int) -> list[int]:
         """Positions of the first image of the blocks that are not written yet, in order."""
         starts = range(0, num_images, self.maps_per_shard)
