@@ -55,9 +55,10 @@ def evaluator_text(evaluators: dict[str, EvaluatorBoard]) -> str:
         found = [by_name[name].get(row.evaluator) for name in SETS]
         if None in found:
             continue
-        mark = " (chosen)" if row.chosen else ""
-        cells = [_shown(item.mae[side]) for item in found if item for side in ("test_run", "same_run")]
-        body.append([f"`{row.evaluator}`{mark}", *cells])
+        cells = []
+        for item in filter(None, found):
+            cells += [_shown(item.mae["test_run"]) + (" *" if item.chosen else ""), _shown(item.mae["same_run"])]
+        body.append([f"`{row.evaluator}`", *cells])
     return rows(header, body)
 
 

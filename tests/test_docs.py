@@ -60,7 +60,7 @@ def test_the_readme_shows_the_records():
     evaluators, training = made["boards"]()
     assert all(len(row.records) == 5 for board in evaluators.values() for row in board.rows)
     assert all(len(point.records) == 5 for row in training.rows for point in row.sweep)
-    assert text.count("| `") >= len(evaluators["digits"].rows) + 10
+    assert text.count("| `") >= len(evaluators[next(iter(made["SETS"]))].rows) + 10
 
 
 def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
@@ -87,6 +87,17 @@ def test_on_the_documentation_site_tables_sort():
     files = hooks["on_files"](Files([]), config=config)
     assert b"window.DataTable=" in files.get_file_from_path("leaderboard/assets/datatables.js").content_bytes
     assert files.get_file_from_path("leaderboard/assets/page.js") is not None
+
+
+def test_the_ideas_for_an_evaluator_have_the_errors_that_were_measured():
+    text = (ROOT / "docs/evaluators.md").read_text(encoding="utf-8")
+    ((name, table),) = re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n\n", text, flags=re.DOTALL)
+    result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
+    measured = [result[key]["mae"] for key in result if "@" in key]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [idea for idea, *_ in rows] == sorted(measured[0], key=measured[0].get)
+    for idea, *shown in rows:
+        assert [float(value) for value in shown] == [mae[idea] for mae in measured]
 
 
 def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():
