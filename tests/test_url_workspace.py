@@ -10,7 +10,7 @@ from conftest import TINY
 from fsspec.implementations.memory import MemoryFileSystem
 
 import fmcs_bench as fb
-from fmcs_bench import again, files
+from fmcs_bench import files, retries
 from fmcs_bench.cli import main
 from fmcs_bench.errors import ConfigError, HubError, WorkspaceError
 from fmcs_bench.hub import bucket
@@ -129,7 +129,7 @@ def drop_first(monkeypatch, name, *, after):
             method(self, *args, **options)
         raise ConnectionResetError
 
-    monkeypatch.setattr(again, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(MemoryFileSystem, name, dropping)
     return calls
 
@@ -153,7 +153,7 @@ def test_a_connection_that_always_drops_is_one_line(url, monkeypatch):
     def dropping(*_, **__):
         raise ConnectionResetError("gone")
 
-    monkeypatch.setattr(again, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", dropping)
     with pytest.raises(HubError, match=r"memory://ws/file cannot be written: ConnectionResetError: gone"):
         files.write_atomically(UrlPath(url) / "file", b"")
