@@ -16,7 +16,7 @@ for (const table of sorts ? document.querySelectorAll("table.sortable") : []) {
     }
   }
   new DataTable(table, {
-    // Numbers are sorted by their full precision, which their cells have as an attribute.
+    // Numbers are sorted by nine digits, which their cells have as an attribute.
     columns: headings.map((heading, i) =>
       (plain ? !heading.matches(".text") : heading.matches(".number"))
         ? { type: "num", data: { _: `${i}.display`, sort: `${i}.@data-value`, type: `${i}.@data-value` } }
