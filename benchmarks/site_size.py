@@ -2,7 +2,7 @@
 
     python benchmarks/site_size.py [--out benchmarks/results/NAME.json]
 
-Flow: made-up records, as long as real ones (13 evaluators, 5 seeds; 51 methods on each of 2 datasets, 33 on each of 2
+Flow: made-up records, as long as real ones (14 evaluators, 5 seeds; 51 methods on each of 2 datasets, 33 on each of 2
 more) -> a site beside them, as the committed one lies -> bytes of its parts, without the records and their predictions,
 which belong to who made them.
 """
