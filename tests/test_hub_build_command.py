@@ -5,7 +5,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from fmcs_bench import api
+from fmcs_bench import in_bucket
 from fmcs_bench.cli import main
 from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, Recipe
 from fmcs_bench.errors import ConfigError
@@ -46,7 +46,7 @@ def built(monkeypatch):
         found.append((config, options["skip_broken"]))
         raise ReachedBuilderError
 
-    monkeypatch.setattr(api, "build_dataset", note)
+    monkeypatch.setattr(in_bucket, "build_dataset", note)
     return found
 
 
@@ -90,6 +90,6 @@ def test_only_what_differs_from_the_defaults_is_typed():
 def test_every_option_of_the_command_that_decides_the_data_is_known():
     """A new option of ``fmcs-bench build`` belongs into the commands of cards, or is named here."""
     elsewhere = {"--backbone", "--dataset", "--download", "--skip-broken", "--stream-images", "--data-dir"}
-    elsewhere |= {"--workspace", "--device", "--json"}
+    elsewhere |= {"--workspace", "--device", "--json", "--engine", "--address", "--unit-cpus", "--unit-gpus"}
     options = {option.opts[0] for option in main.commands["build"].params} - elsewhere
     assert options == set(FLAGS.values())
