@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, SMALLEST_SQUARE, quantiles, statistics
+from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, SMALLEST_SQUARE, statistics
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.set import SetNetwork
-from fmcs_bench.evaluators.spectrum import NUM_RANKS, SMALLEST_SHARE, eigenvalue_shares
+from fmcs_bench.evaluators.spectrum import NUM_RANKS, log_ranks
 
 NUM_SPECTRA = 7
 NUM_GRAM = NUM_SPECTRA * NUM_RANKS + 1
@@ -90,7 +90,5 @@ def gram_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
     standard_BDP = channels_BDP / (channels_BDP.square().mean(dim=2, keepdim=True) + SMALLEST_NORM).sqrt()
     cosine_BDP = matrix_BDP / (matrix_BDP.square().sum(dim=1, keepdim=True) + SMALLEST_NORM).sqrt()
     positive_BDP = (matrix_BDP > 0).double()
-    matrices = (matrix_BDP, channels_BDP, positions_BDP, both_BDP, standard_BDP, cosine_BDP, positive_BDP)
-    spectra_B7R = torch.stack([eigenvalue_shares(each) for each in matrices], dim=1)
-    ranks_BN = quantiles((spectra_B7R + SMALLEST_SHARE).log(), NUM_RANKS).flatten(1)
+    ranks_BN = log_ranks(matrix_BDP, channels_BDP, positions_BDP, both_BDP, standard_BDP, cosine_BDP, positive_BDP)
     return torch.cat([ranks_BN, rms_B11[:, :, 0].log()], dim=1).to(maps_BDHW.dtype)

@@ -80,11 +80,16 @@ def log_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
     matrix_BDP = matrix_BDP / (matrix_BDP.square().mean(dim=(1, 2), keepdim=True) + SMALLEST_SQUARE).sqrt()
     channels_BDP = matrix_BDP - matrix_BDP.mean(dim=2, keepdim=True)
     positions_BDP = matrix_BDP - matrix_BDP.mean(dim=1, keepdim=True)
-    spectra_B2R = torch.stack([eigenvalue_shares(channels_BDP), eigenvalue_shares(positions_BDP)], dim=1)
-    return quantiles((spectra_B2R + SMALLEST_SHARE).log(), NUM_RANKS).flatten(1).to(maps_BDHW.dtype)
+    return log_ranks(channels_BDP, positions_BDP).to(maps_BDHW.dtype)
 
 
-def eigenvalue_shares(matrix_BDP: torch.Tensor) -> torch.Tensor:
+def log_ranks(*matrices_BDP: torch.Tensor) -> torch.Tensor:
+    """Logarithms of the normalised eigenvalues of each matrix's Gram matrix at 16 relative ranks: [B, 16 each]."""
+    spectra_BXR = torch.stack([_eigenvalue_shares(matrix_BDP) for matrix_BDP in matrices_BDP], dim=1)
+    return quantiles((spectra_BXR + SMALLEST_SHARE).log(), NUM_RANKS).flatten(1)
+
+
+def _eigenvalue_shares(matrix_BDP: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of the smaller Gram matrix, divided by their sum: [B, R]."""
     if matrix_BDP.shape[1] > matrix_BDP.shape[2]:
         matrix_BDP = matrix_BDP.transpose(1, 2)
