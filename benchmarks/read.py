@@ -133,7 +133,7 @@ def encoded_chunk(reader: ShardReader, row: int, chunk: int) -> bytes:
     """Bytes of an inner chunk as they lie on the disk, in memory."""
     number, place = divmod(chunk, reader.layout.per_shard // reader.layout.per_chunk)
     shard = reader._shard(row, number)
-    begin, length = shard.spans[place].tolist()
+    begin, length = shard.spans[place]
     return bytes(shard.data[begin : begin + length])
 
 

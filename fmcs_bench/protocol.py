@@ -6,13 +6,13 @@ fitted -> maps, read when they are first lent to an evaluator, and read again wh
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
+import xxhash
 
 from fmcs_bench.boards import Column
 from fmcs_bench.environment import usable_cores
@@ -210,4 +210,4 @@ def _checksum(maps: MapSet) -> tuple[int, ...]:
     flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
     parts = [array[start : start + PART_BYTES].data for array in flat for start in range(0, len(array), PART_BYTES)]
     with ThreadPoolExecutor(usable_cores(), "fmcs-bench-checksum") as pool:
-        return tuple(pool.map(zlib.crc32, parts))
+        return tuple(pool.map(xxhash.xxh3_64_intdigest, parts))

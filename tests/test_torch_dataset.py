@@ -236,8 +236,9 @@ def test_memory_is_bounded(scattered, monkeypatch):
     read_unit = maps.MapArray.read_unit
 
     def counting(array, row, unit, take_U, out=None):
-        decoded.append(len(take_U))
-        return read_unit(array, row, unit, take_U, out)
+        found = read_unit(array, row, unit, take_U, out)
+        decoded.append(len(found))
+        return found
 
     monkeypatch.setattr(maps.MapArray, "read_unit", counting)
     given = 0

@@ -2,7 +2,7 @@
 
 Flow: position of each map -> jobs, one for each unit that must be decoded -> threads -> each map at its place.
 A unit is what is decoded at once: an inner chunk, or, where zarr-python reads, a range of about 32 maps.
-N images, M maps wanted, U maps wanted of one unit, D channels, H height, W width.
+N images, M maps wanted, J jobs, U maps wanted of one unit, S arrays, D channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -116,36 +114,42 @@ class MapArray:
         unit, take = divmod(image, self.unit)
         return np.asarray(self.read_unit(row, unit, np.array([take]))[0])
 
-    def read_unit(self, row: int, unit: int, take_U: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def read_unit(
+        self, row: int, unit: int, take_U: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Maps of one unit.
 
         Args:
             row: position of the stage or checkpoint.
             unit: number of the unit; it begins at the image ``unit * self.unit``.
-            take_U: int64, positions of the maps inside the unit.
+            take_U: int64, positions of the maps inside the unit; None is all, in their order.
             out: float16 [U, D, H, W], contiguous; None makes a new array.
 
         Raises:
             DatasetError: a file is missing or damaged.
         """
         if self._shards is not None:
-            num = min(self.unit, self.shape[1] - unit * self.unit)
-            is_whole = len(take_U) == num and (num == 1 or bool((take_U == np.arange(num)).all()))
-            target = out if is_whole and self.codec != "q8" else None
-            stored = self._shards.read_chunk(row, unit, target)
+            target = out if take_U is None and self.codec != "q8" else None
+            stored_UDHW = self._shards.read_chunk(row, unit, target)
             if target is not None:
                 return target
-            stored_UDHW = stored if is_whole else stored[take_U]
+            if take_U is not None:
+                stored_UDHW = stored_UDHW[take_U]
         else:
-            stored_UDHW = self._read_by_zarr(row, unit * self.unit + take_U)
+            stored_UDHW = self._read_by_zarr(row, self._images(unit, take_U))
         if self.codec == "q8":
             target = np.empty(stored_UDHW.shape, np.float16) if out is None else out
-            self._values_of_q8(stored_UDHW, row, unit * self.unit + take_U, target)
+            self._values_of_q8(stored_UDHW, row, self._images(unit, take_U), target)
             return target
         if out is None:
             return stored_UDHW
         out[...] = stored_UDHW
         return out
+
+    def _images(self, unit: int, take_U: np.ndarray | None) -> np.ndarray:
+        """Positions on the second axis."""
+        first = unit * self.unit
+        return first + take_U if take_U is not None else np.arange(first, min(first + self.unit, self.shape[1]))
 
     def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray, out: np.ndarray) -> None:
         scale_RSD, zero_point_RSD = self._q8
@@ -204,31 +208,30 @@ def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
         raise DatasetError(f"{location.shown(schema.MAPS)} is no Zarr group") from None
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """Maps of one unit, and where they go.
 
     Attributes:
         array: that they are in.
         row: of the array.
         unit: of the array.
-        take_U: positions in the unit.
+        take_U: positions in the unit; None is all, in their order.
         place_U: positions in the result.
     """
 
     array: MapArray
     row: int
     unit: int
-    take_U: np.ndarray
-    place_U: np.ndarray
+    take_U: np.ndarray | None
+    place_U: np.ndarray | slice
 
     def run(self, out_MDHW: np.ndarray) -> None:
         """Read the maps to their places in a float16 array [M, D, H, W]."""
-        first = int(self.place_U[0])
-        if len(self.place_U) == 1 or (np.diff(self.place_U) == 1).all():
-            self.array.read_unit(self.row, self.unit, self.take_U, out_MDHW[first : first + len(self.place_U)])
+        array, row, unit, take_U, place_U = self
+        if isinstance(place_U, slice):
+            array.read_unit(row, unit, take_U, out_MDHW[place_U])
         else:
-            out_MDHW[self.place_U] = self.array.read_unit(self.row, self.unit, self.take_U)
+            out_MDHW[place_U] = array.read_unit(row, unit, take_U)
 
 
 def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, image_M: np.ndarray) -> list[Job]:
@@ -242,19 +245,36 @@ def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, im
     """
     if not len(source_M):
         return []
-    unit_M, take_M = np.divmod(image_M, np.array([array.unit for array in arrays])[source_M])
+    unit_size_S, num_images_S = np.array([(array.unit, array.shape[1]) for array in arrays]).T
+    unit_M, take_M = np.divmod(image_M, unit_size_S[source_M])
     order_M = np.lexsort((unit_M, row_M, source_M))
-    ends = np.flatnonzero(
-        np.diff(source_M[order_M]) | np.diff(row_M[order_M]) | np.diff(unit_M[order_M]),
-    )
-    starts = [0, *(ends + 1).tolist(), len(order_M)]
-    jobs = []
-    for start, stop in pairwise(starts):
-        of_unit = order_M[start:stop]
-        m = of_unit[0]
-        array = arrays[source_M[m]]
-        jobs.append(Job(array, int(row_M[m]), int(unit_M[m]), take_M[of_unit], of_unit))
-    return jobs
+    source_M, row_M, unit_M, take_M, image_M = (of_M[order_M] for of_M in (source_M, row_M, unit_M, take_M, image_M))
+    stop_J = np.append(np.flatnonzero(np.diff(source_M) | np.diff(row_M) | np.diff(unit_M)) + 1, len(order_M))
+    start_J = np.append(0, stop_J[:-1])
+    source_J, row_J, unit_J = source_M[start_J], row_M[start_J], unit_M[start_J]
+    last_J = stop_J - 1
+    at_end_J = (take_M[last_J] + 1 == unit_size_S[source_J]) | (image_M[last_J] + 1 == num_images_S[source_J])
+    is_whole_J = (take_M[start_J] == 0) & at_end_J & _counts_up(take_M, start_J, stop_J)
+    is_range_J = _counts_up(order_M, start_J, stop_J)
+    columns = (source_J, row_J, unit_J, start_J, stop_J, order_M[start_J], is_whole_J, is_range_J)
+    return [
+        Job(
+            arrays[source],
+            row,
+            unit,
+            None if is_whole else take_M[start:stop],
+            slice(place, place + stop - start) if is_range else order_M[start:stop],
+        )
+        for source, row, unit, start, stop, place, is_whole, is_range in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def _counts_up(values_M: np.ndarray, start_J: np.ndarray, stop_J: np.ndarray) -> np.ndarray:
+    """Of each range, whether its values are v, v + 1, v + 2, ..."""
+    steps_M = np.append(0, np.cumsum(np.diff(values_M) == 1))
+    return np.asarray(steps_M[stop_J - 1] - steps_M[start_J] == stop_J - 1 - start_J)
 
 
 def tasks(jobs: list[Job]) -> list[list[Job]]:

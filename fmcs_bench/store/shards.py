@@ -152,11 +152,12 @@ class _Shard:
         index = bytes(self.data[end:-4])
         if google_crc32c.value(index) != int.from_bytes(self.data[-4:], "little"):
             raise DatasetError(f"{file} is damaged: the index of its chunks does not have its CRC-32C")
-        self.spans = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
-        offsets, lengths = self.spans.T
+        spans = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
+        offsets, lengths = spans.T
         inside = (offsets <= end) & (lengths <= end - np.minimum(offsets, end))
-        if not (inside | (self.spans == MISSING).all(axis=1)).all():
+        if not (inside | (spans == MISSING).all(axis=1)).all():
             raise DatasetError(f"{file} is damaged: a chunk of its index lies outside the file")
+        self.spans: list[tuple[int, int]] = [(begin, length) for begin, length in spans.tolist()]
 
 
 class ShardReader:
@@ -171,6 +172,7 @@ class ShardReader:
     def __init__(self, folder: Path, layout: ShardLayout, *, max_open: int = MAX_OPEN) -> None:
         self.folder, self.layout, self.max_open = folder, layout, max_open
         self._codec: Codec = get_codec(layout.codec)
+        self._is_zstd = self._codec.codec_id == "zstd"
         self._chunks_per_shard = layout.per_shard // layout.per_chunk
         self._chunk_shape = (layout.per_chunk, *layout.shape[2:])
         self._chunk_bytes = math.prod(self._chunk_shape) * np.dtype(layout.dtype).itemsize
@@ -209,13 +211,14 @@ class ShardReader:
         layout = self.layout
         number, place = divmod(chunk, self._chunks_per_shard)
         shard = self._shard(row, number)
-        begin, length = shard.spans[place].tolist()
-        num = min(layout.per_chunk, layout.shape[1] - chunk * layout.per_chunk)
+        begin, length = shard.spans[place]
+        per_chunk = layout.per_chunk
+        num = min(per_chunk, layout.shape[1] - chunk * per_chunk)
         if begin == MISSING:
             numbers = out if out is not None else np.empty((num, *layout.shape[2:]), layout.dtype)
             numbers[...] = layout.fill_value
             return numbers
-        target = out if out is not None and num == layout.per_chunk else None
+        target = out if num == per_chunk else None
         try:
             decoded = self._decode(shard.data[begin : begin + length], target)
         except Exception as error:  # noqa: BLE001  (which error a codec raises over damaged bytes, only it knows)
@@ -230,7 +233,7 @@ class ShardReader:
         return out
 
     def _decode(self, data: memoryview, out: np.ndarray | None) -> np.ndarray:
-        if self._codec.codec_id == "zstd" and _zstd_content_size(data) == self._chunk_bytes:
+        if self._is_zstd and _zstd_content_size(data) == self._chunk_bytes:
             # The decoder takes a place that is too large without a word, so the size is compared before.
             target = np.empty(self._chunk_shape, self.layout.dtype) if out is None else out
             self._codec.decode(data, out=target)

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
+from fmcs_bench.store.lending import Lending
 from fmcs_bench.store.maps import maps_per_task, plan, run_task, tasks
 from fmcs_bench.store.selection import MapSelection
 
@@ -63,7 +64,8 @@ class MapBatches(IterableDataset[MapBatch]):
         batch_size: B, 1 or more.
         shuffle: another order in each epoch (see ``set_epoch``).
         seed: of the order.
-        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB.
+        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB. The
+            memory of one or two batches that were given back comes on top.
         dtype: of the maps; None is float16, as stored.
         drop_last: leave out a last batch that is smaller than B.
         even: give every rank the same number of maps, and so of batches, as gradient averaging needs it. Up to
@@ -114,6 +116,7 @@ class MapBatches(IterableDataset[MapBatch]):
         self._units_M = units_M
         self._places = selection.source_M, selection.stages_M, selection.image_M
         self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
+        self._lending = Lending((batch_size, *selection.shape[1:]))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epochs that begin from now on; call it before each shuffled epoch."""
@@ -190,12 +193,12 @@ class MapBatches(IterableDataset[MapBatch]):
 
     def _read_single(self, order_N: np.ndarray, threads: int) -> Iterator[MapBatch]:
         """Each map is a chunk of its own: threads decode it straight to its place in its batch, some batches ahead."""
-        arrays, only = self.selection.arrays, np.zeros(1, np.int64)
+        arrays = self.selection.arrays
         places = list(zip(*(of_M[order_N].tolist() for of_M in self._places), strict=True))
 
         def decode(out_NDHW: np.ndarray, first: int) -> None:
             for n, (array, row, image) in enumerate(places[first : first + len(out_NDHW)]):
-                arrays[array].read_unit(row, image, only, out_NDHW[n : n + 1])
+                arrays[array].read_unit(row, image, None, out_NDHW[n : n + 1])
 
         num = maps_per_task(arrays[0], SINGLE_TASK_BYTES)
         waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
@@ -259,14 +262,18 @@ class MapBatches(IterableDataset[MapBatch]):
         return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_spare": []}
+        return self.__dict__ | {"_spare": [], "_lending": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lending = Lending((self.batch_size, *self.selection.shape[1:]))
 
 
 class _Batch:
     """A batch that is being put together.
 
     Attributes:
-        maps_BDHW: float16; made when it is first needed.
+        maps_BDHW: float16; lent when it is first needed.
     """
 
     def __init__(self, batches: MapBatches, index_B: np.ndarray) -> None:
@@ -274,7 +281,7 @@ class _Batch:
 
     @cached_property
     def maps_BDHW(self) -> np.ndarray:
-        return np.empty((len(self._index_B), *self._batches.selection.shape[1:]), np.float16)
+        return self._batches._lending.lend(len(self._index_B))
 
     @property
     def is_full(self) -> bool:
