@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench.store.lending import MAX_SPARE, Lending
+from fmcs_bench.store.lending import Lending
 
 SHAPE = (4, 3, 2)
 
@@ -16,7 +16,7 @@ def address(array):
 
 
 def test_memory_is_lent_again():
-    lending = Lending(SHAPE)
+    lending = Lending(SHAPE, 4)
     first = lending.lend(4)
     assert (first.shape, first.dtype) == (SHAPE, np.float16)
     assert first.flags.writeable
@@ -44,7 +44,7 @@ def test_memory_is_lent_again():
     ids=["slice", "view of view", "bytes", "tensor", "row", "array of tensor", "storage", "dlpack", "buffer"],
 )
 def test_what_is_still_held_is_not_lent(keep):
-    lending = Lending(SHAPE)
+    lending = Lending(SHAPE, 4)
     array = lending.lend(4)
     place = address(array)
     kept = keep(array)
@@ -58,8 +58,8 @@ def test_what_is_still_held_is_not_lent(keep):
 
 
 def test_little_is_kept():
-    lending = Lending(SHAPE)
+    lending = Lending(SHAPE, 4)
     lent = [lending.lend(4) for _ in range(10)]
     assert len({address(array) for array in lent}) == 10
     del lent
-    assert len(lending._spare) == MAX_SPARE
+    assert len(lending._spare) == 4

@@ -96,7 +96,7 @@ def test_any_maps_in_any_order(tmp_path, codec, seed, monkeypatch):
     per_shard = per_chunk * int(generator.integers(1, 5))
     expected = write(tmp_path, sample(4, int(generator.integers(1, 40)), (3, 2, 2)), codec, per_shard, per_chunk)
     array = open_maps(tmp_path, codec)
-    for task_bytes in (1, maps.TASK_BYTES):  # many tasks for the threads, or one
+    for task_bytes in ((1, 1), maps.TASK_BYTES):  # many tasks for the threads, or one
         monkeypatch.setattr(maps, "TASK_BYTES", task_bytes)
         for num in (1, 2, 50):
             row_M, image_M = (generator.integers(0, n, num) for n in array.shape[:2])

@@ -12,20 +12,18 @@ from collections import deque
 
 import numpy as np
 
-MAX_SPARE = 2
-"""Who reads an epoch holds one batch while the next is asked for."""
-
 
 class Lending:
     """Lends memory for float16 arrays of one shape, or of fewer rows; threads may share it.
 
     Args:
         shape: of the largest array.
+        max_spare: arrays whose memory is kept while nobody holds it.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], max_spare: int) -> None:
         self.shape = shape
-        self._spare: deque[np.ndarray] = deque(maxlen=MAX_SPARE)
+        self._spare: deque[np.ndarray] = deque(maxlen=max_spare)
 
     def lend(self, rows: int) -> np.ndarray:
         """An array [rows, ...] with any content, for as long as it, or a view or tensor made of it, is held."""

@@ -25,8 +25,10 @@ from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 ZARR_UNIT = 32
 """Maps that zarr-python is asked for at once, where an inner chunk has fewer."""
-TASK_BYTES = 1 << 20
-"""Maps that a thread decodes before it asks for more work; handing over work costs as much as decoding 10 KB."""
+TASK_BYTES = 1 << 20, 8 << 20
+"""Maps that a thread decodes before it asks for more work, at least and at most: it should ask seldom, and no thread
+should wait long for the last task of another."""
+TASKS_PER_THREAD = 4
 
 
 class MapArray:
@@ -277,18 +279,20 @@ def _counts_up(values_M: np.ndarray, start_J: np.ndarray, stop_J: np.ndarray) ->
     return np.asarray(steps_M[stop_J - 1] - steps_M[start_J] == stop_J - 1 - start_J)
 
 
-def tasks(jobs: list[Job]) -> list[list[Job]]:
+def tasks(jobs: list[Job], threads: int) -> list[list[Job]]:
     """Jobs in groups that are worth handing to a thread."""
     if not jobs:
         return []
-    array = jobs[0].array
-    per_task = max(1, maps_per_task(array) // array.unit)
-    return [jobs[start : start + per_task] for start in range(0, len(jobs), per_task)]
+    job_bytes = jobs[0].array.unit * map_bytes(jobs[0].array)
+    least, most = TASK_BYTES
+    task_bytes = min(max(least, len(jobs) * job_bytes // (TASKS_PER_THREAD * threads)), most)
+    num = max(1, task_bytes // job_bytes)
+    return [jobs[start : start + num] for start in range(0, len(jobs), num)]
 
 
-def maps_per_task(array: MapArray, task_bytes: int | None = None) -> int:
-    """Maps of an array that are worth handing to a thread, at least one; None is ``TASK_BYTES``."""
-    return max(1, (task_bytes or TASK_BYTES) // (2 * int(np.prod(array.map_shape))))
+def map_bytes(array: MapArray) -> int:
+    """Of one map as float16."""
+    return 2 * int(np.prod(array.map_shape))
 
 
 def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
@@ -321,12 +325,13 @@ def gather(
         DatasetError: a file is missing or damaged.
     """
     maps_MDHW = np.empty((len(source_M), *arrays[0].map_shape), np.float16)
-    groups = tasks(plan(arrays, source_M, row_M, image_M))
+    threads = usable_cores() if threads is None else threads
+    groups = tasks(plan(arrays, source_M, row_M, image_M), threads)
     if len(groups) <= 1:  # threads would take longer to start than to work
         for group in groups:
             run_task(group, maps_MDHW)
         return maps_MDHW
-    with ThreadPoolExecutor(usable_cores() if threads is None else threads, "fmcs-bench-read") as pool:
+    with ThreadPoolExecutor(threads, "fmcs-bench-read") as pool:
         futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
         try:
             for future in futures:

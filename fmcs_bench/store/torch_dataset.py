@@ -22,14 +22,11 @@ from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
 from fmcs_bench.store.lending import Lending
-from fmcs_bench.store.maps import maps_per_task, plan, run_task, tasks
+from fmcs_bench.store.maps import TASK_BYTES, map_bytes, plan, run_task, tasks
 from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20
 """Default memory of the buffer in each process."""
-
-SINGLE_TASK_BYTES = 8 << 20
-"""Maps that a thread decodes straight into a batch before it asks for more: mostly the whole batch."""
 
 
 class MapBatch(NamedTuple):
@@ -64,8 +61,8 @@ class MapBatches(IterableDataset[MapBatch]):
         batch_size: B, 1 or more.
         shuffle: another order in each epoch (see ``set_epoch``).
         seed: of the order.
-        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB. The
-            memory of one or two batches that were given back comes on top.
+        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB. Their
+            memory is kept between epochs.
         dtype: of the maps; None is float16, as stored.
         drop_last: leave out a last batch that is smaller than B.
         even: give every rank the same number of maps, and so of batches, as gradient averaging needs it. Up to
@@ -116,7 +113,7 @@ class MapBatches(IterableDataset[MapBatch]):
         self._units_M = units_M
         self._places = selection.source_M, selection.stages_M, selection.image_M
         self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
-        self._lending = Lending((batch_size, *selection.shape[1:]))
+        self._lending = self._new_lending()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epochs that begin from now on; call it before each shuffled epoch."""
@@ -200,7 +197,7 @@ class MapBatches(IterableDataset[MapBatch]):
             for n, (array, row, image) in enumerate(places[first : first + len(out_NDHW)]):
                 arrays[array].read_unit(row, image, None, out_NDHW[n : n + 1])
 
-        num = maps_per_task(arrays[0], SINGLE_TASK_BYTES)
+        num = max(1, TASK_BYTES[1] // map_bytes(arrays[0]))  # mostly the whole batch
         waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
             try:
@@ -232,7 +229,7 @@ class MapBatches(IterableDataset[MapBatch]):
                 place_N[sorted_N] = np.arange(len(block))
                 jobs = plan(selection.arrays, sources[sorted_N], rows[sorted_N], images[sorted_N])
                 half_NDHW = buffer_SNDHW[number % 2]
-                decoding.append(([pool.submit(run_task, task, half_NDHW) for task in tasks(jobs)], place_N))
+                decoding.append(([pool.submit(run_task, task, half_NDHW) for task in tasks(jobs, threads)], place_N))
 
             try:
                 for number in range(min(2, len(blocks))):
@@ -261,12 +258,16 @@ class MapBatches(IterableDataset[MapBatch]):
     def _new_buffer(self) -> np.ndarray:
         return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
 
+    def _new_lending(self) -> Lending:
+        # Where maps are decoded straight into batches, the buffer is batches.
+        return Lending((self.batch_size, *self.selection.shape[1:]), max(2, self.buffer_maps // self.batch_size))
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_spare": [], "_lending": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lending = Lending((self.batch_size, *self.selection.shape[1:]))
+        self._lending = self._new_lending()
 
 
 class _Batch:
