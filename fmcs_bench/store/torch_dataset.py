@@ -1,8 +1,8 @@
 """Maps as batches for PyTorch, decoded ahead in threads: shuffled over all shards, or in order.
 
 Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks -> the next block, decoded by threads into half
-of the buffer -> batches, from the other half; where a chunk is one map, it is decoded straight into its batch. The
-order is known before anything is read: no thread can change it.
+of the buffer -> piles of a few batches, from the other half; where a chunk is one map, it is decoded straight into its
+pile. The order is known before anything is read: no thread can change it.
 M maps of the selection, N maps of a part, B maps of a batch, D channels, H height, W width.
 """
 
@@ -27,6 +27,9 @@ from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20
 """Default memory of the buffer in each process."""
+
+PILE_BYTES = 4 << 20
+"""Batches that are put together at once: for each, a thread waits for its turn in Python."""
 
 
 class MapBatch(NamedTuple):
@@ -61,8 +64,9 @@ class MapBatches(IterableDataset[MapBatch]):
         batch_size: B, 1 or more.
         shuffle: another order in each epoch (see ``set_epoch``).
         seed: of the order.
-        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB. Their
-            memory is kept between epochs.
+        buffer_maps: maps that a process holds beside those it has given out, at least two chunks; None is 64 MiB.
+            Their memory is kept between epochs. Small batches share memory with their neighbours: up to 4 MiB, or an
+            eighth of this number.
         dtype: of the maps; None is float16, as stored.
         drop_last: leave out a last batch that is smaller than B.
         even: give every rank the same number of maps, and so of batches, as gradient averaging needs it. Up to
@@ -93,8 +97,7 @@ class MapBatches(IterableDataset[MapBatch]):
     ) -> None:
         largest_unit = max(array.unit for array in selection.arrays)
         if buffer_maps is None:
-            map_bytes = max(1, selection.nbytes // max(1, len(selection)))
-            buffer_maps = max(2 * largest_unit, BUFFER_BYTES // map_bytes)
+            buffer_maps = max(2 * largest_unit, BUFFER_BYTES // map_bytes(selection.arrays[0]))
         _require_at_least("batch_size", batch_size, 1)
         _require_at_least("buffer_maps", buffer_maps, 2 * largest_unit, "two chunks of this selection")
         _require_at_least("threads", 1 if threads is None else threads, 1)
@@ -113,6 +116,10 @@ class MapBatches(IterableDataset[MapBatch]):
         self._units_M = units_M
         self._places = selection.source_M, selection.stages_M, selection.image_M
         self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
+        batches_per_pile = min(
+            PILE_BYTES // (map_bytes(selection.arrays[0]) * batch_size), self.buffer_maps // (8 * batch_size)
+        )
+        self._pile_maps = batch_size * max(1, batches_per_pile)
         self._lending = self._new_lending()
 
     def set_epoch(self, epoch: int) -> None:
@@ -197,19 +204,19 @@ class MapBatches(IterableDataset[MapBatch]):
             for n, (array, row, image) in enumerate(places[first : first + len(out_NDHW)]):
                 arrays[array].read_unit(row, image, None, out_NDHW[n : n + 1])
 
-        num = max(1, TASK_BYTES[1] // map_bytes(arrays[0]))  # mostly the whole batch
-        waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
+        num = max(1, TASK_BYTES[1] // map_bytes(arrays[0]))  # mostly the whole pile
+        waiting: deque[tuple[_Pile, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
             try:
-                for number, batch in enumerate(self._batches(order_N)):
-                    maps_BDHW, first = batch.maps_BDHW, number * self.batch_size
-                    starts = range(0, len(maps_BDHW), num)
-                    futures = [pool.submit(decode, maps_BDHW[at : at + num], first + at) for at in starts]
-                    waiting.append((batch, futures))
-                    if (len(waiting) + 1) * self.batch_size > self.buffer_maps:
-                        yield _when_done(*waiting.popleft())
+                for number, pile in enumerate(self._piles(order_N)):
+                    maps_NDHW, first = pile.maps_NDHW, number * self._pile_maps
+                    starts = range(0, len(maps_NDHW), num)
+                    futures = [pool.submit(decode, maps_NDHW[at : at + num], first + at) for at in starts]
+                    waiting.append((pile, futures))
+                    if (len(waiting) + 1) * self._pile_maps > self.buffer_maps:
+                        yield from _when_done(*waiting.popleft())
                 while waiting:
-                    yield _when_done(*waiting.popleft())
+                    yield from _when_done(*waiting.popleft())
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -234,33 +241,33 @@ class MapBatches(IterableDataset[MapBatch]):
             try:
                 for number in range(min(2, len(blocks))):
                     start(number)
-                batches = deque(self._batches(np.concatenate([*blocks, np.zeros(0, np.int64)])))
+                piles = deque(self._piles(np.concatenate([*blocks, np.zeros(0, np.int64)])))
                 for number in range(len(blocks)):
                     futures, place_N = decoding.popleft()
                     for future in futures:
                         future.result()
                     while len(place_N):
-                        place_N = batches[0].take(buffer_SNDHW[number % 2], place_N)
-                        if batches[0].is_full and len(place_N):
-                            yield batches.popleft().finish()
+                        place_N = piles[0].take(buffer_SNDHW[number % 2], place_N)
+                        if piles[0].is_full and len(place_N):
+                            yield from piles.popleft().batches()
                     if number + 2 < len(blocks):
                         start(number + 2)  # all of this block is copied: its half is free
-                    if batches[0].is_full:
-                        yield batches.popleft().finish()
+                    if piles[0].is_full:
+                        yield from piles.popleft().batches()
             finally:
                 pool.shutdown(cancel_futures=True)
                 self._spare.append(buffer_SNDHW)
 
-    def _batches(self, order_N: np.ndarray) -> Iterator[_Batch]:
-        starts = range(0, len(order_N), self.batch_size)
-        return (_Batch(self, order_N[start : start + self.batch_size]) for start in starts)
+    def _piles(self, order_N: np.ndarray) -> Iterator[_Pile]:
+        starts = range(0, len(order_N), self._pile_maps)
+        return (_Pile(self, order_N[start : start + self._pile_maps]) for start in starts)
 
     def _new_buffer(self) -> np.ndarray:
         return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
 
     def _new_lending(self) -> Lending:
-        # Where maps are decoded straight into batches, the buffer is batches.
-        return Lending((self.batch_size, *self.selection.shape[1:]), max(2, self.buffer_maps // self.batch_size))
+        # Where maps are decoded straight into piles, the buffer is piles.
+        return Lending((self._pile_maps, *self.selection.shape[1:]), max(2, self.buffer_maps // self._pile_maps))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_spare": [], "_lending": None}
@@ -270,43 +277,50 @@ class MapBatches(IterableDataset[MapBatch]):
         self._lending = self._new_lending()
 
 
-class _Batch:
-    """A batch that is being put together.
+class _Pile:
+    """Batches that follow each other and are put together at once.
 
     Attributes:
-        maps_BDHW: float16; lent when it is first needed.
+        maps_NDHW: float16; lent when it is first needed.
     """
 
-    def __init__(self, batches: MapBatches, index_B: np.ndarray) -> None:
-        self._batches, self._index_B, self._num = batches, index_B, 0
+    def __init__(self, of: MapBatches, index_N: np.ndarray) -> None:
+        self._of, self._index_N, self._num = of, index_N, 0
 
     @cached_property
-    def maps_BDHW(self) -> np.ndarray:
-        return self._batches._lending.lend(len(self._index_B))
+    def maps_NDHW(self) -> np.ndarray:
+        return self._of._lending.lend(len(self._index_N))
 
     @property
     def is_full(self) -> bool:
-        return self._num == len(self._index_B)
+        return self._num == len(self._index_N)
 
     def take(self, buffer_NDHW: np.ndarray, place_N: np.ndarray) -> np.ndarray:
         """Copy the maps at the first of these places, as many as there is room for; returns the rest of the places."""
         here = slice(self._num, self._num + len(place_N))
-        num = len(self._index_B[here])
+        num = len(self._index_N[here])
         # mode: places are in range; with the default, NumPy would copy twice
-        np.take(buffer_NDHW, place_N[:num], axis=0, out=self.maps_BDHW[here], mode="clip")
+        np.take(buffer_NDHW, place_N[:num], axis=0, out=self.maps_NDHW[here], mode="clip")
         self._num += num
         return place_N[num:]
 
-    def finish(self) -> MapBatch:
-        selection, maps_BDHW = self._batches.selection, torch.from_numpy(self.maps_BDHW).to(self._batches.dtype)
-        labels = (of_M[self._index_B] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
-        return MapBatch(maps_BDHW, *(torch.from_numpy(values_B) for values_B in labels))
+    def batches(self) -> Iterator[MapBatch]:
+        """All of them, in their order."""
+        selection, maps_NDHW = self._of.selection, torch.from_numpy(self.maps_NDHW)
+        if self._of.dtype != torch.float16:  # "to" waits for its turn in Python also where it does nothing
+            maps_NDHW = maps_NDHW.to(self._of.dtype)
+        labels = (of_M[self._index_N] for of_M in (selection.stages_M, selection.image_ids_M, selection.runs_M))
+        columns = (maps_NDHW, *(torch.from_numpy(values_N) for values_N in labels))
+        return (
+            MapBatch(*parts)
+            for parts in zip(*(torch.split(column, self._of.batch_size) for column in columns), strict=True)
+        )
 
 
-def _when_done(batch: _Batch, futures: list[Future[None]]) -> MapBatch:
+def _when_done(pile: _Pile, futures: list[Future[None]]) -> Iterator[MapBatch]:
     for future in futures:
         future.result()
-    return batch.finish()
+    return pile.batches()
 
 
 def image_units(selection: MapSelection) -> np.ndarray:
