@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         explain,
         load,
         load_evaluator,
+        plan_training,
         publish,
         train,
         verify,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
-    "publish", "train", "verify",
+    "plan_training", "publish", "train", "verify",
 ]  # fmt: skip
 
 

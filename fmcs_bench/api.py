@@ -33,6 +33,7 @@ from fmcs_bench.store import FmcsDataset, open_dataset
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Report
 from fmcs_bench.together import led
+from fmcs_bench.train_api import plan_training as plan_training
 from fmcs_bench.train_api import train as train
 from fmcs_bench.training import choose_device
 

@@ -224,6 +224,7 @@ def test_python_functions_print_usefully(tiny_dataset):
         "load",
         "load_evaluator",
         "open",
+        "plan_training",
         "publish",
         "train",
         "verify",
