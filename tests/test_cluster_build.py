@@ -59,7 +59,7 @@ def blocks_of(dataset):
     return found
 
 
-@pytest.mark.parametrize("codec", ["zstd", "q8"])
+@pytest.mark.parametrize("codec", ["zstd", pytest.param("q8", marks=pytest.mark.slow)])
 def test_a_build_is_the_same_on_a_cluster_and_no_block_is_computed_twice(codec, on_ray, here, tmp_path):
     there, said = tmp_path / "ray", Said()
     built = build_tiny(there, codec=codec, progress=said, **on_ray)
@@ -77,6 +77,7 @@ def test_a_build_is_the_same_on_a_cluster_and_no_block_is_computed_twice(codec, 
     assert "training of run 3: done in" in "\n".join(said.lines)
 
 
+@pytest.mark.slow
 def test_workers_killed_in_a_training_and_in_an_extraction_lose_nothing(on_ray, here, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "PARTS_PER_PLACE", 1)  # so that units have two blocks
     for mark in ("kill-training", "kill-writing"):
@@ -105,6 +106,7 @@ def kill_when(build, file):
     build.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_caller_goes_on_with_the_other_engine(engine, tiny_dataset, tmp_path):
     engine.room("cpu")
     address = ray.get_runtime_context().gcs_address
@@ -120,6 +122,7 @@ def test_a_killed_caller_goes_on_with_the_other_engine(engine, tiny_dataset, tmp
     assert not list(path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_converge_is_told_and_not_trained_again(on_ray, here, tmp_path):
     with pytest.raises(ConvergenceError, match="has not converged"):
         build_tiny(tmp_path, convergence=ConvergenceRule(threshold=1e-9), **on_ray)

@@ -136,7 +136,7 @@ class MapBatches(IterableDataset[MapBatch]):
         number, num_workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         threads = self.threads or max(1, usable_cores() // num_workers)
         blocks = self.blocks(int(self._epoch), number, num_workers)
-        if all(array.unit == 1 for array in self.selection.arrays):
+        if self._is_single:
             return self._read_single(np.concatenate([*blocks, np.zeros(0, np.int64)]), threads)
         return self._read(blocks, threads)
 
@@ -266,8 +266,13 @@ class MapBatches(IterableDataset[MapBatch]):
         return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
 
     def _new_lending(self) -> Lending:
-        # Where maps are decoded straight into piles, the buffer is piles.
-        return Lending((self._pile_maps, *self.selection.shape[1:]), max(2, self.buffer_maps // self._pile_maps))
+        max_spare = self.buffer_maps // self._pile_maps if self._is_single else 0  # then the buffer is piles
+        return Lending((self._pile_maps, *self.selection.shape[1:]), max(2, max_spare))
+
+    @property
+    def _is_single(self) -> bool:
+        """Whether each chunk is a map, so that maps are decoded straight into their pile."""
+        return all(array.unit == 1 for array in self.selection.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_spare": [], "_lending": None}
