@@ -29,7 +29,7 @@ def test_the_committed_records_have_no_fault_and_take_seconds():
     assert report.faults == ()
     assert report.num_records >= 50
     assert time.monotonic() - begin < 0.4 * report.num_records
-    assert str(report).endswith(f"{report.num_records} records checked: no faults")
+    assert str(report).endswith(f"{report.num_records:,} records checked: no faults")
 
 
 def leaves(value, path=()):
