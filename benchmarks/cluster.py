@@ -39,7 +39,6 @@ def commands(seeds: int) -> dict[str, list[str]]:
 def track(workspace: Path, seeds: int, threads: int, options: list[str]) -> dict[str, float]:
     """Seconds of each command."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FMCS_BENCH_WORKSPACE": str(workspace)}
-
     found = {}
     for name, arguments in commands(seeds).items():
         program = [sys.executable, "-m", "fmcs_bench", *arguments, "--device", "cpu", *options]

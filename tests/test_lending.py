@@ -1,6 +1,7 @@
 """Memory comes back when the last view of it is gone, and not before."""
 
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -63,3 +64,11 @@ def test_little_is_kept():
     assert len({address(array) for array in lent}) == 10
     del lent
     assert len(lending._spare) == 4
+
+
+def test_a_copy_for_another_process_has_no_memory():
+    lending = Lending(SHAPE, 4)
+    lending.lend(4)  # and given back at once
+    assert len(lending._spare) == 1
+    copy = pickle.loads(pickle.dumps(lending))
+    assert (copy.shape, copy.max_spare, len(copy._spare)) == (SHAPE, 4, 0)

@@ -1,7 +1,7 @@
-"""Memory of batches, lent again when nobody holds the batch any more: new memory costs an eighth of reading an epoch.
+"""Memory that is lent again when nobody holds it any more: new memory costs an eighth of reading an epoch.
 
-Flow: spare memory, or new -> an array on it, which the batch and all tensors and views made of it hold -> the last of
-them is gone -> spare again.
+Flow: spare memory, or new -> an array on it, which all tensors and views made of it hold -> the last of them is gone ->
+spare again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Lending:
-    """Lends memory for float16 arrays of one shape, or of fewer rows; threads may share it.
+    """Lends memory for float16 arrays of one shape, or of fewer rows; threads may share it, and a pickled one is empty.
 
     Args:
         shape: of the largest array.
@@ -22,8 +22,11 @@ class Lending:
     """
 
     def __init__(self, shape: tuple[int, ...], max_spare: int) -> None:
-        self.shape = shape
+        self.shape, self.max_spare = shape, max_spare
         self._spare: deque[np.ndarray] = deque(maxlen=max_spare)
+
+    def __reduce__(self) -> tuple[type[Lending], tuple[tuple[int, ...], int]]:
+        return Lending, (self.shape, self.max_spare)
 
     def lend(self, rows: int) -> np.ndarray:
         """An array [rows, ...] with any content, for as long as it, or a view or tensor made of it, is held."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -115,12 +115,16 @@ class MapBatches(IterableDataset[MapBatch]):
         self._starts_U = np.flatnonzero(np.diff(units_M[self._grouped_M], prepend=-1))
         self._units_M = units_M
         self._places = selection.source_M, selection.stages_M, selection.image_M
-        self._spare: list[np.ndarray] = []  # kept between epochs: touching new memory takes as long as decoding into it
         batches_per_pile = min(
             PILE_BYTES // (map_bytes(selection.arrays[0]) * batch_size), self.buffer_maps // (8 * batch_size)
         )
         self._pile_maps = batch_size * max(1, batches_per_pile)
-        self._lending = self._new_lending()
+        # Memory is kept between epochs: touching new memory takes as long as decoding into it. Where maps are decoded
+        # straight into piles, the buffer is piles.
+        self._is_single = all(array.unit == 1 for array in selection.arrays)
+        self._buffers = Lending((2, self.buffer_maps // 2, *selection.shape[1:]), max_spare=1)
+        max_piles = max(2, self.buffer_maps // self._pile_maps if self._is_single else 0)
+        self._pile_memory = Lending((self._pile_maps, *selection.shape[1:]), max_spare=max_piles)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epochs that begin from now on; call it before each shuffled epoch."""
@@ -223,7 +227,7 @@ class MapBatches(IterableDataset[MapBatch]):
     def _read(self, blocks: list[np.ndarray], threads: int) -> Iterator[MapBatch]:
         """While the batches of one block are given out, threads decode the next into the other half of the buffer."""
         selection = self.selection
-        buffer_SNDHW = self._spare.pop() if self._spare else self._new_buffer()
+        buffer_SNDHW = self._buffers.lend(2)
         decoding: deque[tuple[list[Future[None]], np.ndarray]] = deque()
         with ThreadPoolExecutor(threads, "fmcs-bench-decode") as pool:
 
@@ -256,30 +260,10 @@ class MapBatches(IterableDataset[MapBatch]):
                         yield from piles.popleft().batches()
             finally:
                 pool.shutdown(cancel_futures=True)
-                self._spare.append(buffer_SNDHW)
 
     def _piles(self, order_N: np.ndarray) -> Iterator[_Pile]:
         starts = range(0, len(order_N), self._pile_maps)
         return (_Pile(self, order_N[start : start + self._pile_maps]) for start in starts)
-
-    def _new_buffer(self) -> np.ndarray:
-        return np.empty((2, self.buffer_maps // 2, *self.selection.shape[1:]), np.float16)
-
-    def _new_lending(self) -> Lending:
-        max_spare = self.buffer_maps // self._pile_maps if self._is_single else 0  # then the buffer is piles
-        return Lending((self._pile_maps, *self.selection.shape[1:]), max(2, max_spare))
-
-    @property
-    def _is_single(self) -> bool:
-        """Whether each chunk is a map, so that maps are decoded straight into their pile."""
-        return all(array.unit == 1 for array in self.selection.arrays)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_spare": [], "_lending": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lending = self._new_lending()
 
 
 class _Pile:
@@ -294,7 +278,7 @@ class _Pile:
 
     @cached_property
     def maps_NDHW(self) -> np.ndarray:
-        return self._of._lending.lend(len(self._index_N))
+        return self._of._pile_memory.lend(len(self._index_N))
 
     @property
     def is_full(self) -> bool:
