@@ -89,9 +89,14 @@ def test_on_the_documentation_site_tables_sort():
     assert files.get_file_from_path("leaderboard/assets/page.js") is not None
 
 
+def measured_tables(text: str) -> list[tuple[str, str]]:
+    """Name of the committed result, and the table that shows it."""
+    return re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
+
+
 def test_the_ideas_for_an_evaluator_have_the_errors_that_were_measured():
     text = (ROOT / "docs/evaluators.md").read_text(encoding="utf-8")
-    ((name, table),) = re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
+    ((name, table),) = measured_tables(text)
     result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
     measured = [result[key]["mae"] for key in result if "@" in key]
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
@@ -102,7 +107,7 @@ def test_the_ideas_for_an_evaluator_have_the_errors_that_were_measured():
 
 def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():
     text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    tables = re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
+    tables = measured_tables(text)
     assert len(tables) == 8
     for name, table in tables:
         result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
