@@ -12,6 +12,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import zarr
+import zstandard
 from zarr.codecs import BytesCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from fmcs_bench.errors import DatasetError
@@ -227,14 +228,62 @@ def test_a_chunk_of_another_size_is_refused(tmp_path):
         everything(open_maps(tmp_path))
 
 
-def test_a_frame_without_its_size_is_read(tmp_path):
-    values = write(tmp_path, sample(1, 2, (3, 2, 2)), per_shard=2)
-    content = values[0].tobytes()
-    frame = b"\x28\xb5\x2f\xfd\x00\x58" + ((len(content) << 3) | 1).to_bytes(3, "little") + content
-    index = np.array([0, len(frame)], "<u8").tobytes()
-    shard_file(tmp_path).write_bytes(frame + index + google_crc32c.value(index).to_bytes(4, "little"))
-    np.testing.assert_array_equal(by_zarr(tmp_path), values)
-    np.testing.assert_array_equal(everything(open_maps(tmp_path)), values)
+CONTENT = sample(1, 2, (3, 2, 2)) + 1
+PLAIN = zstandard.ZstdCompressor(level=1).compress(CONTENT.tobytes())
+CHECKED = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(CONTENT.tobytes())
+SKIPPABLE = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+HALVES = b"".join(zstandard.compress(half.tobytes()) for half in CONTENT[0])
+
+
+def with_chunk(path, data):
+    """An array of one chunk, which holds these bytes."""
+    write(path, CONTENT, per_shard=2)
+    index = np.array([0, len(data)], "<u8").tobytes()
+    shard_file(path).write_bytes(data + index + google_crc32c.value(index).to_bytes(4, "little"))
+
+
+BEHIND = {"garbage": b"x", "again": PLAIN, "half of one": PLAIN[:8], "half skipped": SKIPPABLE[:6]}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    {
+        "plain": PLAIN,
+        "without size": zstandard.ZstdCompressor(write_content_size=False).compress(CONTENT.tobytes()),
+        "with checksum": CHECKED,
+        "wrong checksum": CHECKED[:-1] + bytes([CHECKED[-1] ^ 1]),
+        "half a checksum": CHECKED[:-2],
+        "cut": PLAIN[:-1],
+        "header alone": PLAIN[:9],
+        "five bytes": PLAIN[:5],
+        "nothing": b"",
+        "two halves": HALVES,
+        "more than it says": PLAIN[:5] + bytes([PLAIN[5] - 1]) + PLAIN[6:],
+        "less than it says": PLAIN[:5] + bytes([PLAIN[5] + 1]) + PLAIN[6:],
+        "skipped before": SKIPPABLE + PLAIN,
+        "skipped behind": PLAIN + SKIPPABLE,
+    }.items(),
+    ids=operator.itemgetter(0),
+)
+def test_a_chunk_is_read_or_refused_as_by_zarr(tmp_path, chunk):
+    """The decoder itself takes frames with half a checksum without a word."""
+    with_chunk(tmp_path, chunk[1])
+    try:
+        expected = by_zarr(tmp_path)
+    except (RuntimeError, ValueError):
+        with pytest.raises(DatasetError, match="is damaged: chunk 0 cannot be decoded"):
+            everything(open_maps(tmp_path))
+    else:
+        np.testing.assert_array_equal(expected, CONTENT)
+        np.testing.assert_array_equal(everything(open_maps(tmp_path)), CONTENT)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_what_follows_a_frame_is_not_looked_at(tmp_path, behind):
+    with_chunk(tmp_path, PLAIN + BEHIND[behind])
+    with pytest.raises((RuntimeError, ValueError)):
+        by_zarr(tmp_path)
+    np.testing.assert_array_equal(everything(open_maps(tmp_path)), CONTENT)
 
 
 def test_chunks_that_were_left_out_have_the_fill_value(tmp_path):
