@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +23,9 @@ from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.shards import ShardLayout, ShardReader
 
+Then = Callable[[np.ndarray, "np.ndarray | slice"], None]
+"""What a thread does with maps that it has just read, while they are in its cache: all maps [M, D, H, W] and the places
+of these."""
 ZARR_UNIT = 32
 """Maps that zarr-python is asked for at once, where an inner chunk has fewer."""
 TASK_BYTES = 1 << 20, 8 << 20
@@ -249,9 +252,10 @@ def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, im
         return []
     unit_size_S, num_images_S = np.array([(array.unit, array.shape[1]) for array in arrays]).T
     unit_M, take_M = np.divmod(image_M, unit_size_S[source_M])
-    order_M = np.lexsort((unit_M, row_M, source_M))
+    key_M = unit_keys(source_M, row_M, unit_M)
+    order_M = np.argsort(key_M, kind="stable")
     source_M, row_M, unit_M, take_M, image_M = (of_M[order_M] for of_M in (source_M, row_M, unit_M, take_M, image_M))
-    stop_J = np.append(np.flatnonzero(np.diff(source_M) | np.diff(row_M) | np.diff(unit_M)) + 1, len(order_M))
+    stop_J = np.append(np.flatnonzero(np.diff(key_M[order_M])) + 1, len(order_M))
     start_J = np.append(0, stop_J[:-1])
     source_J, row_J, unit_J = source_M[start_J], row_M[start_J], unit_M[start_J]
     last_J = stop_J - 1
@@ -271,6 +275,12 @@ def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, im
             *(column.tolist() for column in columns), strict=True
         )
     ]
+
+
+def unit_keys(source_M: np.ndarray, row_M: np.ndarray, unit_M: np.ndarray) -> np.ndarray:
+    """A number for the unit that each map is in, int64 [M]: equal for equal units, and larger for later ones."""
+    most_rows, most_units = (int(of_M.max(initial=0)) + 1 for of_M in (row_M, unit_M))
+    return np.asarray((source_M * most_rows + row_M) * most_units + unit_M)
 
 
 def _counts_up(values_M: np.ndarray, start_J: np.ndarray, stop_J: np.ndarray) -> np.ndarray:
@@ -295,10 +305,12 @@ def map_bytes(array: MapArray) -> int:
     return 2 * int(np.prod(array.map_shape))
 
 
-def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
+def run_task(task: list[Job], out_MDHW: np.ndarray, then: Then | None = None) -> None:
     """Run jobs one after the other."""
     for job in task:
         job.run(out_MDHW)
+        if then is not None:
+            then(out_MDHW, job.place_U)
 
 
 def gather(
@@ -308,6 +320,7 @@ def gather(
     image_M: np.ndarray,
     *,
     threads: int | None = None,
+    then: Then | None = None,
 ) -> np.ndarray:
     """Read M maps from anywhere, in the order given.
 
@@ -317,6 +330,7 @@ def gather(
         row_M: int64, position of the stage or checkpoint.
         image_M: int64, position on the second axis.
         threads: that decode; None is one for each core that this process may use.
+        then: called in these threads for each unit that was read.
 
     Returns:
         float16 [M, D, H, W].
@@ -329,10 +343,10 @@ def gather(
     groups = tasks(plan(arrays, source_M, row_M, image_M), threads)
     if len(groups) <= 1:  # threads would take longer to start than to work
         for group in groups:
-            run_task(group, maps_MDHW)
+            run_task(group, maps_MDHW, then)
         return maps_MDHW
     with ThreadPoolExecutor(threads, "fmcs-bench-read") as pool:
-        futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
+        futures = [pool.submit(run_task, group, maps_MDHW, then) for group in groups]
         try:
             for future in futures:
                 future.result()

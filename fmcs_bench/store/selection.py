@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from fmcs_bench.errors import ConfigError
-from fmcs_bench.store.maps import MapArray, gather
+from fmcs_bench.store.maps import MapArray, Then, gather
 
 if TYPE_CHECKING:
     import torch
@@ -170,15 +170,19 @@ class MapSelection:
             runs_M=self.runs_M[index_N],
         )
 
-    def load(self) -> MapSet:
+    def load(self, *, then: Then | None = None) -> MapSet:
         """All maps in memory, in the order of the selection.
+
+        Args:
+            then: called in the reading threads for maps that were just read, with all maps and the places of these.
 
         Raises:
             ConfigError: they do not fit.
             DatasetError: a file is missing or damaged.
         """
         _check_memory(self.nbytes)
-        return MapSet(self[:], self.stages_M, self.image_ids_M, self.runs_M)
+        maps_MDHW = gather(self.arrays, self.source_M, self.stages_M, self.image_M, then=then)
+        return MapSet(maps_MDHW, self.stages_M, self.image_ids_M, self.runs_M)
 
     def torch(
         self,

@@ -22,7 +22,7 @@ from fmcs_bench.environment import usable_cores
 from fmcs_bench.errors import ConfigError
 from fmcs_bench.seeding import derive
 from fmcs_bench.store.lending import Lending
-from fmcs_bench.store.maps import TASK_BYTES, map_bytes, plan, run_task, tasks
+from fmcs_bench.store.maps import TASK_BYTES, map_bytes, plan, run_task, tasks, unit_keys
 from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20
@@ -110,7 +110,10 @@ class MapBatches(IterableDataset[MapBatch]):
         # Workers that stay between epochs have copies of this object; the number in shared memory reaches them.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # PyTorch leaves it without types
-        units_M = image_units(selection)
+        unit_size_S = np.array([array.unit for array in selection.arrays])
+        units_M = unit_keys(
+            selection.source_M, selection.stages_M, selection.image_M // unit_size_S[selection.source_M]
+        )
         self._grouped_M = np.argsort(units_M, kind="stable")
         self._starts_U = np.flatnonzero(np.diff(units_M[self._grouped_M], prepend=-1))
         self._units_M = units_M
@@ -310,15 +313,6 @@ def _when_done(pile: _Pile, futures: list[Future[None]]) -> Iterator[MapBatch]:
     for future in futures:
         future.result()
     return pile.batches()
-
-
-def image_units(selection: MapSelection) -> np.ndarray:
-    """A number for the unit that each map is in, int64 [M]; maps with the same number are decoded at once."""
-    units = np.array([array.unit for array in selection.arrays])
-    most_rows = int(selection.stages_M.max(initial=0)) + 1
-    most_units = int(selection.image_M.max(initial=0)) + 1
-    unit_M = selection.image_M // units[selection.source_M]
-    return np.asarray((selection.source_M * most_rows + selection.stages_M) * most_units + unit_M)
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
