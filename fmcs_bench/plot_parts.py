@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
+from statistics import median_high
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from fmcs_bench.plot_style import BAND, MUTED
 from fmcs_bench.statistics import Estimate
 
 DASHED = (0, (4, 3))
-_TIMES = 2.0
+_TIMES = 4.0
 _NAME_SIZE = 8.5
 _AWAY = (7, 16, 28, 42)
 """Points between a dot and its name: near, or with a line between them."""
@@ -68,20 +67,17 @@ def seed_dots(axes: Axes, values: Sequence[float], y: float, color: str) -> None
 def far_below(values: Sequence[float], *, at_least: float) -> float:
     """Below this value a point is drawn at the edge of the axes, with its number, so that the others can be told apart.
 
-    It is the middle of the first gap, from above, that is wider than ``at_least`` and than twice the range of what lies
-    above it; minus infinity where there is none.
+    It lies below the median by ``at_least``, or by four times the distance from the median up to the best if that is
+    more. Of two medians it is the upper one, so that half of the values may be at chance.
 
     Example:
         >>> far_below([95.0, 94.5, 94.0, 93.0, 10.0], at_least=10.0)
-        51.5
+        84.0
         >>> far_below([95.0, 85.0, 75.0, 65.0], at_least=10.0)
-        -inf
+        45.0
     """
-    ordered = sorted(values, reverse=True)
-    for above, below in pairwise(ordered):
-        if above - below > max(at_least, _TIMES * (ordered[0] - above)):
-            return (above + below) / 2
-    return -math.inf
+    middle = median_high(values)
+    return middle - max(at_least, _TIMES * (max(values) - middle))
 
 
 def panels(num: int, *, columns: int, height: float, width: float) -> tuple[Figure, list[Axes]]:

@@ -1,6 +1,6 @@
 """Figures about what training methods reach: differences to the baseline, and accuracy by RAF.
 
-Flow: board -> rows with their points -> estimates in percentage points; what lies far below all others stands at the
+Flow: board -> rows with their points -> estimates in percentage points; what lies far below most stands at the
 edge, with its number -> figure.
 """
 
@@ -30,7 +30,7 @@ from fmcs_bench.statistics import Estimate
 _LONG_NAME = 30
 _COLUMNS = 2
 POINTS_APART = 10.0
-"""Percentage points between a value and all above it from which it may stand at the edge."""
+"""Percentage points below the median from which a value may stand at the edge."""
 
 
 @house_style()
@@ -88,7 +88,7 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
 
     RAF values stand in order at equal distances, RAF 0 apart from the others. The baseline's interval is the grey band.
 
-    A value far below all others stands at the bottom, with its number, so that the others can be told apart.
+    A value far below most stands at the bottom, with its number, so that the others can be told apart.
 
     Returns:
         None where no family has a RAF below 1.
