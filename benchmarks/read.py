@@ -5,7 +5,8 @@
 For each dataset, a folder that `fmcs-bench build` has made, ratios of things measured by turns in one process, with the
 files in the page cache:
 - epoch: a shuffled epoch of `dataset.sel(...).torch(shuffle=True)`, against the codec decoding the same chunks from
-  memory with the same threads and keeping nothing. Goal: 0.85.
+  memory with the same threads and keeping nothing. Goal: 0.85. The codec is numcodecs', which zarr-python reads with;
+  for zstd the same against zstandard, which the direct reader decodes with.
 - single: maps at random by `selection[i]`, against zarr-python's `array[row, i]`. Goal: 8 times as fast.
 - shards: whole shards by zarr-python, against the codec.
 And for the first dataset:
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+import zstandard
 from result import by_turns, per_second, report
 
 import fmcs_bench as fb
@@ -78,8 +80,19 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
         batches.set_epoch(next(number))
         return per_second(selection.nbytes / 1e6, lambda: sum(len(batch.maps_BDHW) for batch in batches))
 
+    def unpack(part: list[bytes]) -> None:
+        decompressor = zstandard.ZstdDecompressor()
+        for data in part:
+            decompressor.decompress(data)
+
+    def zstandard_rate() -> float:
+        parts = [encoded[i : i + 16] for i in range(0, len(encoded), 16)]
+        with ThreadPoolExecutor(threads) as pool:
+            return per_second(selection.nbytes / 1e6, lambda: list(pool.map(unpack, parts)))
+
     epoch_rate()
     epoch_mb, codec_mb, epoch_ratio = by_turns(epoch_rate, codec_rate, rounds)
+    to_zstandard = by_turns(epoch_rate, zstandard_rate, rounds)[2] if codec == "zstd" else None
 
     arrays = [dataset.array(f"run-{seed}/feature_maps") for seed in dataset.seeds("training")]
     places = np.random.default_rng(0).integers(len(selection), size=num_single)
@@ -121,6 +134,7 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
         "epoch_mb_per_second": round(epoch_mb),
         "codec_mb_per_second": round(codec_mb),
         "epoch_ratio_to_codec": round(epoch_ratio, 3),
+        "epoch_ratio_to_zstandard": None if to_zstandard is None else round(to_zstandard, 3),
         "single_maps_per_second": round(single),
         "zarr_python_single_maps_per_second": round(zarr_single),
         "single_ratio_to_zarr_python": round(single_ratio, 2),

@@ -217,15 +217,18 @@ def test_a_damaged_shard_is_named(tmp_path, damage, message, codec):
     np.testing.assert_array_equal(array.read_unit(0, 0, np.arange(2)), values[0, :2])
 
 
-def test_a_chunk_of_another_size_is_refused(tmp_path):
-    """The decoder itself takes a frame that is too small without a word."""
-    write(tmp_path, sample(1, 8, (3, 4, 4)))
-    write(tmp_path / "small", sample(1, 8, (3, 4, 2)))
-    shard_file(tmp_path).write_bytes(shard_file(tmp_path / "small").read_bytes())
+@pytest.mark.parametrize(("shape", "num_bytes"), [((3, 4, 2), 96), ((3, 4, 8), 384)])
+@pytest.mark.parametrize("codec", ["zstd", "pco"])
+def test_a_chunk_of_another_size_is_refused(tmp_path, codec, shape, num_bytes):
+    """The decoders themselves take chunks that are too small, or too large, without a word."""
+    write(tmp_path, sample(1, 8, (3, 4, 4)), codec)
+    write(tmp_path / "other", sample(1, 8, shape), codec)
+    shard_file(tmp_path).write_bytes(shard_file(tmp_path / "other").read_bytes())
     with pytest.raises(
-        DatasetError, match=r"c/0/0/0/0/0 is damaged: chunk 0 cannot be decoded \(it has 96 bytes, not 192"
+        DatasetError,
+        match=rf"c/0/0/0/0/0 is damaged: chunk 0 cannot be decoded \(it has {num_bytes} bytes, not 192",
     ):
-        everything(open_maps(tmp_path))
+        everything(open_maps(tmp_path, codec))
 
 
 CONTENT = sample(1, 2, (3, 2, 2)) + 1

@@ -171,7 +171,7 @@ class ShardReader:
     def __init__(self, folder: Path, layout: ShardLayout, *, max_open: int = MAX_OPEN) -> None:
         self.folder, self.layout, self.max_open = folder, layout, max_open
         self._codec: Codec = get_codec(layout.codec)
-        self._is_zstd = self._codec.codec_id == "zstd"
+        self._unpack = _unpack_zstd if self._codec.codec_id == "zstd" else _unpack_pco
         self._chunks_per_shard = layout.per_shard // layout.per_chunk
         self._chunk_shape = (layout.per_chunk, *layout.shape[2:])
         self._chunk_bytes = math.prod(self._chunk_shape) * np.dtype(layout.dtype).itemsize
@@ -232,18 +232,14 @@ class ShardReader:
         return out
 
     def _decode(self, data: memoryview, out: np.ndarray | None) -> np.ndarray:
-        if self._is_zstd and _is_plain_frame(data, self._chunk_bytes):
-            target = np.empty(self._chunk_shape, self.layout.dtype) if out is None else out
-            _unpack(data, target)
+        target = np.empty(self._chunk_shape, self.layout.dtype) if out is None else out
+        if self._unpack(data, target):
             return target
         decoded = np.frombuffer(self._codec.decode(data), np.uint8)
         if len(decoded) != self._chunk_bytes:
             raise ValueError(f"it has {len(decoded):,} bytes, not {self._chunk_bytes:,}")
-        numbers = decoded.view(self.layout.dtype).reshape(self._chunk_shape)
-        if out is None:
-            return numbers
-        out[...] = numbers
-        return out
+        target[...] = decoded.view(self.layout.dtype).reshape(self._chunk_shape)
+        return target
 
     def _file(self, row: int, shard: int) -> Path:
         return self.folder.joinpath("c", str(row), str(shard), *("0" for _ in self.layout.shape[2:]))
@@ -273,18 +269,24 @@ class _Decompressors(threading.local):
 _DECOMPRESSORS = _Decompressors()
 
 
-def _is_plain_frame(data: memoryview, num_bytes: int) -> bool:
-    """Whether this begins with a frame that says that it holds so many bytes, and ends without a checksum."""
+def _unpack_zstd(data: memoryview, out: np.ndarray) -> bool:
+    """Decode a frame that says that it holds so many bytes, and ends without a checksum; False where it is another."""
     try:
-        frame = zstandard.get_frame_parameters(data)
+        header = zstandard.get_frame_parameters(data)
     except zstandard.ZstdError:
         return False
-    return frame.content_size == num_bytes and not frame.has_checksum
-
-
-def _unpack(data: memoryview, out: np.ndarray) -> None:
-    """Decode one frame into an array of as many bytes as it says that it holds; what follows it is not looked at."""
-    with _DECOMPRESSORS.own.stream_reader(data) as frame:
+    if header.content_size != out.nbytes or header.has_checksum:
+        return False
+    with _DECOMPRESSORS.own.stream_reader(data) as frame:  # what follows the frame is not looked at
         num_bytes = frame.readinto(out.data)
     if num_bytes < out.nbytes:
         raise ValueError("the frame ends too early")
+    return True
+
+
+def _unpack_pco(data: memoryview, out: np.ndarray) -> bool:
+    """Decode as many numbers as there is room for; False where it is another number."""
+    from pcodec import standalone
+
+    progress = standalone.simple_decompress_into(bytes(data), out.reshape(-1))
+    return bool(progress.finished and progress.n_processed == out.size)
