@@ -10,36 +10,34 @@ Example:
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import (
-        build,
-        build_leaderboard,
-        download,
-        evaluate,
-        explain,
-        load,
-        load_evaluator,
-        plan_training,
-        publish,
-        train,
-        verify,
-    )
+    from fmcs_bench.api import build, build_leaderboard, download, evaluate, load_evaluator, publish, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
+    from fmcs_bench.explanation import explain
+    from fmcs_bench.hub.loading import load
+    from fmcs_bench.train_api import plan_training, train
 
 __all__ = [
     "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
     "plan_training", "publish", "train", "verify",
 ]  # fmt: skip
 
+_ELSEWHERE = {
+    "explain": "fmcs_bench.explanation",
+    "load": "fmcs_bench.hub.loading",
+    "plan_training": "fmcs_bench.train_api",
+    "train": "fmcs_bench.train_api",
+}
+"""Functions that are not in ``fmcs_bench.api``."""
+
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `fmcs-bench --help` and tools that only want the version do without it.
     if name in __all__:
-        from fmcs_bench import api
-
-        return getattr(api, name)
+        return getattr(import_module(_ELSEWHERE.get(name, "fmcs_bench.api")), name)
     raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")

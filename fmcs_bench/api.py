@@ -1,26 +1,25 @@
-"""The road as Python functions; each does what the command of its name does and returns an object that prints."""
+"""The road as Python functions; each does what the command of its name does and returns an object that prints.
+
+What takes a second to import, as statistics and figures do, is imported where it is needed: many only read maps. That
+is also why ``train``, ``explain`` and ``load`` are not here.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fmcs_bench import images, in_bucket, judges, leaderboard, verification
-from fmcs_bench.boards import EvaluatorBoard
+from fmcs_bench import images, in_bucket, verification
 from fmcs_bench.cluster import EngineName, engine_of
 from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
 from fmcs_bench.engine import Engine
-from fmcs_bench.evaluation import all_datasets, evaluate_datasets
-from fmcs_bench.evaluators import Evaluator
-from fmcs_bench.explanation import explain as explain
 from fmcs_bench.hub import download as hub_download
-from fmcs_bench.hub import publishing
-from fmcs_bench.hub.loading import load as load
 from fmcs_bench.hub.patience import Patience
 from fmcs_bench.places import (
     PathLike,
+    all_datasets,
     dataset_location,
     find_dataset,
     find_datasets,
@@ -28,14 +27,17 @@ from fmcs_bench.places import (
     workspace_at,
 )
 from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.records import EvaluatorRecord
 from fmcs_bench.store import FmcsDataset, open_dataset
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Report
 from fmcs_bench.together import led
-from fmcs_bench.train_api import plan_training as plan_training
-from fmcs_bench.train_api import train as train
 from fmcs_bench.training import choose_device
+
+if TYPE_CHECKING:
+    from fmcs_bench.boards import EvaluatorBoard
+    from fmcs_bench.evaluators import Evaluator
+    from fmcs_bench.hub.publishing import Published
+    from fmcs_bench.records import EvaluatorRecord
 
 
 def open(  # noqa: A001  (as zarr.open and PIL.Image.open are)
@@ -209,6 +211,8 @@ def evaluate(
         UnitsFailedError: some evaluators failed; everything else is done, and its boards are the error's ``finished``.
         FmcsBenchError: see ``fmcs_bench.evaluation.evaluate_dataset``.
     """
+    from fmcs_bench.evaluation import evaluate_datasets
+
     place = workspace_at(workspace)
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
     others = find_datasets(place, test_on)
@@ -261,6 +265,8 @@ def load_evaluator(
         ConfigError: nothing or too little was named, or the evaluator is a plug-in that is not here or was changed.
         DatasetError: its files are damaged.
     """
+    from fmcs_bench import judges
+
     return judges.load_evaluator(
         workspace_at(workspace),
         place,
@@ -287,7 +293,7 @@ def publish(
     workspace: PathLike | None = None,
     agree: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
-) -> publishing.Published:
+) -> Published:
     """Make a Hugging Face dataset repository of an FMCS dataset, in a folder, on the Hub or at a URL such as a bucket.
 
     Args:
@@ -309,6 +315,8 @@ def publish(
     Raises:
         FmcsBenchError: see ``fmcs_bench.hub.publish`` and ``fmcs_bench.hub.upload``.
     """
+    from fmcs_bench.hub import publishing
+
     place = workspace_at(workspace)
     return publishing.publish(
         find_dataset(place, dataset),
@@ -337,6 +345,8 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
         LeftOutError: the page is made, and its path is the error's ``page``, but some records are not valid.
     """
     if root is not None:
+        from fmcs_bench import leaderboard
+
         folder = Path(root)
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
     place = workspace_at(workspace)

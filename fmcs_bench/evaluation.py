@@ -25,12 +25,12 @@ from fmcs_bench.config import NUM_SEEDS, EvaluatorConfig, GridValue, Head
 from fmcs_bench.elsewhere import DatasetThere, EvaluatorThere
 from fmcs_bench.engine import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.environment import Environment
-from fmcs_bench.errors import ConfigError, EvaluatorError, MissingDataError, UnitsFailedError
+from fmcs_bench.errors import ConfigError, EvaluatorError, UnitsFailedError
 from fmcs_bench.evaluators import Evaluator
 from fmcs_bench.evaluators.fitted import is_intact, load_fitted, save_fitted
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.records import EvaluatorRecord, RecordStore, Trajectory
-from fmcs_bench.store import FmcsDataset, MapSelection, open_dataset, schema
+from fmcs_bench.store import FmcsDataset, MapSelection
 from fmcs_bench.training import choose_device, device_name
 from fmcs_bench.workspace import Workspace
 
@@ -154,20 +154,6 @@ def _told(outcome: Outcome[EvaluatorConfig, EvaluatorRecord], dataset_id: str) -
     return "\n".join(
         [f"{num} of {num + len(outcome.results)} fits on {dataset_id} failed; the others are done:", *lines]
     )
-
-
-def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
-    """Every finished FMCS dataset of the workspace, by name.
-
-    Raises:
-        MissingDataError: there is none; the message says how to build one.
-    """
-    paths = sorted(path.parent for path in workspace.datasets.glob(f"*/{schema.MANIFEST}"))
-    if not paths:
-        raise MissingDataError(
-            f"no FMCS dataset is in {workspace.datasets}; build one with `fmcs-bench build --backbone smallcnn`"
-        )
-    return [open_dataset(path) for path in paths]
 
 
 def recompute(predictions: dict[str, np.ndarray]) -> dict[Column, records.Metrics]:

@@ -58,11 +58,11 @@ def explain(
     device: str,
 ) -> None:
     """Draw where a network looks, by stage or by RAF (Grad-CAM); the picture's path is printed."""
-    from fmcs_bench import api
+    from fmcs_bench import explanation as explanations
     from fmcs_bench.display import shown
 
     with shown() as progress:
-        explanation = api.explain(
+        explanation = explanations.explain(
             dataset,
             by=by,
             run=run,

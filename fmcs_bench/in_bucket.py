@@ -11,10 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import leaderboard
 from fmcs_bench.builder import build_dataset
 from fmcs_bench.config import BuildConfig
-from fmcs_bench.hub import bucket
 from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import FmcsDataset, open_dataset, schema
 from fmcs_bench.store.location import Location
@@ -36,6 +34,8 @@ def build(config: BuildConfig, place: Workspace, *, progress: Progress = SILENT,
     target = place.dataset(config.dataset_name)
     if place.is_here or (target / schema.MANIFEST).exists():
         return build_dataset(config, place, progress=progress, **options)
+    from fmcs_bench.hub import bucket
+
     built = build_dataset(config, Workspace(place.scratch), progress=progress, **options)
     bucket.copy(built.path, Location(target), progress=progress)
     shutil.rmtree(built.path)
@@ -44,6 +44,8 @@ def build(config: BuildConfig, place: Workspace, *, progress: Progress = SILENT,
 
 def build_page(place: Workspace) -> Path:
     """Make the page of all records of the workspace; see ``fmcs_bench.leaderboard.build``."""
+    from fmcs_bench import leaderboard
+
     if place.is_here:
         return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fmcs_bench.errors import ConfigError, MissingDataError
-from fmcs_bench.evaluation import all_datasets
 from fmcs_bench.store import FmcsDataset, open_dataset, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.urls import is_url
@@ -23,6 +22,20 @@ PathLike = str | os.PathLike[str]
 def default_workspace() -> str:
     """``FMCS_BENCH_WORKSPACE``, or ``fmcs-workspace`` in the current folder."""
     return os.environ.get("FMCS_BENCH_WORKSPACE") or "fmcs-workspace"
+
+
+def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
+    """Every finished FMCS dataset of the workspace, by name.
+
+    Raises:
+        MissingDataError: there is none; the message says how to build one.
+    """
+    paths = sorted(path.parent for path in workspace.datasets.glob(f"*/{schema.MANIFEST}"))
+    if not paths:
+        raise MissingDataError(
+            f"no FMCS dataset is in {workspace.datasets}; build one with `fmcs-bench build --backbone smallcnn`"
+        )
+    return [open_dataset(path) for path in paths]
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:

@@ -18,9 +18,10 @@ from fmcs_bench.cluster import engine_of
 from fmcs_bench.engine import Job, run_units
 from fmcs_bench.environment import Environment
 from fmcs_bench.errors import ConfigError, EngineError, EvaluatorError, UnitsFailedError
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset
+from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.experiments import train_methods
 from fmcs_bench.methods import Sweep
+from fmcs_bench.places import all_datasets
 from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.workspace import Workspace
 

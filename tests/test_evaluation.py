@@ -18,10 +18,11 @@ from fmcs_bench.errors import (
     UnitsFailedError,
     UnknownNameError,
 )
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset, recompute
+from fmcs_bench.evaluation import evaluate_dataset, recompute
 from fmcs_bench.evaluators import REGISTRY
 from fmcs_bench.evaluators.norm import NormEvaluator
 from fmcs_bench.judges import judge_record, load_judge
+from fmcs_bench.places import all_datasets
 from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import open_dataset
 from fmcs_bench.workspace import Workspace

@@ -16,7 +16,8 @@ import torch
 from click.testing import CliRunner
 from conftest import subprocess_environment
 
-from fmcs_bench import api, evaluators
+import fmcs_bench as fb
+from fmcs_bench import evaluators
 from fmcs_bench.cli import main
 from fmcs_bench.config import EvaluatorConfig
 from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
@@ -186,7 +187,7 @@ def test_a_name_is_not_taken_for_a_file():
 
 def test_a_file_judges_on_the_board_and_in_training(file, workspace):
     name = f"{workspace.datasets}/{next(workspace.datasets.iterdir()).name}"
-    dataset = api.open(name)
+    dataset = fb.open(name)
     typed = f"{file}:PeakEvaluator"
     board = evaluate_dataset(dataset, workspace, evaluator_names=[typed, "norm"], num_seeds=1, device="cpu")
     assert {row.evaluator for row in board.rows} == {"peak", "norm"}
@@ -220,7 +221,7 @@ def test_a_file_judges_on_the_board_and_in_training(file, workspace):
 
 
 def test_heads_on_the_board_and_in_training(workspace):
-    dataset = api.open(next(workspace.datasets.iterdir()))
+    dataset = fb.open(next(workspace.datasets.iterdir()))
     result = CliRunner().invoke(
         main,
         ["evaluate", "--workspace", str(workspace.root), "--device", "cpu", "--seeds", "1", "--json",
@@ -230,12 +231,12 @@ def test_heads_on_the_board_and_in_training(workspace):
     found = {record.method: record for record in RecordStore(workspace.records).all(EvaluatorRecord)}
     assert set(found) == {"norm+coral", "set"}
     assert found["norm+coral"].settings == found["set"].settings
-    board = api.train(
+    board = fb.train(
         dataset, methods=["baseline", "ral"], rafs=[0.9], seeds=1, evaluator="norm+coral", epochs=1,
         workspace=workspace.root, device="cpu",
     )  # fmt: skip
     assert {row.family for row in board.rows} == {"baseline", "ral-norm+coral"}
-    assert api.build_leaderboard(workspace=workspace.root).is_file()
+    assert fb.build_leaderboard(workspace=workspace.root).is_file()
 
 
 # ---- the page of the documentation

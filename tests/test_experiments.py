@@ -11,9 +11,9 @@ import pytest
 from conftest import build_tiny, subprocess_environment
 
 from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.evaluation import all_datasets
 from fmcs_bench.experiments import recompute, train_methods
 from fmcs_bench.methods import Sweep, methods
+from fmcs_bench.places import all_datasets
 from fmcs_bench.planning import convergence_epochs
 from fmcs_bench.records import RecordStore, TrainingRecord, predictions_path, unpack_predictions
 from fmcs_bench.store import open_dataset, schema

@@ -73,6 +73,15 @@ def test_a_named_image_dataset_does_without_the_hub_library():
     assert run_python(code).strip() == "False"
 
 
+def test_reading_maps_loads_neither_statistics_nor_figures_nor_networks():
+    code = (
+        "import fmcs_bench as fb, sys; fb.open, fb.build, fb.download, fb.verify, fb.load\n"
+        "print([m for m in ('sklearn', 'scipy', 'matplotlib', 'jinja2', 'timm', 'torchvision', 'datasets', 'ray')"
+        " if m in sys.modules])"
+    )
+    assert run_python(code).strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
