@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 from conftest import subprocess_environment
 
+import fmcs_bench as fb
 from fmcs_bench.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +52,13 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("https://"):
             assert (page.parent / unquote(target)).exists(), f"{page.name} links to {target}"
+
+
+def test_the_python_page_has_every_public_function():
+    functions = [getattr(fb, name) for name in fb.__all__ if not name.startswith("__")]
+    shown = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    missing = [f"{f.__module__}.{f.__name__}" for f in functions if f.__module__ not in shown]
+    assert [name for name in missing if name not in shown] == []
 
 
 def test_the_readme_shows_the_records():

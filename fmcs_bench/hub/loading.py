@@ -70,7 +70,8 @@ def load(
     Example:
         >>> import fmcs_bench
         >>> rows = fmcs_bench.load("owner/name", split="test")  # doctest: +SKIP
-        >>> rows[0]["feature_map"].shape  # doctest: +SKIP
+        >>> first = rows[0]  # doctest: +SKIP
+        >>> first["feature_map"].shape  # doctest: +SKIP
         torch.Size([1024, 7, 7])
     """
     number = _number(library, dtype)
