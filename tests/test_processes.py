@@ -18,6 +18,8 @@ from fmcs_bench.errors import ConfigError
 from fmcs_bench.processes import Processes
 from fmcs_bench.training import Batches, fit, predict
 
+pytestmark = pytest.mark.xdist_group("processes")  # two processes start once, not once in every process of the tests
+
 NUM, EPOCHS = 53, 3
 RECIPE = Recipe(optimizer="sgd", lr=0.05, weight_decay=1e-3, batch_size=16, augmentation="crop-flip")
 PARALLEL = {"rtol": 1e-4, "atol": 1e-5}

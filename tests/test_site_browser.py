@@ -19,7 +19,10 @@ from fmcs_bench.records import EvaluatorRecord
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright, a test dependency")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed; `apt-get install chromium` does it")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed; `apt-get install chromium` does it"),
+    pytest.mark.xdist_group("browser"),  # one site and one browser, not one in every process of the tests
+]
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

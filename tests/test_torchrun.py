@@ -20,6 +20,8 @@ from fmcs_bench.store import open_dataset
 from fmcs_bench.training import choose_device, device_name
 from fmcs_bench.workspace import Workspace
 
+pytestmark = pytest.mark.xdist_group("torchrun")  # two processes start once, not once in every process of the tests
+
 EXACT = "single-timm_test_vit"
 """Without batch norm and dropout, so that two processes differ from one by rounding alone."""
 METHODS = ["baseline", "single-timm/test_vit", "ral"]
