@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow, evaluator_boards, training_boards
+from fmcs_bench.boards import Column, EvaluatorBoard, TrainingBoard, TrainingRow, evaluator_boards, training_boards
 from fmcs_bench.markdown import rows
 from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.statistics import Estimate
@@ -19,12 +19,15 @@ from fmcs_bench.statistics import Estimate
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STORE = RecordStore(ROOT / "leaderboard/records")
-SETS = {
-    "digits-smallcnn-32px-base": "digits",
-    "mnist-smallcnn-32px-base": "MNIST",
-    "hub_cifar10_jpeg-shufflenet_v2-48px-base": "CIFAR-10 (JPEG)",
+BOTH: tuple[Column, ...] = ("test_run", "same_run")
+TEST: tuple[Column, ...] = ("test_run",)
+SETS: dict[str, tuple[str, tuple[Column, ...]]] = {
+    "digits-smallcnn-32px-base": ("digits", BOTH),
+    "mnist-smallcnn-32px-base": ("MNIST", BOTH),
+    "mnist-shufflenet_v2-48px-base": ("MNIST by ShuffleNet v2", TEST),
+    "hub_cifar10_jpeg-shufflenet_v2-48px-base": ("CIFAR-10 (JPEG) by ShuffleNet v2", TEST),
 }
-"""Data sets whose evaluators the README shows, and how it calls them; the trainings are those of the first."""
+"""Data sets whose evaluators the README shows, how it calls them and which columns; the trainings are of the first."""
 SHOWN = (
     "baseline",
     r"ral-(?!random|permuted)\S+",
@@ -49,15 +52,15 @@ def boards() -> tuple[dict[str, EvaluatorBoard], TrainingBoard]:
 def evaluator_text(evaluators: dict[str, EvaluatorBoard]) -> str:
     """MAE of every evaluator on all data sets, in the order of the first."""
     by_name = {name: {row.evaluator: row for row in evaluators[name].rows} for name in SETS}
-    header = ["evaluator"] + [f"{shown}, {side}" for shown in SETS.values() for side in ("test run", "same run")]
+    header = ["evaluator"] + [f"{name}, {side.replace('_', ' ')}" for name, sides in SETS.values() for side in sides]
     body = []
     for row in evaluators[next(iter(SETS))].rows:
         found = [by_name[name].get(row.evaluator) for name in SETS]
         if None in found:
             continue
         cells = []
-        for item in filter(None, found):
-            cells += [_shown(item.mae["test_run"]) + (" *" if item.chosen else ""), _shown(item.mae["same_run"])]
+        for item, (_, sides) in zip(filter(None, found), SETS.values(), strict=True):
+            cells += [_shown(item.mae[side]) + (" *" if item.chosen and side == "test_run" else "") for side in sides]
         body.append([f"`{row.evaluator}`", *cells])
     return rows(header, body)
 
