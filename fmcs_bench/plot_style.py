@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 from matplotlib import style
 from matplotlib.figure import Figure
 
@@ -82,9 +83,9 @@ def house_style() -> Iterator[None]:
 
 @house_style()
 def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200) -> bytes:
-    """A figure as a file's bytes; the same figure gives the same bytes.
+    """A figure as a file's bytes; the same figure gives the same bytes with one version of Matplotlib.
 
-    PNG and PDF are light. An SVG is light or dark, as the screen that it is read on.
+    PNG and PDF are light. An SVG is light or dark, as the screen that it is read on; it ends with Matplotlib's version.
 
     Args:
         figure: made by a function of ``fmcs_bench.plots``.
@@ -94,12 +95,17 @@ def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200
     buffer = io.BytesIO()
     if kind == "svg":
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        return svg.adapt(buffer.getvalue(), DARK)
+        return svg.adapt(buffer.getvalue(), DARK) + made_with()
     if kind == "pdf":
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
     else:
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
     return buffer.getvalue()
+
+
+def made_with() -> bytes:
+    """The last line of an SVG; where it says the same, the same figure has the same bytes."""
+    return f"<!-- Matplotlib {matplotlib.__version__} -->\n".encode()
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
