@@ -22,6 +22,8 @@ from fmcs_bench.store import FmcsDataset, MapSelection, MapSet, schema
 SideName = Literal["train"] | Column
 MIN_IMAGES = 2
 """In each side: one image says nothing about others, and gives no spread."""
+PART_BYTES = 2**22
+"""Of maps that get a checksum of their own."""
 
 
 class Side(NamedTuple):
@@ -162,7 +164,7 @@ class HeldMaps:
 
     def __init__(self, selections: Mapping[str, MapSelection]) -> None:
         self._selections = dict(selections)
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, tuple[MapSet, tuple[int, ...]]] = {}
 
     @contextmanager
     def lent(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
@@ -177,11 +179,12 @@ class HeldMaps:
         """
         for name in names:
             if name not in self._held:
-                self._held[name] = _Held(self._selections[name])
+                maps = _loaded(self._selections[name])
+                self._held[name] = maps, _checksum(maps)
         try:
-            yield [self._held[name].maps for name in names]
+            yield [self._held[name][0] for name in names]
         finally:
-            changed = [name for name in names if self._held[name].is_changed()]
+            changed = [name for name in names if _checksum(self._held[name][0]) != self._held[name][1]]
             for name in changed:
                 del self._held[name]
         if changed:
@@ -195,36 +198,16 @@ def spoken(name: str) -> str:
     return "training run" if name == "train" else name.replace("_", " ")
 
 
-class _Held:
-    """A side in memory, and a checksum of each unit of its maps, taken when it was read.
-
-    Args:
-        selection: its labels stay as they are whatever becomes of those held.
-
-    Attributes:
-        maps: what is lent.
-    """
-
-    def __init__(self, selection: MapSelection) -> None:
-        self._sums: list[tuple[np.ndarray | slice, int]] = []
-        maps = selection.load(then=lambda maps_MDHW, place_U: self._sums.append((place_U, _sum(maps_MDHW[place_U]))))
-        self.maps = MapSet(maps.maps_MDHW, maps.stages_M.copy(), maps.image_ids_M.copy(), maps.runs_M.copy())
-        self._label_sums = self._sums_of_labels()
-
-    def is_changed(self) -> bool:
-        """Whether maps or labels are not what was read. Threads share the work."""
-        threads = usable_cores()
-        with ThreadPoolExecutor(threads, "fmcs-bench-checksum") as pool:
-            unchanged = all(pool.map(self._are_as_read, (self._sums[n :: 8 * threads] for n in range(8 * threads))))
-        return not unchanged or self._label_sums != self._sums_of_labels()
-
-    def _are_as_read(self, sums: list[tuple[np.ndarray | slice, int]]) -> bool:
-        return all(_sum(self.maps.maps_MDHW[place_U]) == found for place_U, found in sums)
-
-    def _sums_of_labels(self) -> list[int]:
-        return [_sum(of_M) for of_M in (self.maps.stages_M, self.maps.image_ids_M, self.maps.runs_M)]
+def _loaded(selection: MapSelection) -> MapSet:
+    """In memory, with labels of its own; those of the selection stay as they are whatever becomes of these."""
+    maps = selection.load()
+    return MapSet(maps.maps_MDHW, maps.stages_M.copy(), maps.image_ids_M.copy(), maps.runs_M.copy())
 
 
-def _sum(values: np.ndarray) -> int:
-    """Fast and not secret: an evaluator that forges it would only deceive itself."""
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+def _checksum(maps: MapSet) -> tuple[int, ...]:
+    """Fast and not secret: an evaluator that forges it would only deceive itself. Threads share the work."""
+    arrays = (maps.maps_MDHW, maps.stages_M, maps.image_ids_M, maps.runs_M)
+    flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    parts = [array[start : start + PART_BYTES].data for array in flat for start in range(0, len(array), PART_BYTES)]
+    with ThreadPoolExecutor(usable_cores(), "fmcs-bench-checksum") as pool:
+        return tuple(pool.map(xxhash.xxh3_64_intdigest, parts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,9 +23,6 @@ from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.shards import ShardLayout, ShardReader
 
-Then = Callable[[np.ndarray, "np.ndarray | slice"], None]
-"""What a thread does with maps that it has just read, while they are in its cache: all maps [M, D, H, W] and the places
-of these."""
 ZARR_UNIT = 32
 """Maps that zarr-python is asked for at once, where an inner chunk has fewer."""
 TASK_BYTES = 1 << 20, 8 << 20
@@ -305,12 +302,10 @@ def map_bytes(array: MapArray) -> int:
     return 2 * int(np.prod(array.map_shape))
 
 
-def run_task(task: list[Job], out_MDHW: np.ndarray, then: Then | None = None) -> None:
+def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
     """Run jobs one after the other."""
     for job in task:
         job.run(out_MDHW)
-        if then is not None:
-            then(out_MDHW, job.place_U)
 
 
 def gather(
@@ -320,7 +315,6 @@ def gather(
     image_M: np.ndarray,
     *,
     threads: int | None = None,
-    then: Then | None = None,
 ) -> np.ndarray:
     """Read M maps from anywhere, in the order given.
 
@@ -330,7 +324,6 @@ def gather(
         row_M: int64, position of the stage or checkpoint.
         image_M: int64, position on the second axis.
         threads: that decode; None is one for each core that this process may use.
-        then: called in these threads for each unit that was read.
 
     Returns:
         float16 [M, D, H, W].
@@ -343,10 +336,10 @@ def gather(
     groups = tasks(plan(arrays, source_M, row_M, image_M), threads)
     if len(groups) <= 1:  # threads would take longer to start than to work
         for group in groups:
-            run_task(group, maps_MDHW, then)
+            run_task(group, maps_MDHW)
         return maps_MDHW
     with ThreadPoolExecutor(threads, "fmcs-bench-read") as pool:
-        futures = [pool.submit(run_task, group, maps_MDHW, then) for group in groups]
+        futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
         try:
             for future in futures:
                 future.result()

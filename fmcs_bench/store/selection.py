@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from fmcs_bench.errors import ConfigError
-from fmcs_bench.store.maps import MapArray, Then, gather
+from fmcs_bench.store.maps import MapArray, gather
 
 if TYPE_CHECKING:
     import torch
@@ -170,19 +170,15 @@ class MapSelection:
             runs_M=self.runs_M[index_N],
         )
 
-    def load(self, *, then: Then | None = None) -> MapSet:
+    def load(self) -> MapSet:
         """All maps in memory, in the order of the selection.
-
-        Args:
-            then: called in the reading threads for maps that were just read, with all maps and the places of these.
 
         Raises:
             ConfigError: they do not fit.
             DatasetError: a file is missing or damaged.
         """
         _check_memory(self.nbytes)
-        maps_MDHW = gather(self.arrays, self.source_M, self.stages_M, self.image_M, then=then)
-        return MapSet(maps_MDHW, self.stages_M, self.image_ids_M, self.runs_M)
+        return MapSet(self[:], self.stages_M, self.image_ids_M, self.runs_M)
 
     def torch(
         self,
