@@ -6,9 +6,10 @@ DATASET is the folder of the quickstart's digits, `<workspace>/datasets/digits-s
 - track: `fmcs_bench.evaluate` in a fresh workspace: every evaluator, one seed, all sides of the protocol, its records.
   `seconds` in all (goal: at most 240 for each seed, on two cores) and those of each evaluator; maps are read once, in
   the seconds of the first.
-- read: the train side, of DATASET and of others, decoded into new memory as a fit needs it (`load`; goal: 0.85), against
-  the codec decoding the same chunks from memory with the same threads and keeping nothing; by turns in one process, with
-  the files in the page cache. `protocol` is the same with the checksum that is taken before the maps are lent.
+- read: the train side, of DATASET and of others, decoded into new memory as a fit needs it (`load`; goal: 0.85),
+  against the codec decoding the same chunks from memory with the same threads and keeping nothing; by turns in one
+  process, with the files in the page cache. `protocol` is the same with the checksum that is taken before the maps are
+  lent.
 """
 
 from __future__ import annotations
