@@ -14,7 +14,7 @@ from fmcs_bench import experiments
 from fmcs_bench.cli import main
 from fmcs_bench.config import Recipe
 from fmcs_bench.errors import ConfigError, MissingDataError, UnitsFailedError
-from fmcs_bench.evaluation import all_datasets, evaluate_dataset
+from fmcs_bench.evaluation import evaluate_dataset
 from fmcs_bench.experiments import recompute
 from fmcs_bench.failed import FailedStore, FailedTraining
 from fmcs_bench.forecast import MEASURED, plan_methods
@@ -22,6 +22,7 @@ from fmcs_bench.images import Preprocessor
 from fmcs_bench.methods import METHODS, Method, Sweep
 from fmcs_bench.networks import make_network
 from fmcs_bench.objectives import Objective
+from fmcs_bench.places import all_datasets
 from fmcs_bench.planning import plan_units
 from fmcs_bench.records import RecordStore, TrainingRecord
 from fmcs_bench.training import accuracy
