@@ -156,11 +156,16 @@ def test_an_interrupt_ends_everything(pets, tmp_path):
     script.write_text(SCRIPT)
     process = subprocess.Popen(
         [sys.executable, script, f"folder:{pets}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=subprocess_environment(), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=subprocess_environment() | {"PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     assert [process.stdout.readline() for _ in range(3)] == ["7\n", "7\n", "7\n"]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the program and its processes
-    _, stderr = process.communicate(timeout=120)
+    try:
+        _, stderr = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # every process says where its threads are, and ends
+        pytest.fail(f"it did not end:\n{process.communicate()[1]}")
     assert process.returncode != 0
     assert "KeyboardInterrupt" in stderr
     for _ in range(100):
