@@ -20,22 +20,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from read import encoded_chunk, shard_readers
+from read import by_codec, decoding_rate, encoded_chunk, shard_readers
 from result import by_turns, per_second, report
 
 import fmcs_bench as fb
 from fmcs_bench import evaluators, protocol
-from fmcs_bench.store import FmcsDataset, codecs
+from fmcs_bench.store import FmcsDataset
 
 GOAL_SECONDS = 240
-PER_TASK = 16
-"""Chunks that a thread decodes before it asks for more."""
 
 
 class Clock:
@@ -97,20 +95,7 @@ def reading(dataset: FmcsDataset, *, threads: int, rounds: int) -> dict[str, Any
         for row in range(reader.layout.shape[0])
         for chunk in range(-(-num_images // reader.layout.per_chunk))  # train images come first
     ]
-    decoder = readers[0]._codec
-    shape = (readers[0].layout.per_chunk, *dataset.manifest.map_shape)
-    scale, zero_point = np.ones(shape[1], np.float32), np.zeros(shape[1], np.uint8)
-
-    def decode(part: list[bytes]) -> None:
-        for data in part:
-            values = decoder.decode(data)
-            if codec == "q8":
-                codecs.dequantise(np.frombuffer(values, np.uint8).reshape(shape), scale, zero_point)
-
-    def codec_rate() -> float:
-        parts = [encoded[i : i + PER_TASK] for i in range(0, len(encoded), PER_TASK)]
-        with ThreadPoolExecutor(threads) as pool:
-            return per_second(megabytes, lambda: list(pool.map(decode, parts)))
+    codec_rate = partial(decoding_rate, by_codec(readers[0], codec), encoded, megabytes, threads)
 
     def load_rate() -> float:
         return per_second(megabytes, selection.load)

@@ -20,7 +20,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from fmcs_bench.store import FmcsDataset, codecs, shard_file
 from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 BATCH_SIZE = 64
+PER_TASK = 16
+"""Chunks that a thread decodes before it asks for more."""
 CHUNKS = (1, 2, 4, 8, 32)
 
 
@@ -56,40 +60,18 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
         for row in range(reader.layout.shape[0])
         for chunk in range(-(-reader.layout.shape[1] // reader.layout.per_chunk))
     ]
-    decoder = readers[0]._codec
     encoded = [encoded_chunk(*chunk) for chunk in chunks]
-    scale = np.ones(dataset.manifest.map_shape[0], np.float32)
-    zero_point = np.zeros(len(scale), np.uint8)
-    chunk_shape = (readers[0].layout.per_chunk, *dataset.manifest.map_shape)
-
-    def decode(part: list[bytes]) -> None:
-        for data in part:
-            values = decoder.decode(data)
-            if codec == "q8":
-                codecs.dequantise(np.frombuffer(values, np.uint8).reshape(chunk_shape), scale, zero_point)
-
-    def codec_rate() -> float:
-        parts = [encoded[i : i + 16] for i in range(0, len(encoded), 16)]
-        with ThreadPoolExecutor(threads) as pool:
-            return per_second(selection.nbytes / 1e6, lambda: list(pool.map(decode, parts)))
+    megabytes = selection.nbytes / 1e6
+    codec_rate = partial(decoding_rate, by_codec(readers[0], codec), encoded, megabytes, threads)
 
     batches = selection.torch(batch_size=BATCH_SIZE, shuffle=True, threads=threads)
     number = iter(range(1000))
 
     def epoch_rate() -> float:
         batches.set_epoch(next(number))
-        return per_second(selection.nbytes / 1e6, lambda: sum(len(batch.maps_BDHW) for batch in batches))
+        return per_second(megabytes, lambda: sum(len(batch.maps_BDHW) for batch in batches))
 
-    def unpack(part: list[bytes]) -> None:
-        decompressor = zstandard.ZstdDecompressor()
-        for data in part:
-            decompressor.decompress(data)
-
-    def zstandard_rate() -> float:
-        parts = [encoded[i : i + 16] for i in range(0, len(encoded), 16)]
-        with ThreadPoolExecutor(threads) as pool:
-            return per_second(selection.nbytes / 1e6, lambda: list(pool.map(unpack, parts)))
-
+    zstandard_rate = partial(decoding_rate, by_zstandard, encoded, megabytes, threads)
     epoch_rate()
     epoch_mb, codec_mb, epoch_ratio = by_turns(epoch_rate, codec_rate, rounds)
     to_zstandard = by_turns(epoch_rate, zstandard_rate, rounds)[2] if codec == "zstd" else None
@@ -141,6 +123,34 @@ def epoch_and_single(dataset: FmcsDataset, *, threads: int, rounds: int, num_sin
         "zarr_python_shards_mb_per_second": round(zarr_mb),
         "zarr_python_shards_ratio_to_codec": round(zarr_ratio, 3),
     }
+
+
+def decoding_rate(decode: Callable[[list[bytes]], None], encoded: list[bytes], megabytes: float, threads: int) -> float:
+    """MB of float16 a second of threads that decode these chunks and keep nothing."""
+    parts = [encoded[i : i + PER_TASK] for i in range(0, len(encoded), PER_TASK)]
+    with ThreadPoolExecutor(threads) as pool:
+        return per_second(megabytes, lambda: list(pool.map(decode, parts)))
+
+
+def by_codec(reader: ShardReader, codec: str) -> Callable[[list[bytes]], None]:
+    """Decodes chunks as zarr-python does, with numcodecs; q8 to its values."""
+    decoder, shape = reader._codec, (reader.layout.per_chunk, *reader.layout.shape[2:])
+    scale, zero_point = np.ones(shape[1], np.float32), np.zeros(shape[1], np.uint8)
+
+    def decode(part: list[bytes]) -> None:
+        for data in part:
+            values = decoder.decode(data)
+            if codec == "q8":
+                codecs.dequantise(np.frombuffer(values, np.uint8).reshape(shape), scale, zero_point)
+
+    return decode
+
+
+def by_zstandard(part: list[bytes]) -> None:
+    """Decodes chunks of zstd with the library of the direct reader."""
+    decompressor = zstandard.ZstdDecompressor()
+    for data in part:
+        decompressor.decompress(data)
 
 
 def encoded_chunk(reader: ShardReader, row: int, chunk: int) -> bytes:

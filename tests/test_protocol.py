@@ -127,8 +127,19 @@ def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
+def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
+    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(2, 2)))
+    for place in (0, 1234, -1):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            train.maps_MDHW.reshape(-1)[place] += 1
+    with held.lent("a", "train"):
+        pass
+
+
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 30, 1]])
-def test_a_change_anywhere_is_found(dataset: FmcsDataset, order: slice | list[int]) -> None:
+def test_a_change_of_any_map_or_label_is_found(dataset: FmcsDataset, order: slice | list[int]) -> None:
     held = protocol.HeldMaps({"train": protocol.side(dataset, "train", protocol.Limits(11, 11)).take(order)})
     with held.lent("a", "train") as (train,):
         maps_MX = train.maps_MDHW.reshape(len(train), -1).copy()
