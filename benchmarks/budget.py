@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fmcs_bench.progress import Progress, Task
+from fmcs_bench.core.progress import Progress, Task
 
 EXIT_CODE = 3
 """Of a command that stopped because its time was over, and has to be typed again."""

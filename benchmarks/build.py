@@ -28,14 +28,18 @@ import numpy as np
 import torch
 from result import by_turns, report, seconds
 
-from fmcs_bench import backbones, environment, images
-from fmcs_bench.config import Recipe
-from fmcs_bench.extraction import batch_size, extract, memory_format
-from fmcs_bench.images import ImageDataset, Preprocessor
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective
-from fmcs_bench.store import DatasetWriter, codecs, schema
-from fmcs_bench.training import Batches, autocast, fit
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.build.extraction import batch_size, extract, memory_format
+from fmcs_bench.core import environment
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.writer import DatasetWriter
+from fmcs_bench.training.loop import Batches, autocast, fit
+from fmcs_bench.training.losses import Objective
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
 
 SIZE = 224
 SEED = 0

@@ -30,8 +30,9 @@ from read import by_codec, decoding_rate, encoded_chunk, shard_readers
 from result import by_turns, per_second, report
 
 import fmcs_bench as fb
-from fmcs_bench import evaluators, protocol
-from fmcs_bench.store import FmcsDataset
+from fmcs_bench.evaluator_track import protocol
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.store.reader import FmcsDataset
 
 GOAL_SECONDS = 240
 

@@ -21,14 +21,15 @@ from result import report
 from torch import nn
 
 import fmcs_bench as fb
-from fmcs_bench import protocol
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.evaluators import REGISTRY, Evaluator, NetworkEvaluator
-from fmcs_bench.evaluators.attention import EncoderBlock
-from fmcs_bench.evaluators.conv import ConvEvaluator
-from fmcs_bench.evaluators.invariants import NUM_GRAM, gram_spectra
-from fmcs_bench.evaluators.set import channel_statistics
-from fmcs_bench.store import FmcsDataset
+from fmcs_bench.evaluator_track import protocol
+from fmcs_bench.evaluators.base import REGISTRY, Evaluator
+from fmcs_bench.evaluators.models.attention import EncoderBlock
+from fmcs_bench.evaluators.models.conv import ConvEvaluator
+from fmcs_bench.evaluators.models.deepsets import channel_statistics
+from fmcs_bench.evaluators.models.invariants import NUM_GRAM, gram_spectra
+from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.store.reader import FmcsDataset
 
 BESIDE = ("norm", "moments", "set", "spectrum", "conv", "invariants")
 

@@ -23,11 +23,11 @@ import numpy as np
 from result import report
 
 import fmcs_bench as fb
-from fmcs_bench import statistics
-from fmcs_bench.boards import EvaluatorRow
-from fmcs_bench.places import find_dataset
-from fmcs_bench.records import RecordStore
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results import statistics
+from fmcs_bench.results.evaluator_table import EvaluatorRow
+from fmcs_bench.results.records import RecordStore
+from fmcs_bench.store.resolve import find_dataset
 
 
 def difference(row: EvaluatorRow, store: RecordStore, lossy_id: str) -> dict[str, Any]:

@@ -34,18 +34,19 @@ from budget import EXIT_CODE, OutOfTime, PhaseClock, budget
 from result import with_machine
 
 import fmcs_bench as fb
-from fmcs_bench import environment, files, images
-from fmcs_bench.config import ConvergenceRule, Recipe
-from fmcs_bench.display import shown
-from fmcs_bench.errors import FmcsBenchError, UnitsFailedError
-from fmcs_bench.places import find_dataset, only_dataset
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
-from fmcs_bench.store import FmcsDataset
+from fmcs_bench.cli.progress import shown
+from fmcs_bench.core import environment, files
+from fmcs_bench.core.errors import FmcsBenchError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.images import load as images
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.maps import MapArray
+from fmcs_bench.store.map_array import MapArray
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.resolve import find_dataset, only_dataset
 from fmcs_bench.store.selection import MapSelection
-from fmcs_bench.training import choose_device
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.training.loop import choose_device
+from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
 Figures = dict[str, Any]
 

@@ -3,7 +3,8 @@
     python benchmarks/grid_cost.py
     python benchmarks/grid_cost.py --training shufflenet_v2=FILE#shufflenet_v2/loop/images_per_second
 
-Flow: figures, each measured (a path in a JSON of `benchmarks/`) or assumed (a number) -> grid of `fmcs_bench.methods`
+Flow: figures, each measured (a path in a JSON of `benchmarks/`) or assumed (a number) -> grid of
+`fmcs_bench.training.methods`
 -> Markdown: a table of the inputs, which says of each where it comes from, and one of what follows from them.
 
 The grid is that of arXiv 2508.06109: ResNet-50 and ShuffleNet v2, four image data sets at 224 px, ten RAF values, five
@@ -17,7 +18,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmcs_bench.methods import PAPER_RAFS, methods
+from fmcs_bench.training.methods import PAPER_RAFS, methods
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS, STAGES, EPOCHS = 5, 9, 30

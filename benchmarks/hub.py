@@ -32,12 +32,12 @@ from result import by_turns, per_second, report
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
-from fmcs_bench import environment, files
+from fmcs_bench.core import environment, files
 from fmcs_bench.hub import parquet
-from fmcs_bench.store import FmcsDataset
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import FILE, Publication
+from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.schema import FileEntry
+from fmcs_bench.store.subset import Part
 
 BATCH_SIZE = 64
 

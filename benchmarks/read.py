@@ -33,7 +33,8 @@ import zstandard
 from result import by_turns, per_second, report
 
 import fmcs_bench as fb
-from fmcs_bench.store import FmcsDataset, codecs, shard_file
+from fmcs_bench.store import codecs, shard_file
+from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 BATCH_SIZE = 64

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fmcs_bench import environment, files
+from fmcs_bench.core import environment, files
 
 
 def seconds(work: Callable[[], Any]) -> float:

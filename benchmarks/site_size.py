@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where records
 import many_records
 import record_factory
 
-from fmcs_bench import leaderboard
+from fmcs_bench.leaderboard import build as leaderboard
 
 METHODS_ON = {
     "digits-smallcnn-32px-base": 51,

@@ -23,12 +23,17 @@ import torch
 from result import by_turns, per_second, report, seconds
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench import backbones, environment, evaluators, images
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.images import ImageDataset, Preprocessor
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective
-from fmcs_bench.training import Batches, autocast, choose_device, fit
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.core import environment
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training.loop import Batches, autocast, choose_device, fit
+from fmcs_bench.training.losses import Objective
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
 
 NETWORKS = {"smallcnn": 32, "shufflenet_v2": 224}
 BATCH_SIZE = 64

@@ -13,10 +13,10 @@ import json
 import shutil
 from pathlib import Path
 
-from fmcs_bench import files
+from fmcs_bench.core import files
 from fmcs_bench.hub.card import FIGURES, FILE, card
 from fmcs_bench.hub.facts import Facts
-from fmcs_bench.store import part, publication, schema
+from fmcs_bench.store import publication, schema, subset
 
 CARDS = Path(__file__).parent
 REPOSITORIES = CARDS / "repositories.json"
@@ -28,11 +28,11 @@ def facts_of(name: str) -> Facts:
     folder = CARDS / name
     found = json.loads((folder / schema.MANIFEST).read_bytes())
     published = json.loads((folder / publication.FILE).read_bytes())
-    some = folder / part.FILE
+    some = folder / subset.FILE
     return Facts.of(
         schema.Manifest.from_json(found),
         publication.Publication.from_json(published),
-        part=part.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None,
+        part=subset.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None,
         repo=repositories()[name],
     )
 
@@ -49,7 +49,7 @@ def take(source: Path, repo: str | None) -> str:
     target = CARDS / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for file in (schema.MANIFEST, publication.FILE, part.FILE):
+    for file in (schema.MANIFEST, publication.FILE, subset.FILE):
         if (source / file).exists():
             shutil.copyfile(source / file, target / file)
     shutil.copytree(source / FIGURES, target / FIGURES)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fmcs_bench.boards import Column, EvaluatorBoard, TrainingBoard, TrainingRow, evaluator_boards, training_boards
-from fmcs_bench.markdown import rows
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
-from fmcs_bench.statistics import Estimate
+from fmcs_bench.core.markdown import rows
+from fmcs_bench.results.evaluator_table import Column, EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow, training_boards
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fmcs_bench.api import build, build_leaderboard, download, evaluate, load_evaluator, publish, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
-    from fmcs_bench.explanation import explain
-    from fmcs_bench.hub.loading import load
-    from fmcs_bench.train_api import plan_training, train
+    from fmcs_bench.hub.load import load
+    from fmcs_bench.training_track.api import plan_training, train
+    from fmcs_bench.training_track.explain import explain
 
 __all__ = [
     "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
@@ -28,10 +28,10 @@ __all__ = [
 ]  # fmt: skip
 
 _ELSEWHERE = {
-    "explain": "fmcs_bench.explanation",
-    "load": "fmcs_bench.hub.loading",
-    "plan_training": "fmcs_bench.train_api",
-    "train": "fmcs_bench.train_api",
+    "explain": "fmcs_bench.training_track.explain",
+    "load": "fmcs_bench.hub.load",
+    "plan_training": "fmcs_bench.training_track.api",
+    "train": "fmcs_bench.training_track.api",
 }
 """Functions that are not in ``fmcs_bench.api``."""
 

@@ -1,6 +1,6 @@
 """``python -m fmcs_bench``."""
 
-from fmcs_bench.cli import main
+from fmcs_bench.cli.main import main
 
 if __name__ == "__main__":
     main()

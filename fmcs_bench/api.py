@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmcs_bench import images, in_bucket, verification
-from fmcs_bench.cluster import EngineName, engine_of
-from fmcs_bench.config import NUM_SEEDS, BuildConfig, GridValue, Head
-from fmcs_bench.engine import Engine
+from fmcs_bench import in_bucket
+from fmcs_bench.build import recompute as verification
+from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub.patience import Patience
-from fmcs_bench.places import (
+from fmcs_bench.images import load as images
+from fmcs_bench.jobs.local import Engine
+from fmcs_bench.jobs.ray import EngineName, engine_of
+from fmcs_bench.results.fit_config import GridValue, Head
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.store.location import Location
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.resolve import (
     PathLike,
     all_datasets,
     dataset_location,
@@ -26,18 +32,16 @@ from fmcs_bench.places import (
     image_folder,
     workspace_at,
 )
-from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import FmcsDataset, open_dataset
-from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Report
 from fmcs_bench.together import led
-from fmcs_bench.training import choose_device
+from fmcs_bench.training.loop import choose_device
+from fmcs_bench.training.methods import NUM_SEEDS
 
 if TYPE_CHECKING:
-    from fmcs_bench.boards import EvaluatorBoard
-    from fmcs_bench.evaluators import Evaluator
-    from fmcs_bench.hub.publishing import Published
-    from fmcs_bench.records import EvaluatorRecord
+    from fmcs_bench.evaluators.base import Evaluator
+    from fmcs_bench.hub.publish import Published
+    from fmcs_bench.results.evaluator_table import EvaluatorBoard
+    from fmcs_bench.results.records import EvaluatorRecord
 
 
 def open(  # noqa: A001  (as zarr.open and PIL.Image.open are)
@@ -93,7 +97,7 @@ def build(
             ``image_size``, ``stages``, ``epochs``, ...
 
     Raises:
-        FmcsBenchError: see ``fmcs_bench.builder.build_dataset``.
+        FmcsBenchError: see ``fmcs_bench.build.runner.build_dataset``.
     """
     typed = options.get("image_dataset")
     image_source = typed if isinstance(typed, str) and ":" in typed else None
@@ -201,7 +205,7 @@ def evaluate(
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``default_workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
-        engine: ``local``, or ``ray``: fits at the same time, on one machine or many; see ``fmcs_bench.cluster``.
+        engine: ``local``, or ``ray``: fits at the same time, on one machine or many; see ``fmcs_bench.jobs.ray``.
         address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is a Ray of this machine alone.
         unit_cpus: with Ray, CPUs and threads of each fit; None is 1.
         unit_gpus: with Ray, GPUs of each fit, or a share of one; None is 1 on CUDA, else 0.
@@ -209,9 +213,9 @@ def evaluate(
 
     Raises:
         UnitsFailedError: some evaluators failed; everything else is done, and its boards are the error's ``finished``.
-        FmcsBenchError: see ``fmcs_bench.evaluation.evaluate_dataset``.
+        FmcsBenchError: see ``fmcs_bench.evaluator_track.runner.evaluate_dataset``.
     """
-    from fmcs_bench.evaluation import evaluate_datasets
+    from fmcs_bench.evaluator_track.runner import evaluate_datasets
 
     place = workspace_at(workspace)
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
@@ -265,9 +269,9 @@ def load_evaluator(
         ConfigError: nothing or too little was named, or the evaluator is a plug-in that is not here or was changed.
         DatasetError: its files are damaged.
     """
-    from fmcs_bench import judges
+    from fmcs_bench.evaluator_track import selection
 
-    return judges.load_evaluator(
+    return selection.load_evaluator(
         workspace_at(workspace),
         place,
         dataset=dataset.id if isinstance(dataset, FmcsDataset) else dataset,
@@ -315,7 +319,7 @@ def publish(
     Raises:
         FmcsBenchError: see ``fmcs_bench.hub.publish`` and ``fmcs_bench.hub.upload``.
     """
-    from fmcs_bench.hub import publishing
+    from fmcs_bench.hub import publish as publishing
 
     place = workspace_at(workspace)
     return publishing.publish(
@@ -345,7 +349,7 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
         LeftOutError: the page is made, and its path is the error's ``page``, but some records are not valid.
     """
     if root is not None:
-        from fmcs_bench import leaderboard
+        from fmcs_bench.leaderboard import build as leaderboard
 
         folder = Path(root)
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
@@ -380,7 +384,7 @@ def verify(
         progress: shows the work; silent by default.
 
     Raises:
-        FmcsBenchError: wrong use; see ``fmcs_bench.verification.verify``. A fault of the dataset raises nothing.
+        FmcsBenchError: wrong use; see ``fmcs_bench.build.recompute.verify``. A fault of the dataset raises nothing.
     """
     where = dataset_location(workspace_at(workspace), dataset)
     return verification.verify(

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from fmcs_bench import files
-from fmcs_bench.errors import HubError, WorkspaceError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import HubError, WorkspaceError
 from fmcs_bench.urls import UrlPath
 
 

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench.builder import build_dataset
-from fmcs_bench.config import BuildConfig
-from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import FmcsDataset, open_dataset, schema
+from fmcs_bench.build.runner import build_dataset
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.store import schema
+from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.location import Location
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
 
 
 def build(config: BuildConfig, place: Workspace, *, progress: Progress = SILENT, **options: Any) -> FmcsDataset:
@@ -26,7 +27,7 @@ def build(config: BuildConfig, place: Workspace, *, progress: Progress = SILENT,
         config: what to build.
         place: the workspace, a folder or not; the caller holds its lock.
         progress: shows the work.
-        **options: of ``fmcs_bench.builder.build_dataset``.
+        **options: of ``fmcs_bench.build.runner.build_dataset``.
 
     Raises:
         FmcsBenchError: see ``build_dataset`` and ``fmcs_bench.hub.bucket``.
@@ -44,7 +45,7 @@ def build(config: BuildConfig, place: Workspace, *, progress: Progress = SILENT,
 
 def build_page(place: Workspace) -> Path:
     """Make the page of all records of the workspace; see ``fmcs_bench.leaderboard.build``."""
-    from fmcs_bench import leaderboard
+    from fmcs_bench.leaderboard import build as leaderboard
 
     if place.is_here:
         return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fmcs_bench.errors import ConfigError, FmcsBenchError
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError
 
 Value = TypeVar("Value")
 SMALLEST_SHARE = 2

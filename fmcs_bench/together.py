@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
 from fmcs_bench import launcher
-from fmcs_bench.engine import LOCAL, Engine, Failure, Job, Result, Unit, in_turn
-from fmcs_bench.errors import ConfigError, EngineError, FmcsBenchError, ProcessError
+from fmcs_bench.core.errors import ConfigError, EngineError, FmcsBenchError, ProcessError
+from fmcs_bench.core.progress import Progress
+from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job, Result, Unit, in_turn
 from fmcs_bench.processes import Processes
-from fmcs_bench.progress import Progress
-from fmcs_bench.training import choose_device
+from fmcs_bench.training.loop import choose_device
 
 Answer = TypeVar("Answer")
 PATIENCE = 30.0

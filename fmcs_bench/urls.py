@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
-from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError, WorkspaceError
-from fmcs_bench.retries import again
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, HubError, WorkspaceError
+from fmcs_bench.store.retries import again
 
 T = TypeVar("T")
 

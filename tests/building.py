@@ -5,8 +5,9 @@ import signal
 from contextlib import contextmanager
 from functools import cached_property
 
-from fmcs_bench.build_units import Workshop
-from fmcs_bench.store import DatasetWriter, writer
+from fmcs_bench.build.units import Workshop
+from fmcs_bench.store import writer
+from fmcs_bench.store.writer import DatasetWriter
 
 LARGEST_SHARD = 2**15
 """64 of the tiny dataset's maps in a shard, so that a run has several blocks."""

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 import fmcs_bench as fb
-from fmcs_bench import environment
-from fmcs_bench.cluster import engine_of
-from fmcs_bench.config import ConvergenceRule, Recipe
-from fmcs_bench.store import FmcsDataset
+from fmcs_bench.core import environment
+from fmcs_bench.jobs.ray import engine_of
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import signal
 import time
 import warnings
 
-from fmcs_bench.errors import EvaluatorError
+from fmcs_bench.core.errors import EvaluatorError
 
 
 class Desk:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import record_factory as factory
 
-from fmcs_bench.methods import Method
-from fmcs_bench.records import AnyRecord, Epoch, EvaluatorRecord
+from fmcs_bench.results.records import AnyRecord, Epoch, EvaluatorRecord
+from fmcs_bench.training.methods import Method
 
 EVALUATORS = (
     "attention", "boosting", "chance", "conv", "conv~permuted", "invariants", "linear", "logistic", "mlp", "moments",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import record_factory as factory
 
-from fmcs_bench import leaderboard
+from fmcs_bench.leaderboard import build as leaderboard
 
 VOID = {"img", "link", "meta", "source", "br"}
 CLOSED_BY = {

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fmcs_bench import files
+from fmcs_bench.core import files
 from fmcs_bench.hub import folder as hub_folder
 from fmcs_bench.hub.facts import Facts
 from fmcs_bench.store import schema

@@ -2,10 +2,10 @@
 
 import shutil
 
-from fmcs_bench import files
+from fmcs_bench.core import files
 from fmcs_bench.store import schema
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import ParquetSplit, Publication
+from fmcs_bench.store.subset import Part
 
 PARQUET = "parquet/default/test-00000-of-00001.parquet"
 

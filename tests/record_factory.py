@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.methods import Method
-from fmcs_bench.records import (
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import (
     Cost,
     Environment,
     Epoch,
@@ -23,7 +22,9 @@ from fmcs_bench.records import (
     Trajectory,
     pack_predictions,
 )
-from fmcs_bench.units import PERMUTED
+from fmcs_bench.results.units import PERMUTED
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
 
 NUM_STAGES = 7
 DATASET = "digits-smallcnn-32px-base"

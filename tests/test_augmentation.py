@@ -2,15 +2,17 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from fmcs_bench import backbones, images
-from fmcs_bench.augmentation import Augmentation
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective
-from fmcs_bench.training import Batches, fit, predict
-from fmcs_bench.trajectory import image_batches
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.images import load as images
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training.augmentation import Augmentation
+from fmcs_bench.training.loop import Batches, fit, predict
+from fmcs_bench.training.losses import Objective
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
+from fmcs_bench.training.trajectory import image_batches
 
 CPU = torch.device("cpu")
 NUM, SIDE = 400, 16

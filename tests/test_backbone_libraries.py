@@ -8,14 +8,15 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import get_model
 
-from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.backbones.torchvision_networks import list_networks
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.evaluators import create as create_evaluator
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective
-from fmcs_bench.seeding import derive
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.torchvision import list_networks
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.seeding import derive
+from fmcs_bench.evaluators.lookup import create as create_evaluator
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training.losses import Objective
+from fmcs_bench.training.methods import Method
 
 MAPS = {
     # name: image size, map shape, whether logits follow from the maps alone

@@ -17,14 +17,16 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 
-from fmcs_bench import backbones, dueheadnet
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.layers import LayerBackbone
-from fmcs_bench.backbones.maps import Form
-from fmcs_bench.cli import main
-from fmcs_bench.config import BackboneOptions, BuildConfig
-from fmcs_bench.errors import ConfigError, MissingDataError, UnknownNameError
-from fmcs_bench.networks import make_network
-from fmcs_bench.trajectory import load_checkpoint, save_checkpoint
+from fmcs_bench.backbones.layout import Form
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, MissingDataError, UnknownNameError
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.training.trajectory import load_checkpoint, save_checkpoint
+from fmcs_bench.training_track.networks import make_network
 
 SIZE = 64
 IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

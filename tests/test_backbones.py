@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
-from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.errors import ConfigError, UnknownNameError
-from fmcs_bench.seeding import derive
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.core.errors import ConfigError, UnknownNameError
+from fmcs_bench.core.seeding import derive
 
 SIZE = 64
 IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -8,10 +8,12 @@ import record_factory as factory
 from rich.console import Console
 from scipy import stats
 
-from fmcs_bench import boards, terminal
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard, TrainingRow
-from fmcs_bench.methods import Method
-from fmcs_bench.records import AnyRecord
+from fmcs_bench.cli import tables
+from fmcs_bench.results import boards
+from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.records import AnyRecord
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.training.methods import Method
 
 
 def evaluator_board(*records: factory.EvaluatorRecord) -> EvaluatorBoard:
@@ -212,7 +214,7 @@ def printed(board: EvaluatorBoard | TrainingBoard, *, terminal_width: int | None
     console = Console(
         file=stream, width=terminal_width or 40, force_terminal=terminal_width is not None, color_system=None
     )
-    terminal.print_board(console, board)
+    tables.print_board(console, board)
     return stream.getvalue()
 
 

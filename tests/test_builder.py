@@ -9,14 +9,16 @@ import time
 import pytest
 from conftest import TINY, build_tiny, subprocess_environment
 
-from fmcs_bench import builder, files
-from fmcs_bench.build_units import TrainRun
-from fmcs_bench.config import BuildConfig, ConvergenceRule
-from fmcs_bench.engine import Job, LocalEngine
-from fmcs_bench.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
+from fmcs_bench.build import runner as builder
+from fmcs_bench.build.recompute import verify
+from fmcs_bench.build.units import TrainRun
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.jobs.local import Job, LocalEngine
+from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.schema import WORK
-from fmcs_bench.verification import verify
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.training.recipes import ConvergenceRule
 
 BUILD = [
     sys.executable, "-m", "fmcs_bench", "build", "--backbone", "smallcnn", "--image-size", "16", "--stages", "3",

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import record_factory as factory
 
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import RecordError
+from fmcs_bench.core.errors import RecordError
 from fmcs_bench.leaderboard import markdown
 from fmcs_bench.leaderboard.board_tables import claims_table, datasets_table
 from fmcs_bench.leaderboard.claims import load_claims
 from fmcs_bench.leaderboard.deviations import HELD_OUT, Deviation
 from fmcs_bench.leaderboard.known import find_manifests
 from fmcs_bench.leaderboard.verdicts import VERDICTS, judge, verdict
-from fmcs_bench.methods import Method
-from fmcs_bench.records import RecordStore, TrainingRecord
-from fmcs_bench.statistics import Estimate
+from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
 
 ROOT = Path(__file__).parent.parent
 CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "leaderboard/claims")}

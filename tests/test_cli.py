@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from conftest import TINY, subprocess_environment
 
 import fmcs_bench
-from fmcs_bench.cli import main
-from fmcs_bench.records import EvaluatorRecord
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import EvaluatorRecord
 
 # Typed with a workspace of their own; {tiny} is one with a finished dataset, {file} a file, {folder} an empty folder.
 WRONG = {

@@ -13,17 +13,18 @@ import pytest
 from conftest import subprocess_environment
 from desk import Desk
 
-from fmcs_bench import cluster, remote
-from fmcs_bench.cluster import engine_of
-from fmcs_bench.engine import Job, run_units
-from fmcs_bench.environment import Environment
-from fmcs_bench.errors import ConfigError, EngineError, EvaluatorError, UnitsFailedError
-from fmcs_bench.evaluation import evaluate_dataset
-from fmcs_bench.experiments import train_methods
-from fmcs_bench.methods import Sweep
-from fmcs_bench.places import all_datasets
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.environment import Environment
+from fmcs_bench.core.errors import ConfigError, EngineError, EvaluatorError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.jobs import ray as cluster
+from fmcs_bench.jobs import remote
+from fmcs_bench.jobs.local import Job, run_units
+from fmcs_bench.jobs.ray import engine_of
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.training.methods import Sweep
+from fmcs_bench.training_track.runner import train_methods
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fmcs-bench[cluster]'")
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every process of the tests

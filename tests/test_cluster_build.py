@@ -15,14 +15,14 @@ from PIL import Image
 from test_builder import BUILD
 from test_cluster import Said
 
-from fmcs_bench import builder
-from fmcs_bench.config import ConvergenceRule, Recipe
-from fmcs_bench.engine import LOCAL, Job
-from fmcs_bench.errors import ConvergenceError, DivergedError, ImageError
-from fmcs_bench.progress import SILENT
+from fmcs_bench.build import runner as builder
+from fmcs_bench.build.recompute import verify
+from fmcs_bench.core.errors import ConvergenceError, DivergedError, ImageError
+from fmcs_bench.core.progress import SILENT
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.jobs.local import LOCAL, Job
 from fmcs_bench.store import schema, writer
-from fmcs_bench.verification import verify
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fmcs-bench[cluster]'")
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every process of the tests

@@ -8,10 +8,11 @@ import pytest
 import zarr
 from conftest import build_tiny
 
-from fmcs_bench.errors import ConfigError, DatasetError
-from fmcs_bench.evaluation import evaluate_dataset
-from fmcs_bench.store import DatasetWriter, codecs, schema
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.writer import DatasetWriter
 
 SHAPE = (64, 16, 16)  # 256 maps in a shard
 NUM = 256 + 13

@@ -5,20 +5,14 @@ import pytest
 import record_factory as factory
 from pydantic import ValidationError
 
-from fmcs_bench.config import (
-    RECIPE_EPOCHS,
-    RECIPES,
-    BackboneOptions,
-    BuildConfig,
-    ConvergenceRule,
-    EvaluatorConfig,
-    Options,
-    Recipe,
-    recipe,
-)
-from fmcs_bench.errors import ConfigError, FmcsBenchError, UnknownNameError
-from fmcs_bench.methods import Method
-from fmcs_bench.units import Longer
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, UnknownNameError
+from fmcs_bench.core.options import Options
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.units import Longer
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import RECIPE_EPOCHS, RECIPES, ConvergenceRule, Recipe, recipe
 
 SPECIMENS = [
     Recipe(),

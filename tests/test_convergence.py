@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from fmcs_bench.config import ConvergenceRule
-from fmcs_bench.convergence import (
+from fmcs_bench.core.errors import ConvergenceError
+from fmcs_bench.training.convergence import (
     Convergence,
     analyse,
     checkpoint_steps,
@@ -12,7 +12,7 @@ from fmcs_bench.convergence import (
     smooth,
     stage_markers,
 )
-from fmcs_bench.errors import ConvergenceError
+from fmcs_bench.training.recipes import ConvergenceRule
 
 
 def test_smooth_equals_a_recursive_filter():

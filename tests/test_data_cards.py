@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fmcs_bench.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore
 from fmcs_bench.store.schema import Manifest
 
 ROOT = Path(__file__).parent.parent

@@ -81,7 +81,7 @@ def test_a_pipe_gets_a_line_now_and_then_with_the_time_left():
 
 def test_the_time_left_is_that_of_the_steps_that_are_left():
     code = (
-        "import time; from fmcs_bench import display\n"
+        "import time; from fmcs_bench.cli import progress as display\n"
         "display.SECONDS_BETWEEN_LINES = 0\n"
         "with display.shown() as progress, progress.task('work', 100) as task:\n"
         "    task.advance(0)\n"
@@ -97,7 +97,7 @@ def test_the_time_left_is_that_of_the_steps_that_are_left():
 
 def test_a_task_that_fails_is_not_called_done():
     code = (
-        "from fmcs_bench import display\n"
+        "from fmcs_bench.cli import progress as display\n"
         "with display.shown() as progress:\n"
         "    try:\n"
         "        with progress.task('broken', 2): raise KeyError\n"
@@ -108,7 +108,8 @@ def test_a_task_that_fails_is_not_called_done():
 
 
 def test_an_empty_task_says_nothing():
-    code = "from fmcs_bench import display\nwith display.shown() as progress, progress.task('nothing', 0): pass"
+    code = "from fmcs_bench.cli import progress as display\n"
+    code += "with display.shown() as progress, progress.task('nothing', 0): pass"
     assert run_in_a_pipe(code).stderr == ""
 
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import subprocess_environment
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.plot_style import made_with
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.figure_style import made_with
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "data_cards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +73,7 @@ def test_the_readme_shows_the_records():
 
 
 def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
-    from fmcs_bench import leaderboard
+    from fmcs_bench.leaderboard import build as leaderboard
 
     shutil.copytree(ROOT / "leaderboard", tmp_path / "leaderboard")
     shutil.copytree(ROOT / "data_cards", tmp_path / "data_cards")

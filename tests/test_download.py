@@ -12,9 +12,9 @@ from hub_server import HubServer
 from publishing import PARQUET, publish, tree
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, DatasetError, HubError, MissingDataError, WorkspaceError
-from fmcs_bench.store.part import Part
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, MissingDataError, WorkspaceError
+from fmcs_bench.store.subset import Part
 
 FILES = r"/(resolve|cdn|static)/"
 
@@ -342,7 +342,7 @@ def test_folders_that_are_no_dataset_are_left_alone(tmp_path):
 
 @pytest.mark.usefixtures("repo")
 def test_a_workspace_in_use_is_refused_at_once(tmp_path):
-    from fmcs_bench.workspace import Workspace
+    from fmcs_bench.core.workspace import Workspace
 
     with Workspace(tmp_path).locked(), pytest.raises(WorkspaceError, match="in use by another"):
         fb.download("me/tiny", workspace=tmp_path)

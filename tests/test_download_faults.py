@@ -15,16 +15,16 @@ from hub_server import Fault, HubServer
 from publishing import entry_of, publish, tree, write_publication
 
 import fmcs_bench as fb
-from fmcs_bench import files
-from fmcs_bench.errors import DatasetError, FmcsBenchError, HubError, MissingDataError, WorkspaceError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import DatasetError, FmcsBenchError, HubError, MissingDataError, WorkspaceError
+from fmcs_bench.core.progress import SILENT
+from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub import contents as contents_of
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub.patience import Attempts, Patience
 from fmcs_bench.hub.source import FolderSource, Interrupted, find_source
 from fmcs_bench.hub.transfer import Staging, Transfer
-from fmcs_bench.progress import SILENT
 from fmcs_bench.store import schema
-from fmcs_bench.workspace import Workspace
 
 CHECKPOINT = "checkpoints/run-1/stage-2.safetensors"
 QUICK = Patience(timeout=0.4, tries=4, first_wait=0.01, longest_wait=2.0, parallel=3)

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench import contract, environment, evaluation
-from fmcs_bench.boards import COLUMNS
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import (
+from fmcs_bench.core import environment
+from fmcs_bench.core.errors import (
     ConfigError,
     DatasetError,
     MissingDataError,
@@ -18,14 +16,18 @@ from fmcs_bench.errors import (
     UnitsFailedError,
     UnknownNameError,
 )
-from fmcs_bench.evaluation import evaluate_dataset, recompute
-from fmcs_bench.evaluators import REGISTRY
-from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.judges import judge_record, load_judge
-from fmcs_bench.places import all_datasets
-from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
-from fmcs_bench.store import open_dataset
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track import calls
+from fmcs_bench.evaluator_track import runner as evaluation
+from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute
+from fmcs_bench.evaluator_track.selection import judge_record, load_judge
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.models.norm import NormEvaluator
+from fmcs_bench.results.evaluator_table import COLUMNS
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.store.reader import open_dataset
+from fmcs_bench.store.resolve import all_datasets
 
 
 @pytest.fixture
@@ -284,8 +286,8 @@ def test_other_code_or_another_limit_is_another_result(dataset, workspace, monke
 
 def test_a_limit_of_what_is_asked_leaves_the_fit_s_own_images(dataset, workspace, monkeypatch):
     fitted_on = []
-    fit = contract.fit
-    monkeypatch.setattr(contract, "fit", lambda evaluator, held: fitted_on.append(held) or fit(evaluator, held))
+    fit = calls.fit
+    monkeypatch.setattr(calls, "fit", lambda evaluator, held: fitted_on.append(held) or fit(evaluator, held))
     board = evaluate_dataset(
         dataset, workspace, evaluator_names=["norm"], num_seeds=1, limit=12, test_limit=7, device="cpu"
     )

@@ -8,15 +8,17 @@ from safetensors.numpy import load, save
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import ConfigError, DatasetError, ProtocolError
-from fmcs_bench.evaluators import boosting, create, logistic
-from fmcs_bench.evaluators.map_statistics import NUM_STATISTICS, moments, quantiles, statistics
-from fmcs_bench.evaluators.permuted import permute_stages, with_permuted_labels
-from fmcs_bench.evaluators.spectrum import log_spectra
-from fmcs_bench.evaluators.statistic import log_loss, softmax
-from fmcs_bench.store import MapSet
-from fmcs_bench.testing import tiny_map_set
+from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
+from fmcs_bench.evaluator_track.permuted import permute_stages, with_permuted_labels
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.evaluators.models import boosting, logistic
+from fmcs_bench.evaluators.models.features import NUM_STATISTICS, moments, quantiles, statistics
+from fmcs_bench.evaluators.models.spectrum import log_spectra
+from fmcs_bench.evaluators.sklearn import log_loss, softmax
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.store.selection import MapSet
+from fmcs_bench.testing.conformance import tiny_map_set
+from fmcs_bench.training.recipes import Recipe
 
 SIZES = [(1, 1, 1), (2, 1, 3), (4, 5, 3), (24, 3, 3)]
 
@@ -253,7 +255,7 @@ def test_what_has_no_network_has_no_head(name):
 
 @pytest.mark.parametrize("name", ["logistic", "boosting"])
 def test_of_equal_errors_the_better_probabilities_are_kept(name, monkeypatch):
-    monkeypatch.setattr(f"fmcs_bench.evaluators.{name}.mean_absolute_error", lambda *_: 1.0)
+    monkeypatch.setattr(f"fmcs_bench.evaluators.models.{name}.mean_absolute_error", lambda *_: 1.0)
     train, validation = tiny_map_set(0), tiny_map_set(1)
     losses = []
     original = log_loss
@@ -262,7 +264,7 @@ def test_of_equal_errors_the_better_probabilities_are_kept(name, monkeypatch):
         losses.append(original(scores_MK, stages_M))
         return losses[-1]
 
-    monkeypatch.setattr(f"fmcs_bench.evaluators.{name}.log_loss", kept_log_loss)
+    monkeypatch.setattr(f"fmcs_bench.evaluators.models.{name}.log_loss", kept_log_loss)
     judge = evaluator(name)
     judge.fit(train, validation)
     of_validation = losses[0::2]

@@ -17,17 +17,17 @@ from click.testing import CliRunner
 from conftest import subprocess_environment
 
 import fmcs_bench as fb
-from fmcs_bench import evaluators
-from fmcs_bench.cli import main
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
-from fmcs_bench.evaluation import evaluate_dataset
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.evaluator_track.selection import judge_record, load_judge
 from fmcs_bench.evaluators import lookup
-from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.judges import judge_record, load_judge
-from fmcs_bench.records import EvaluatorRecord, RecordStore
-from fmcs_bench.testing import tiny_map_set
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.evaluators.models.norm import NormEvaluator
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.testing.conformance import tiny_map_set
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Path(__file__).parent / "example_plugin"
@@ -154,7 +154,7 @@ def test_a_file_that_was_changed_is_read_again(file):
     [
         (SOURCE, ":Peak", ConfigError, "no class 'Peak'; known are: PeakEvaluator"),
         (SOURCE, "", ConfigError, r"is a file; name the evaluator's class too: .*my judge\.py:Class"),
-        (SOURCE, ":nn", ConfigError, "nn of .* cannot be used: it is no subclass of fmcs_bench.evaluators.Evaluator"),
+        (SOURCE, ":nn", ConfigError, "nn of .* cannot be used: it is no subclass of .*Evaluator"),
         (SOURCE, ":NetworkEvaluator", ConfigError, "it lacks make_network, name, channel_invariant, any_shape"),
         (SOURCE.replace('"peak"', '"conv"'), ":PeakEvaluator", ConfigError, "has the name 'conv', which is taken"),
         (SOURCE.replace('"peak"', '"a/b"'), ":PeakEvaluator", ConfigError, "its name 'a/b' is no name"),

@@ -7,12 +7,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import ConfigError, DatasetError, UnknownNameError
-from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, load_fitted, network, save_fitted
-from fmcs_bench.evaluators.set import channel_statistics
-from fmcs_bench.store import MapSet
-from fmcs_bench.testing import tiny_map_set
+from fmcs_bench.core.errors import ConfigError, DatasetError, UnknownNameError
+from fmcs_bench.evaluators import network
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.checkpoint import load_fitted, save_fitted
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.evaluators.models.deepsets import channel_statistics
+from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.store.selection import MapSet
+from fmcs_bench.testing.conformance import tiny_map_set
+from fmcs_bench.training.recipes import Recipe
 
 SHAPE = (12, 6, 5)
 NUM_STAGES = 4

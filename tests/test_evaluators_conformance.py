@@ -1,7 +1,7 @@
 """Every evaluator of ours keeps the contract, by the suite that third parties run."""
 
-from fmcs_bench.evaluators import REGISTRY
-from fmcs_bench.testing import EvaluatorConformance
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.testing.conformance import EvaluatorConformance
 
 
 class TestChance(EvaluatorConformance):

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from conftest import build_tiny, subprocess_environment
 
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.experiments import recompute, train_methods
-from fmcs_bench.methods import Sweep, methods
-from fmcs_bench.places import all_datasets
-from fmcs_bench.planning import convergence_epochs
-from fmcs_bench.records import RecordStore, TrainingRecord, predictions_path, unpack_predictions
-from fmcs_bench.store import open_dataset, schema
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import RecordStore, TrainingRecord, predictions_path, unpack_predictions
+from fmcs_bench.store import schema
+from fmcs_bench.store.reader import open_dataset
+from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.training.methods import Sweep, methods
+from fmcs_bench.training_track.plan import convergence_epochs
+from fmcs_bench.training_track.runner import recompute, train_methods
 
 
 @pytest.fixture

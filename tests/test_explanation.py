@@ -8,15 +8,15 @@ import torch
 from click.testing import CliRunner
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.networks import make_network
-from fmcs_bench.records import RecordStore, TrainingRecord
-from fmcs_bench.saliency import grad_cam
+from fmcs_bench.backbones.gradcam import grad_cam
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.store import schema
-from fmcs_bench.trajectory import load_checkpoint, save_checkpoint
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.training.trajectory import load_checkpoint, save_checkpoint
+from fmcs_bench.training_track.networks import make_network
 
 NAME = "digits-smallcnn-16px-tiny"
 

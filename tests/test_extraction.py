@@ -6,13 +6,15 @@ import torch
 import zarr
 from conftest import build_tiny
 
-from fmcs_bench import backbones, images
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.extraction import BATCH_SIZES, extract, memory_format
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.store import DatasetWriter, schema
-from fmcs_bench.training import autocast
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.build.extraction import BATCH_SIZES, extract, memory_format
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.images import load as images
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.store import schema
+from fmcs_bench.store.writer import DatasetWriter
+from fmcs_bench.training.loop import autocast
+from fmcs_bench.training.recipes import Recipe
 
 SEED, SIDE = 5, 128  # 32 KB in a map, 256 maps in a shard
 NUM = 256 + 100
@@ -110,7 +112,7 @@ def test_bfloat16_is_computed_in_bfloat16(tmp_path, source, frozen, tiny_dataset
 
 
 def test_a_build_in_bfloat16_verifies_and_says_so(tmp_path):
-    from fmcs_bench.verification import verify
+    from fmcs_bench.build.recompute import verify
 
     dataset = build_tiny(tmp_path, recipe=Recipe(batch_size=16, lr=3e-3, precision="bfloat16"))
     assert dataset.manifest.to_json()["config"]["recipe"]["precision"] == "bfloat16"

@@ -11,8 +11,8 @@ from publishing import tree
 from test_data_cards import generate as generate
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.hub.card import card
 from fmcs_bench.hub.facts import Facts
 from fmcs_bench.store import fidelity

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import subprocess_environment
 
-from fmcs_bench import files
+from fmcs_bench.core import files
 
 
 def test_a_file_and_its_folders_are_written_whole_and_can_be_read_by_others(tmp_path):
@@ -42,7 +42,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     path = tmp_path / "c.bin"
     path.write_bytes(b"old")
     code = (
-        "import os, sys; from pathlib import Path; from fmcs_bench import files\n"
+        "import os, sys; from pathlib import Path; from fmcs_bench.core import files\n"
         "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
         "files.write_atomically(Path(sys.argv[1]), b'new')"
     )

@@ -8,14 +8,20 @@ draws) and without oneDNN the losses moved by up to 8.8e-6 of their value. With 
 import pytest
 import torch
 
-from fmcs_bench import backbones, dueheadnet, evaluators, images, objectives, training
-from fmcs_bench.config import EvaluatorConfig, Recipe, recipe
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective, cosine_constraint, fmcs_loss, ral
-from fmcs_bench.seeding import derive
-from fmcs_bench.training import accuracy, fit
-from fmcs_bench.trajectory import image_batches
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.core.seeding import derive
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.images import load as images
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training import loop
+from fmcs_bench.training import losses as objectives
+from fmcs_bench.training.loop import accuracy, fit
+from fmcs_bench.training.losses import Objective, cosine_constraint, fmcs_loss, ral
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe, recipe
+from fmcs_bench.training.trajectory import image_batches
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -102,15 +108,15 @@ FAULTS = {
         "dueheadnet-concat-align-ral",
     ),
     "another order of the batches": (
-        training, "derive", lambda seed, *words: derive(seed, *(["other"] if words[0] == "order" else words)),
+        loop, "derive", lambda seed, *words: derive(seed, *(["other"] if words[0] == "order" else words)),
         "baseline",
     ),
     "one order for all epochs": (
-        training, "derive", lambda seed, *words: derive(seed, *(["order", 0] if words[0] == "order" else words)),
+        loop, "derive", lambda seed, *words: derive(seed, *(["order", 0] if words[0] == "order" else words)),
         "baseline",
     ),
     "another stream of noise": (
-        training, "derive", lambda seed, *words: derive(seed, *(["other"] if words[0] == "noise" else words)),
+        loop, "derive", lambda seed, *words: derive(seed, *(["other"] if words[0] == "noise" else words)),
         "dueheadnet-concat-align-ral",
     ),
 }  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fmcs_bench.progress import SILENT
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.progress import SILENT
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL = ["--backbone", "smallcnn", "--image-size", "16", "--device", "cpu"]

@@ -12,21 +12,22 @@ import record_factory as factory
 from click.testing import CliRunner
 from conftest import build_tiny
 
-from fmcs_bench import grid
-from fmcs_bench.boards import COLUMNS, evaluator_boards
-from fmcs_bench.cli import main
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import ConfigError, UnitsFailedError
-from fmcs_bench.evaluation import evaluate_dataset
-from fmcs_bench.evaluators import REGISTRY
-from fmcs_bench.evaluators.chance import ChanceEvaluator
-from fmcs_bench.evaluators.fitted import load_fitted
-from fmcs_bench.grid import GridSearch, Trial
-from fmcs_bench.judges import judge_record
-from fmcs_bench.protocol import SIDES
-from fmcs_bench.records import EvaluatorRecord, RecordStore
-from fmcs_bench.store import FmcsDataset
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.protocol import SIDES
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.evaluator_track.selection import judge_record
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.checkpoint import load_fitted
+from fmcs_bench.evaluators.models.chance import ChanceEvaluator
+from fmcs_bench.results import grid
+from fmcs_bench.results.evaluator_table import COLUMNS, evaluator_boards
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.grid import GridSearch, Trial
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.training.recipes import Recipe
 
 
 def config(**options) -> EvaluatorConfig:

@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench.config import EvaluatorConfig, Recipe
-from fmcs_bench.errors import ConfigError, DatasetError
-from fmcs_bench.evaluators import REGISTRY, NetworkEvaluator, create, wanted
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.evaluators.heads import HEADS, coral_loss, corn_loss
-from fmcs_bench.testing import tiny_map_set
+from fmcs_bench.evaluators.lookup import create, wanted
+from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.testing.conformance import tiny_map_set
+from fmcs_bench.training.recipes import Recipe
 
 ORDINAL = pytest.mark.parametrize("head", ["corn", "coral"])
 ALL_HEADS = pytest.mark.parametrize("head", list(HEADS))

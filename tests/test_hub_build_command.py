@@ -6,10 +6,12 @@ import pytest
 from click.testing import CliRunner
 
 from fmcs_bench import in_bucket
-from fmcs_bench.cli import main
-from fmcs_bench.config import BackboneOptions, BuildConfig, ConvergenceRule, Recipe
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.hub.build_command import FLAGS, build_call, build_command
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
 CONFIGS = [
     {},

@@ -13,13 +13,14 @@ from markdown_it import MarkdownIt
 from published_folder import changed, publish
 from test_markdown import HOSTILE
 
-from fmcs_bench.config import BackboneOptions, Recipe
+from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.hub.build_command import build_command
 from fmcs_bench.hub.card import card, cut, draw_figures, megabytes, percent
 from fmcs_bench.hub.metadata import LICENCES, licence_fields, pattern, size_category
 from fmcs_bench.hub.parquet import features
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import CONFIGURATIONS
+from fmcs_bench.store.subset import Part
+from fmcs_bench.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_the_command_is_that_of_the_configuration(facts):
     assert f"```bash\n{build_command(facts.manifest.config)}\n```" in card(facts)
     sgd = changed(facts.manifest, config__recipe=Recipe(optimizer="sgd").to_json(), images__num_broken=3)
     block = section(card(replace(facts, manifest=sgd)), "How it was made")
-    assert "import fmcs_bench as fb\nfrom fmcs_bench.config import ConvergenceRule, Recipe\n" in block
+    assert "import fmcs_bench as fb\nfrom fmcs_bench.training.recipes import ConvergenceRule, Recipe\n" in block
     assert "optimizer='sgd'" in block
     assert "skip_broken=True" in block
 

@@ -13,9 +13,10 @@ from sklearn.datasets import load_digits
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from fmcs_bench import images
-from fmcs_bench.errors import ConfigError, MissingDataError, UnknownNameError
-from fmcs_bench.images import SPLITS, ImageDataset, Preprocessor
+from fmcs_bench.core.errors import ConfigError, MissingDataError, UnknownNameError
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
+from fmcs_bench.images.preprocessing import Preprocessor
 
 MNIST_FILES = {
     (part, kind): f"{part}-{kind}-idx{dims}-ubyte" for part in ("train", "t10k") for kind, dims in

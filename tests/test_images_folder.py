@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fmcs_bench import images
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, ImageError, MissingDataError, UnknownNameError
-from fmcs_bench.images import SPLITS, decoding, encoded, memory
-from fmcs_bench.store import Manifest, schema
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, ImageError, MissingDataError, UnknownNameError
+from fmcs_bench.images import decoding, encoded, memory
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.store import schema
+from fmcs_bench.store.schema import Manifest
 
 
 def write_image(path, size=(9, 7), mode="RGB", seed=0):

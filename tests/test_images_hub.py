@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
-from fmcs_bench import images
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ImageError, MissingDataError
-from fmcs_bench.images import SPLITS, decoding
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ImageError, MissingDataError
+from fmcs_bench.images import decoding
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 6, 8, 3), dtype=np.uint8)
 LABELS = [i % 3 for i in range(60)]

@@ -20,12 +20,13 @@ from test_images_folder import expected_id, write_classes, write_image
 from test_images_hub import write_parquet
 from test_images_streaming import both, write_mixed
 
-from fmcs_bench import images
-from fmcs_bench.errors import FmcsBenchError, ImageError, MissingDataError, ReaderError
-from fmcs_bench.images import Preprocessor, encoded, reading
+from fmcs_bench.core.errors import FmcsBenchError, ImageError, MissingDataError, ReaderError
+from fmcs_bench.images import encoded, loader
+from fmcs_bench.images import load as images
 from fmcs_bench.images.encoded import Files
-from fmcs_bench.images.reading import BatchReader, default_num_workers
-from fmcs_bench.trajectory import image_batches
+from fmcs_bench.images.loader import BatchReader, default_num_workers
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.training.trajectory import image_batches
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_encoded_images_can_be_pickled(pets, tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_are_not_forked_read_the_same(pets, monkeypatch):
-    monkeypatch.setattr(reading, "START_METHOD", "spawn")
+    monkeypatch.setattr(loader, "START_METHOD", "spawn")
     held, streamed = both(f"folder:{pets}")
     batches = np.array_split(np.arange(57)[::-1], 5)
     for batch, index_B in zip(streamed.read_batches(batches), batches, strict=True):

@@ -17,16 +17,20 @@ from test_images_folder import BUILD, write_classes, write_image
 from test_images_hub import write_parquet
 from test_training import cross_entropy
 
-from fmcs_bench import dueheadnet, images
-from fmcs_bench.cli import main
-from fmcs_bench.config import BuildConfig, Recipe
-from fmcs_bench.errors import ConfigError, ImageError
-from fmcs_bench.images import SPLITS, Preprocessor, decoding, encoded, memory, reading, scan
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, ImageError
+from fmcs_bench.images import decoding, encoded, loader, memory, statistics
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.images.encoded import EncodedImages
-from fmcs_bench.images.reading import BatchReader, image_inputs
-from fmcs_bench.store import Manifest
-from fmcs_bench.training import fit
-from fmcs_bench.trajectory import image_batches, train_run
+from fmcs_bench.images.loader import BatchReader, image_inputs
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.store.schema import Manifest
+from fmcs_bench.training.loop import fit
+from fmcs_bench.training.recipes import Recipe
+from fmcs_bench.training.trajectory import image_batches, train_run
 
 
 @pytest.fixture(autouse=True)
@@ -289,9 +293,9 @@ def test_memory_does_not_grow_with_the_number_of_images(pets, monkeypatch):
 def test_a_pass_over_memory_goes_block_by_block(pets, monkeypatch):
     whole = images.load(f"folder:{pets}", image_size=12)
     sizes = []
-    monkeypatch.setattr(scan, "BLOCK_BYTES", 10 * 3 * 12 * 12)
-    own = scan.np.bincount
-    monkeypatch.setattr(scan.np, "bincount", lambda a, **options: sizes.append(len(a)) or own(a, **options))
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 10 * 3 * 12 * 12)
+    own = statistics.np.bincount
+    monkeypatch.setattr(statistics.np, "bincount", lambda a, **options: sizes.append(len(a)) or own(a, **options))
     again = images.load(f"folder:{pets}", image_size=12)
     assert again.sha256 == whole.sha256
     np.testing.assert_array_equal(again.scan.count_CV, whole.scan.count_CV)
@@ -304,7 +308,7 @@ def test_images_in_memory_go_to_a_device_whole_only_where_half_of_it_is_free(mon
     array = np.zeros((10, 3, 4, 4), dtype=np.uint8)
     rows = np.array([1, 4, 7, 9])
     for free, fits in ((None, True), (2 * 4 * 48, True), (2 * 4 * 48 - 1, False)):
-        monkeypatch.setattr(reading, "free_device_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(loader, "free_device_bytes", lambda _, free=free: free)
         found = image_inputs(array, rows, device)
         assert isinstance(found, torch.Tensor) == fits
         batch = found if fits else next(iter(found([np.arange(4)])))

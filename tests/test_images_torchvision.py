@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.io import savemat
 from test_images import MNIST_FILES, write_idx
 
-from fmcs_bench import images
-from fmcs_bench.errors import ImageError, MissingDataError
+from fmcs_bench.core.errors import ImageError, MissingDataError
+from fmcs_bench.images import load as images
 
 RNG = np.random.default_rng(0)
 

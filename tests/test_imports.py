@@ -11,48 +11,78 @@ from conftest import subprocess_environment
 import fmcs_bench
 
 ROOT = Path(fmcs_bench.__file__).parent
-ROWS = [
-    "errors", "registry", "seeding", "retries", "urls", "launcher", "files", "markdown", "progress", "options",
-    "config", "methods", "environment", "grid", "units", "records", "failed", "bucket_lock", "workspace", "metrics",
-    "statistics", "optimism", "boards", "breakdown", "svg", "plot_style", "plot_parts", "answer_plots",
-    "training_plots", "curve_plots", "plots", "engine", "remote", "cluster", "images", "backbones", "dueheadnet",
-    "objectives", "processes", "augmentation", "training", "together", "networks", "convergence", "trajectory",
-    "store", "extraction", "build_units", "builder", "verification", "hub", "evaluators", "elsewhere", "protocol",
-    "contract", "search", "judges", "evaluation", "planning", "experiments", "forecast", "saliency", "saliency_plots",
-    "leaderboard", "quickstart", "testing", "places", "explanation", "train_api", "in_bucket", "api", "listing",
-    "display", "terminal", "command", "evaluating", "explaining", "sharing", "leaderboard_commands",
-    "train_command", "cli", "__main__",
-]  # fmt: skip
-NO_TORCH = ROWS[: ROWS.index("cluster") + 1]
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
-
-
-def row_of(module: str) -> str:
-    return module.removeprefix("fmcs_bench.").split(".")[0]
+ROOMS = [
+    "core",
+    "jobs",
+    "images",
+    "backbones",
+    "training",
+    "store",
+    "build",
+    "hub",
+    "results",
+    "evaluators",
+    "evaluator_track",
+    "scoring",
+    "training_track",
+    "leaderboard",
+    "testing",
+    "cli",
+]
+TORCH_FREE = (
+    "core.options",
+    "jobs.ray",
+    "training.methods",
+    "training.recipes",
+    "backbones.options",
+    "store.config",
+    "results.records",
+    "results.statistics",
+    "leaderboard.figures.evaluators",
+)
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path != ROOT / "__init__.py"
+}
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Modules of this package that a file imports anywhere, also inside functions."""
+    """Modules of this package that a file imports anywhere, also inside functions; without ``fmcs_bench.``."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = set()
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("fmcs_bench.")}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fmcs_bench":
-            names = (
-                {f"fmcs_bench.{alias.name}" for alias in node.names} if node.module == "fmcs_bench" else {node.module}
-            )
-            found |= {
-                name for name in names if (ROOT / row_of(name)).is_dir() or (ROOT / f"{row_of(name)}.py").exists()
-            }
-    return {row_of(name) for name in found}
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        found |= {name.removeprefix("fmcs_bench.") for name in names if name.startswith("fmcs_bench.")}
+    return found & set(MODULES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_modules_import_only_from_rows_above(path):
-    own = row_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert own in ROWS, f"{own} has no row: give it one, and say why in docs/decisions.md"
-    below = {name for name in imported_modules(path) - {own} if ROWS.index(name) > ROWS.index(own)}
-    assert not below, f"{own} imports {sorted(below)}, which stand below it"
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_import_only_from_rooms_above(module):
+    if room_of(module) not in ROOMS:
+        return
+    order = {room: i for i, room in enumerate(ROOMS)}
+    later = {name for name in imported_modules(MODULES[module]) if order.get(room_of(name), 0) > order[room_of(module)]}
+    assert not later, f"{module} imports {sorted(later)}, of later rooms"
+
+
+def test_there_is_no_circle_of_imports():
+    packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    left = {module: imported_modules(path) - packages - {module} for module, path in MODULES.items()}
+    while free := {
+        module
+        for module, names in left.items()
+        if not names & set(left) or not any(module in others for others in left.values())
+    }:
+        left = {module: names for module, names in left.items() if module not in free}
+    assert not left, f"these import each other in a circle: {sorted(left)}"
 
 
 def run_python(code: str) -> str:
@@ -63,13 +93,13 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_rows_above_the_images_do_without_torch():
-    imports = "; ".join(f"import fmcs_bench.{name}" for name in NO_TORCH)
+def test_options_records_and_figures_do_without_torch():
+    imports = "; ".join(f"import fmcs_bench.{name}" for name in TORCH_FREE)
     assert run_python(f"{imports}; import sys; print('torch' in sys.modules)").strip() == "False"
 
 
 def test_a_named_image_dataset_does_without_the_hub_library():
-    code = "from fmcs_bench import images; images.load('digits'); import sys; print('datasets' in sys.modules)"
+    code = "from fmcs_bench.images.load import load; load('digits'); import sys; print('datasets' in sys.modules)"
     assert run_python(code).strip() == "False"
 
 
@@ -100,7 +130,7 @@ def test_reading_maps_loads_neither_statistics_nor_figures_nor_networks():
 )
 def test_help_loads_nothing_heavy(arguments):
     code = (
-        "import sys; from fmcs_bench.cli import main\n"
+        "import sys; from fmcs_bench.cli.main import main\n"
         f"try: main({[*arguments, '--help']!r})\n"
         "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', "
         "'rich', 'huggingface_hub', 'ray') if m in sys.modules])"

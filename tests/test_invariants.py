@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.evaluators import create
-from fmcs_bench.evaluators.invariants import NUM_GRAM, gram_spectra
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.evaluators.models.invariants import NUM_GRAM, gram_spectra
+from fmcs_bench.results.fit_config import EvaluatorConfig
 
 SIZES = [(1, 1, 1), (2, 1, 3), (4, 5, 3), (24, 3, 3)]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
-from fmcs_bench.records import EvaluatorRecord
-from fmcs_bench.store import FmcsDataset
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.store.reader import FmcsDataset
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import torch
 import fmcs_bench as fb
 import fmcs_bench.images
 from fmcs_bench import training
-from fmcs_bench.config import ConvergenceRule, Recipe
+from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 from fmcs_bench.store import writer
 
 torch.set_num_threads(1)

@@ -14,10 +14,12 @@ import record_factory as factory
 from page_reader import Cell, Page, build, name_of, tree
 from scipy import optimize, stats
 
-from fmcs_bench import boards, leaderboard
-from fmcs_bench.errors import PluginError
-from fmcs_bench.leaderboard import LeftOut, datatables, markdown, panels
-from fmcs_bench.records import AnyRecord, unpack_predictions
+from fmcs_bench.core.errors import PluginError
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.leaderboard import datatables, markdown, sections
+from fmcs_bench.leaderboard.sift import LeftOut
+from fmcs_bench.results import boards
+from fmcs_bench.results.records import AnyRecord, unpack_predictions
 
 ROOT = Path(__file__).parent.parent
 OTHER = "cifar10-resnet50-224px-base"
@@ -378,11 +380,11 @@ def test_names_are_text_and_never_markup() -> None:
         )
         return dataclasses.replace(board, dataset_id=hostile, settings=hostile, rows=rows)
 
-    section = panels.Section(
+    section = sections.Section(
         f"{hostile}@0123",
-        (panels.evaluator_panel(with_hostile_names(evaluators, "evaluator"), lambda _: predictions),),
-        (panels.training_panel(with_hostile_names(trainings, "family")),),
-        panels.tables.environment_table(hostile, factory.training_records(1)),
+        (sections.evaluator_panel(with_hostile_names(evaluators, "evaluator"), lambda _: predictions),),
+        (sections.training_panel(with_hostile_names(trainings, "family")),),
+        sections.tables.environment_table(hostile, factory.training_records(1)),
     )
     content = leaderboard.Content([section], left_out=[LeftOut(hostile, hostile)])
     page = leaderboard.render("page.html.j2", content=content, root="")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import record_factory as factory
 
-from fmcs_bench.config import EvaluatorConfig, recipe
-from fmcs_bench.leaderboard.again import evaluator_again, training_again, typed_name
-from fmcs_bench.methods import METHODS, Method, methods
+from fmcs_bench.leaderboard.reproduce import evaluator_again, training_again, typed_name
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training.methods import METHODS, Method, methods
+from fmcs_bench.training.recipes import recipe
 
 
 def test_an_evaluator_with_everything_that_the_command_can_say() -> None:

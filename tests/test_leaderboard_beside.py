@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from checking import BASELINE, EVALUATOR, TRAINING, copy, edit, edit_predictions, report_of
 
-from fmcs_bench.errors import MissingDataError
+from fmcs_bench.core.errors import MissingDataError
 from fmcs_bench.leaderboard.check import check
 from fmcs_bench.leaderboard.reading import KINDS
-from fmcs_bench.records import RecordStore, predictions_path, unit_key
+from fmcs_bench.results.records import RecordStore, predictions_path, unit_key
 
 
 def test_one_unit_of_work_has_one_record(tmp_path):

@@ -14,11 +14,11 @@ import record_factory as factory
 from click.testing import CliRunner
 from page_reader import Page
 
-from fmcs_bench import leaderboard
-from fmcs_bench.cli import main
-from fmcs_bench.leaderboard import LeftOutError, markdown
-from fmcs_bench.leaderboard.sift import sift
-from fmcs_bench.records import pack_predictions, predictions_path
+from fmcs_bench.cli.main import main
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.leaderboard import markdown
+from fmcs_bench.leaderboard.sift import LeftOutError, sift
+from fmcs_bench.results.records import pack_predictions, predictions_path
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], object], predictions: bytes | None = None) -> None:

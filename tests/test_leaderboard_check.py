@@ -11,10 +11,10 @@ import pytest
 from checking import COMMITTED, EVALUATOR, TRAINING, copy, edit, edit_predictions, faults_of, report_of
 from safetensors.numpy import save
 
-from fmcs_bench import evaluation
+from fmcs_bench.evaluator_track import runner as evaluation
 from fmcs_bench.leaderboard import reading
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
-from fmcs_bench.records import predictions_path, unpack_predictions
+from fmcs_bench.results.records import predictions_path, unpack_predictions
 
 UNVERIFIABLE = re.compile(
     r"cost/(seconds|process_peak_bytes|scoring_seconds|num_parameters|flops_per_map)|curve/\d+/(train_loss|score)|"

@@ -11,8 +11,8 @@ import pytest
 import record_factory as factory
 from page_reader import Page, build, tree
 
-from fmcs_bench import leaderboard
-from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.core.errors import ConfigError, MissingDataError
+from fmcs_bench.leaderboard import build as leaderboard
 
 
 def test_without_any_record_the_error_names_both_commands(tmp_path: Path) -> None:

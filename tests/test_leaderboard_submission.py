@@ -7,11 +7,12 @@ import pytest
 from checking import BASELINE, COMMITTED, TRAINING, copy_method, edit
 from click.testing import CliRunner
 
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, RecordError
-from fmcs_bench.leaderboard import schema, sums
-from fmcs_bench.leaderboard.submission import submit
-from fmcs_bench.records import predictions_path
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, RecordError
+from fmcs_bench.leaderboard import sums
+from fmcs_bench.leaderboard.submit import submit
+from fmcs_bench.results import schema
+from fmcs_bench.results.records import predictions_path
 
 
 def tree(folder):

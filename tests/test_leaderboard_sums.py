@@ -12,13 +12,13 @@ import pytest
 from checking import BASELINE, COMMITTED, EVALUATOR, TRAINING, copy, edit, report_of
 from click.testing import CliRunner
 
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, RecordError
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.reading import MAX_RECORD_BYTES
 from fmcs_bench.leaderboard.sift import sift
-from fmcs_bench.leaderboard.submission import submit
-from fmcs_bench.records import RecordStore, predictions_path
+from fmcs_bench.leaderboard.submit import submit
+from fmcs_bench.results.records import RecordStore, predictions_path
 
 LISTED = sums.load(COMMITTED)
 

@@ -17,7 +17,7 @@ from published_folder import publish
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning
 from fmcs_bench.hub import formatting
 from fmcs_bench.store.publication import FILE
 

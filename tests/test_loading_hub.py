@@ -8,8 +8,8 @@ from huggingface_hub import constants
 from published_folder import publish
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.store.part import Part
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.store.subset import Part
 
 FIRST, SECOND = "1" * 40, "2" * 40
 

@@ -17,7 +17,7 @@ from conftest import build_tiny
 from safetensors.torch import load
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
+from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
 from fmcs_bench.store import location, schema
 from fmcs_bench.store.location import Location, stays_inside
 from fmcs_bench.urls import without_secrets

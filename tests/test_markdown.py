@@ -5,7 +5,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from fmcs_bench.markdown import block, code, escape, rows
+from fmcs_bench.core.markdown import block, code, escape, rows
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

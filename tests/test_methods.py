@@ -3,9 +3,9 @@ import math
 import pytest
 from record_factory import training_record
 
-from fmcs_bench.errors import ConfigError, UnknownNameError
-from fmcs_bench.methods import METHODS, PAPER_RAFS, Method, Sweep, methods, parse_rafs
-from fmcs_bench.units import Longer, TrainingUnit
+from fmcs_bench.core.errors import ConfigError, UnknownNameError
+from fmcs_bench.results.units import Longer, TrainingUnit
+from fmcs_bench.training.methods import METHODS, PAPER_RAFS, Method, Sweep, methods, parse_rafs
 
 
 @pytest.mark.parametrize("name", METHODS)

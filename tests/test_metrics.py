@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fmcs_bench import metrics
-from fmcs_bench.errors import ProtocolError
-from fmcs_bench.metrics import check_probabilities, expected_score, rank_correlation, stage_metrics
+from fmcs_bench.core.errors import ProtocolError
+from fmcs_bench.results import metrics
+from fmcs_bench.results.metrics import check_probabilities, expected_score, rank_correlation, stage_metrics
 
 NUM_STAGES, NUM_IMAGES = 5, 40
 

@@ -4,12 +4,14 @@ import timm
 import torch
 from test_objectives import judge_for
 
-from fmcs_bench import backbones, dueheadnet, networks
-from fmcs_bench.config import BackboneOptions
-from fmcs_bench.errors import ConfigError, MissingDataError, UnknownNameError
-from fmcs_bench.methods import Method
-from fmcs_bench.networks import equal_parameters, longer, observe
-from fmcs_bench.training import Batches
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.core.errors import ConfigError, MissingDataError, UnknownNameError
+from fmcs_bench.training.loop import Batches
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training_track import networks
+from fmcs_bench.training_track.networks import equal_parameters, longer, observe
 
 NONE = BackboneOptions()
 IMAGES = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))

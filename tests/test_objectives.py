@@ -4,11 +4,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.evaluators import create
-from fmcs_bench.methods import Method
-from fmcs_bench.objectives import Objective, cosine_constraint, fmcs_loss, freeze, ral
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.training.losses import Objective, cosine_constraint, fmcs_loss, freeze, ral
+from fmcs_bench.training.methods import Method
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])

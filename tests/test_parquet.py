@@ -10,11 +10,12 @@ from conftest import build_tiny
 from published_folder import publish
 from pyarrow import parquet as pq
 
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.hub import parquet
-from fmcs_bench.store import FmcsDataset, maps
-from fmcs_bench.store.part import Part
+from fmcs_bench.store import map_array
 from fmcs_bench.store.publication import CONFIGURATIONS
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.subset import Part
 
 SPLITS = [(configuration, split) for configuration, splits in CONFIGURATIONS.items() for split in splits]
 
@@ -215,14 +216,14 @@ def assert_estimate(dataset, folder, written):
 def test_a_failure_leaves_no_half_file_and_ends_the_other_writers(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "GROUP_BYTES", 7 * parquet.map_bytes(tiny_dataset.manifest))
     monkeypatch.setattr(parquet, "FILE_BYTES", 50 * parquet.map_bytes(tiny_dataset.manifest))
-    read_unit, calls = maps.MapArray.read_unit, iter(range(10**6))
+    read_unit, calls = map_array.MapArray.read_unit, iter(range(10**6))
 
     def failing(self, *args):
         if next(calls) == 20:
             raise DatasetError("a shard is damaged")
         return read_unit(self, *args)
 
-    monkeypatch.setattr(maps.MapArray, "read_unit", failing)
+    monkeypatch.setattr(map_array.MapArray, "read_unit", failing)
     with pytest.raises(DatasetError, match="a shard is damaged"):
         parquet.export(tiny_dataset, tmp_path, Part.of(tiny_dataset.manifest))
     assert not list(tmp_path.rglob("*.part"))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import fmcs_bench as fb
-from fmcs_bench import files
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
-from fmcs_bench.store.part import Part
+from fmcs_bench.store.subset import Part
 
 
 def copy_part(dataset, folder, **chosen):

@@ -13,11 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fmcs_bench import answer_plots, boards, plots
-from fmcs_bench.boards import EvaluatorBoard, TrainingBoard
-from fmcs_bench.breakdown import Breakdown, break_down
-from fmcs_bench.errors import ConfigError, RecordError
-from fmcs_bench.plot_style import DARK
+from fmcs_bench.core.errors import ConfigError, RecordError
+from fmcs_bench.core.figure_style import DARK
+from fmcs_bench.leaderboard.figures import answers
+from fmcs_bench.leaderboard.figures import evaluators as plots
+from fmcs_bench.results import boards
+from fmcs_bench.results.calibration import Breakdown, break_down
+from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.training_table import TrainingBoard
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_the_confusion_figure_shows_every_share_and_the_recall(evaluators: Evalu
         drawn = {tuple(np.mean(path.vertices[:4], axis=0)): color[3] for path, color in
                  zip(cells.get_paths(), cells.get_facecolors(), strict=True)}  # fmt: skip
         for (x, y), opacity in drawn.items():
-            assert opacity == pytest.approx(answer_plots.DARKEST * confusion[int(y) - 1, int(x) - 1])
+            assert opacity == pytest.approx(answers.DARKEST * confusion[int(y) - 1, int(x) - 1])
         assert len(drawn) == (confusion >= 0.005).sum()
         assert [text.get_text() for text in axes.texts] == [f"{100 * r.mean:.0f}" for r in found[row.evaluator].recall]
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
@@ -175,8 +178,8 @@ def test_names_in_the_cost_figure_cover_neither_each_other_nor_points_nor_bars()
 def test_many_evaluators_have_panels_of_their_own_up_to_a_number_that_is_told() -> None:
     records = [factory.evaluator_record(f"e{i}", mae=0.5 + i / 100, validation_run=2 - i / 100) for i in range(30)]
     (board,) = boards.evaluator_boards(records)
-    rows = answer_plots.shown(board)
-    assert len(rows) == answer_plots.MAX_PANELS
+    rows = answers.shown(board)
+    assert len(rows) == answers.MAX_PANELS
     assert rows[-1].chosen  # the last by rank, and there all the same
     figure = plots.confusion_figure(board, breakdowns(board))
     assert "stage that was named; 6 more evaluators are not shown" in texts(figure)
@@ -311,6 +314,9 @@ def test_settings_of_the_user_neither_change_a_figure_nor_are_changed(evaluators
 
 
 def test_importing_plots_loads_neither_pyplot_nor_torch() -> None:
-    code = "import sys, fmcs_bench.plots; print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, fmcs_bench.leaderboard.figures.evaluators\n"
+        "print([m for m in ('matplotlib.pyplot', 'torch') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -12,11 +12,11 @@ import torch
 from conftest import subprocess_environment
 from torch import nn
 
-from fmcs_bench.augmentation import Augmentation
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.processes import Processes
-from fmcs_bench.training import Batches, fit, predict
+from fmcs_bench.training.augmentation import Augmentation
+from fmcs_bench.training.loop import Batches, fit, predict
+from fmcs_bench.training.recipes import Recipe
 
 pytestmark = pytest.mark.xdist_group("processes")  # two processes start once, not once in every process of the tests
 

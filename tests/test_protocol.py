@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from conftest import build_tiny, subprocess_environment
 
-from fmcs_bench import protocol
-from fmcs_bench.config import ConvergenceRule, EvaluatorConfig
-from fmcs_bench.contract import flops_per_map
-from fmcs_bench.errors import ConfigError, DatasetError, ProtocolError, UnitsFailedError
-from fmcs_bench.evaluation import evaluate_dataset, recompute_test_on
-from fmcs_bench.evaluators import REGISTRY, create
-from fmcs_bench.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
-from fmcs_bench.store import FmcsDataset, MapSet, open_dataset
+from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track import protocol
+from fmcs_bench.evaluator_track.calls import flops_per_map
+from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store.fidelity import Fidelity
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.selection import MapSet
+from fmcs_bench.training.recipes import ConvergenceRule
 
 RULE = ConvergenceRule(threshold=0.1)
 

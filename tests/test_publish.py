@@ -16,12 +16,12 @@ from conftest import subprocess_environment
 from hub_uploads import WritableHub
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, DatasetError, SupersededWarning
+from fmcs_bench.cli.hub import parse_selection
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, DatasetError, SupersededWarning
 from fmcs_bench.hub import folder as hub_folder
 from fmcs_bench.hub import parquet
-from fmcs_bench.sharing import parse_selection
-from fmcs_bench.store import FmcsDataset
+from fmcs_bench.store.reader import FmcsDataset
 
 
 def tree(folder):

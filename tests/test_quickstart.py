@@ -1,9 +1,9 @@
 from conftest import TINY
 
-from fmcs_bench import quickstart
-from fmcs_bench.config import BuildConfig
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.cli import quickstart
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.store.config import BuildConfig
 
 
 class Spoken:

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 import fmcs_bench
-from fmcs_bench import environment
-from fmcs_bench.errors import ConfigError, RecordError
-from fmcs_bench.records import (
+from fmcs_bench.core import environment
+from fmcs_bench.core.errors import ConfigError, RecordError
+from fmcs_bench.results.records import (
     Environment,
     EvaluatorRecord,
     RecordStore,
@@ -277,7 +277,7 @@ def test_the_environment_is_the_one_we_are_in():
 
 def digest_of_copy(root: Path) -> str:
     """The code digest that a copy of the package gives itself, in a process of its own."""
-    code = "from fmcs_bench import environment; print(environment.__file__); print(environment.code_digest())"
+    code = "from fmcs_bench.core import environment; print(environment.__file__); print(environment.code_digest())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,
@@ -314,7 +314,7 @@ def test_presentation_modules_that_the_code_digest_leaves_out_exist():
 
 
 def test_records_load_no_torch():
-    code = "import fmcs_bench.records, sys; sys.exit('torch' in sys.modules)"
+    code = "import fmcs_bench.results.records, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=subprocess_environment(), check=False).returncode == 0
 
 

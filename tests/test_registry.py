@@ -3,9 +3,11 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from fmcs_bench import backbones, evaluators, images
-from fmcs_bench.errors import FmcsBenchError, PluginError, UnknownNameError
-from fmcs_bench.registry import Registry
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.core.errors import FmcsBenchError, PluginError, UnknownNameError
+from fmcs_bench.core.registry import Registry
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.images import load as images
 
 GROUP = "fmcs_bench.test_colours"
 

@@ -12,8 +12,8 @@ from cutting_proxy import CuttingProxy
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import (
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import (
     ConfigError,
     DatasetError,
     FmcsBenchError,
@@ -21,9 +21,9 @@ from fmcs_bench.errors import (
     SupersededWarning,
     WorkspaceError,
 )
-from fmcs_bench.hub.publishing import Copied
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.hub.publish import Copied
 from fmcs_bench.store.location import Location
-from fmcs_bench.workspace import Workspace
 
 SHARD = "maps.zarr/run-0/feature_maps/c/1/0/0/0/0"
 URL = "s3://private/data/tiny"

@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench import backbones, dueheadnet, images
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.gradcam import BATCH_SIZE, Saliency, choose_images, explain_networks, grad_cam
 from fmcs_bench.backbones.layers import LayerBackbone
-from fmcs_bench.config import BackboneOptions
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.objectives import freeze
-from fmcs_bench.plot_style import encode, save
-from fmcs_bench.saliency import BATCH_SIZE, Saliency, choose_images, explain_networks, grad_cam
-from fmcs_bench.saliency_plots import overlay, saliency_figure
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.figure_style import encode, save
+from fmcs_bench.images import load as images
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.training.losses import freeze
+from fmcs_bench.training_track.explain_figure import overlay, saliency_figure
 
 NETWORKS = {
     "smallcnn": 32,

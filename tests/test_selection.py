@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.images import SPLITS
-from fmcs_bench.store import MapSelection, selection
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.store import selection
+from fmcs_bench.store.selection import MapSelection
 
 
 def stored(dataset, chosen):

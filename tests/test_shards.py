@@ -15,10 +15,10 @@ import zarr
 import zstandard
 from zarr.codecs import BytesCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from fmcs_bench.errors import DatasetError
-from fmcs_bench.store import codecs, maps
+from fmcs_bench.core.errors import DatasetError
+from fmcs_bench.store import codecs, map_array
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.maps import MapArray, gather
+from fmcs_bench.store.map_array import MapArray, gather
 from fmcs_bench.store.shards import ShardLayout, ShardReader
 
 NAME = "run-0/feature_maps"
@@ -97,8 +97,8 @@ def test_any_maps_in_any_order(tmp_path, codec, seed, monkeypatch):
     per_shard = per_chunk * int(generator.integers(1, 5))
     expected = write(tmp_path, sample(4, int(generator.integers(1, 40)), (3, 2, 2)), codec, per_shard, per_chunk)
     array = open_maps(tmp_path, codec)
-    for task_bytes in ((1, 1), maps.TASK_BYTES):  # many tasks for the threads, or one
-        monkeypatch.setattr(maps, "TASK_BYTES", task_bytes)
+    for task_bytes in ((1, 1), map_array.TASK_BYTES):  # many tasks for the threads, or one
+        monkeypatch.setattr(map_array, "TASK_BYTES", task_bytes)
         for num in (1, 2, 50):
             row_M, image_M = (generator.integers(0, n, num) for n in array.shape[:2])
             read = gather([array, array], generator.integers(0, 2, num), row_M, image_M, threads=2)

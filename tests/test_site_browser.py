@@ -14,8 +14,8 @@ import record_factory as factory
 from colours import contrast, rgb
 from PIL import Image
 
-from fmcs_bench import leaderboard
-from fmcs_bench.records import EvaluatorRecord
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.results.records import EvaluatorRecord
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright, a test dependency")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

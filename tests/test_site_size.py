@@ -10,8 +10,8 @@ import pytest
 import record_factory as factory
 from page_reader import Page
 
-from fmcs_bench import leaderboard
-from fmcs_bench.methods import Method
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.training.methods import Method
 
 NAMES = ("conv", "linear", "norm", "set")
 PLANS = [(Method(), None, 0.0), *((Method(raf=raf), judge, 0.01) for judge in ("set", "random") for raf in (0.9, 0.5))]

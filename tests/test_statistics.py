@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from fmcs_bench import statistics
+from fmcs_bench.results import statistics
 
 
 def numbers(seed: int, num: int, scale: float = 1.0) -> np.ndarray:

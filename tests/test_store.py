@@ -8,11 +8,14 @@ import zarr
 from conftest import TINY
 
 import fmcs_bench as fb
-from fmcs_bench import backbones, images
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.images import SPLITS, Preprocessor
-from fmcs_bench.store import DatasetWriter, schema
-from fmcs_bench.trajectory import load_checkpoint
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.store import schema
+from fmcs_bench.store.writer import DatasetWriter
+from fmcs_bench.training.trajectory import load_checkpoint
 
 
 def all_maps(dataset, seed):

@@ -17,8 +17,11 @@ from colours import contrast, over
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fmcs_bench import answer_plots, boards, leaderboard, plots, svg
-from fmcs_bench.plot_style import BAND, BLUE, DARK, GRID, INK, MUTED, PAPER, SERIES, house_style
+from fmcs_bench import svg
+from fmcs_bench.core.figure_style import BAND, BLUE, DARK, GRID, INK, MUTED, PAPER, SERIES, house_style
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.leaderboard.figures import answers, evaluators
+from fmcs_bench.results import boards
 
 SCHEMES = {"light": {color: color for color in DARK}, "dark": DARK}
 CIRCLE = "M 3 0 " + " ".join(
@@ -28,12 +31,12 @@ CIRCLE = "M 3 0 " + " ".join(
 
 def tall() -> Figure:
     """Intervals, dashes, bands, markers of two shapes, names, numbers, a title in bold."""
-    return plots.evaluator_figure(boards.evaluator_boards(factory.evaluator_records())[0])
+    return evaluators.evaluator_figure(boards.evaluator_boards(factory.evaluator_records())[0])
 
 
 def panels() -> Figure:
     """Bands and lines that axes cut off, a second axis."""
-    return plots.score_figure(boards.evaluator_boards(factory.evaluator_records())[0])
+    return evaluators.score_figure(boards.evaluator_boards(factory.evaluator_records())[0])
 
 
 def as_written(figure: Figure) -> bytes:
@@ -66,7 +69,7 @@ def test_every_colour_can_be_told_from_its_ground(scheme: str) -> None:
         assert all(contrast(color[text], ground) >= 4.5 for text in (INK, MUTED)), scheme
         assert all(contrast(color[line], ground) >= 3 for line in SERIES), scheme
         assert contrast(color[GRID], ground) < 1.7, "the grid is behind the data"
-    full = over(color[BLUE], color[PAPER], answer_plots.DARKEST)
+    full = over(color[BLUE], color[PAPER], answers.DARKEST)
     assert contrast(color[INK], full) >= 4.5, "numbers on a full cell of the confusion figure"
     assert len({color[line] for line in SERIES}) == len(SERIES)
 
@@ -85,12 +88,12 @@ def test_figures_have_the_ground_of_the_page(scheme: str) -> None:
 
 def test_a_figure_is_much_smaller_than_what_matplotlib_writes() -> None:
     figure = tall()
-    assert len(plots.encode(figure, "svg")) < 0.45 * len(as_written(figure))
-    assert len(plots.encode(panels(), "svg")) < 0.45 * len(as_written(panels()))
+    assert len(evaluators.encode(figure, "svg")) < 0.45 * len(as_written(figure))
+    assert len(evaluators.encode(panels(), "svg")) < 0.45 * len(as_written(panels()))
 
 
 def test_every_reference_has_its_definition_and_every_id_is_used() -> None:
-    text = plots.encode(tall(), "svg").decode()
+    text = evaluators.encode(tall(), "svg").decode()
     ids = re.findall(r' id="(\w+)"', text)
     assert len(ids) == len(set(ids)) > 20
     assert set(ids) == set(re.findall(r'(?:href="|url\()#(\w+)', text))
@@ -233,7 +236,7 @@ def shown(browser: Any, folder: Path, data: bytes, scheme: str) -> np.ndarray:
 def test_the_browser_draws_what_matplotlib_wrote(browser: Any, tmp_path: Path, make: Any) -> None:
     figure = make()
     before, after = (
-        shown(browser, tmp_path, data, "light") for data in (as_written(figure), plots.encode(figure, "svg"))
+        shown(browser, tmp_path, data, "light") for data in (as_written(figure), evaluators.encode(figure, "svg"))
     )
     assert before.shape == after.shape
     assert np.abs(before - after).mean() < 0.5
@@ -241,7 +244,7 @@ def test_the_browser_draws_what_matplotlib_wrote(browser: Any, tmp_path: Path, m
 
 
 def test_the_browser_draws_it_dark_for_who_prefers_that(browser: Any, tmp_path: Path) -> None:
-    light, dark = (shown(browser, tmp_path, plots.encode(tall(), "svg"), scheme) for scheme in SCHEMES)
+    light, dark = (shown(browser, tmp_path, evaluators.encode(tall(), "svg"), scheme) for scheme in SCHEMES)
     for pixels, colors in ((light, SCHEMES["light"]), (dark, DARK)):
         there = {f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.unique(pixels.reshape(-1, 3), axis=0)}
         assert {colors[color] for color in (PAPER, BAND, BLUE, INK)} <= there

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import ConfigError, DatasetError
-from fmcs_bench.evaluators.norm import NormEvaluator
-from fmcs_bench.testing import EvaluatorConformance, tiny_map_set
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.evaluators.models.norm import NormEvaluator
+from fmcs_bench.testing.conformance import EvaluatorConformance, tiny_map_set
+from fmcs_bench.training.recipes import Recipe
 
 
 class Good(NormEvaluator):

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
-from fmcs_bench.errors import ConfigError, DatasetError
-from fmcs_bench.store import codecs, maps
-from fmcs_bench.store.maps import MapArray
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.store import codecs, map_array
+from fmcs_bench.store.map_array import MapArray
 from fmcs_bench.store.selection import MapSelection
 
 
@@ -233,14 +233,14 @@ def test_an_error_of_a_thread_reaches_the_caller(tiny_dataset, tmp_path, num_wor
 def test_memory_is_bounded(scattered, monkeypatch):
     """No more maps than the buffer holds are decoded ahead of the batches that were given out."""
     decoded = []
-    read_unit = maps.MapArray.read_unit
+    read_unit = map_array.MapArray.read_unit
 
     def counting(array, row, unit, take_U, out=None):
         found = read_unit(array, row, unit, take_U, out)
         decoded.append(len(found))
         return found
 
-    monkeypatch.setattr(maps.MapArray, "read_unit", counting)
+    monkeypatch.setattr(map_array.MapArray, "read_unit", counting)
     given = 0
     for batch in scattered.torch(batch_size=10, shuffle=True, buffer_maps=100):
         given += len(batch.stages_B)

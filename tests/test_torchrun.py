@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from conftest import subprocess_environment
 
 import fmcs_bench as fb
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, UnitsFailedError
-from fmcs_bench.records import EvaluatorRecord, RecordStore, TrainingRecord, unit_key
-from fmcs_bench.store import open_dataset
-from fmcs_bench.training import choose_device, device_name
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord, unit_key
+from fmcs_bench.store.reader import open_dataset
+from fmcs_bench.training.loop import choose_device, device_name
 
 pytestmark = pytest.mark.xdist_group("torchrun")  # two processes start once, not once in every process of the tests
 

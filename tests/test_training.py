@@ -8,10 +8,11 @@ import torch
 from conftest import subprocess_environment
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench import backbones, dueheadnet
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import ConfigError, DivergedError
-from fmcs_bench.training import Batches, choose_device, fit, predict
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.core.errors import ConfigError, DivergedError
+from fmcs_bench.training.loop import Batches, choose_device, fit, predict
+from fmcs_bench.training.recipes import Recipe
 
 
 def data(num=50):
@@ -101,7 +102,7 @@ import torch
 sys.path.insert(0, {tests!r})
 from test_training import data, cross_entropy
 from fmcs_bench import dueheadnet, training
-from fmcs_bench.config import Recipe
+from fmcs_bench.training.recipes import Recipe
 torch.set_num_threads(1)
 training.SECONDS_BETWEEN_STATES = 0.0
 kill_after = int(sys.argv[2])

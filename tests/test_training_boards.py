@@ -7,11 +7,12 @@ import pytest
 import record_factory as factory
 from scipy import stats
 
-from fmcs_bench import boards
-from fmcs_bench.boards import TrainingBoard, TrainingRow, is_control
-from fmcs_bench.errors import RecordError
-from fmcs_bench.methods import Method
-from fmcs_bench.optimism import choice_optimism
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.results import boards
+from fmcs_bench.results.selection_bias import choice_optimism
+from fmcs_bench.results.training_points import is_control
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.training.methods import Method
 
 
 def board_of(records: list[factory.TrainingRecord]) -> TrainingBoard:

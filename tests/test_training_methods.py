@@ -10,24 +10,24 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from test_experiments import run, trained
 
-from fmcs_bench import experiments
-from fmcs_bench.cli import main
-from fmcs_bench.config import Recipe
-from fmcs_bench.errors import ConfigError, MissingDataError, UnitsFailedError
-from fmcs_bench.evaluation import evaluate_dataset
-from fmcs_bench.experiments import recompute
-from fmcs_bench.failed import FailedStore, FailedTraining
-from fmcs_bench.forecast import MEASURED, plan_methods
-from fmcs_bench.images import Preprocessor
-from fmcs_bench.methods import METHODS, Method, Sweep
-from fmcs_bench.networks import make_network
-from fmcs_bench.objectives import Objective
-from fmcs_bench.places import all_datasets
-from fmcs_bench.planning import plan_units
-from fmcs_bench.records import RecordStore, TrainingRecord
-from fmcs_bench.training import accuracy
-from fmcs_bench.trajectory import checkpoint_key, image_batches, initial_backbone
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.cli.main import main
+from fmcs_bench.core.errors import ConfigError, MissingDataError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.images.preprocessing import Preprocessor
+from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.store import FailedStore, FailedTraining
+from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.training.loop import accuracy
+from fmcs_bench.training.losses import Objective
+from fmcs_bench.training.methods import METHODS, Method, Sweep
+from fmcs_bench.training.recipes import Recipe
+from fmcs_bench.training.trajectory import checkpoint_key, image_batches, initial_backbone
+from fmcs_bench.training_track import runner as experiments
+from fmcs_bench.training_track.estimate import MEASURED, plan_methods
+from fmcs_bench.training_track.networks import make_network
+from fmcs_bench.training_track.plan import plan_units
+from fmcs_bench.training_track.runner import recompute
 
 CPU = torch.device("cpu")
 ALL = (*METHODS, "single-smallcnn/8", "single-smallcnn/8-ral", "dueheadnet-add-none-ral-random")

@@ -11,19 +11,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from fmcs_bench import boards, plots
-from fmcs_bench.boards import TrainingBoard, TrainingRow
-from fmcs_bench.curve_plots import MAX_PANELS
-from fmcs_bench.methods import Method
-from fmcs_bench.plot_parts import far_below
-from fmcs_bench.plot_style import DARK
+from fmcs_bench.core.figure_style import DARK
+from fmcs_bench.leaderboard.figures import evaluators
+from fmcs_bench.leaderboard.figures.curves import MAX_PANELS
+from fmcs_bench.leaderboard.figures.parts import far_below
+from fmcs_bench.results import boards
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.training.methods import Method
 
 FIGURES = (
-    plots.training_figure,
-    plots.raf_figure,
-    plots.accuracy_curve_figure,
-    plots.score_curve_figure,
-    plots.score_accuracy_figure,
+    evaluators.training_figure,
+    evaluators.raf_figure,
+    evaluators.accuracy_curve_figure,
+    evaluators.score_curve_figure,
+    evaluators.score_accuracy_figure,
 )
 
 
@@ -75,7 +76,7 @@ def panel_of(figure: Figure, family: str) -> int:
 
 
 def test_the_forest_plot_marks_controls_and_puts_what_is_far_below_at_its_edge(board: TrainingBoard) -> None:
-    figure = plots.training_figure(board)
+    figure = evaluators.training_figure(board)
     assert figure is not None
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert [label.endswith("(control)") for label in labels] == [row.control for row in board.rows[1:]]
@@ -97,7 +98,7 @@ def test_the_forest_plot_marks_controls_and_puts_what_is_far_below_at_its_edge(b
 
 
 def test_the_raf_figure_has_a_panel_for_each_family_and_a_place_apart_for_raf_0(board: TrainingBoard) -> None:
-    figure = plots.raf_figure(board)
+    figure = evaluators.raf_figure(board)
     assert figure is not None
     assert figure.axes[0].get_xticklabels() == []  # they stand below the lowest panel of the column
     ticks = [float(label.get_text()) for label in figure.axes[2].get_xticklabels()]
@@ -123,7 +124,7 @@ def texts_of_panel(figure: Figure, panel: int) -> list[str]:
     return [text.get_text() for text in figure.axes[panel].texts]
 
 
-@pytest.mark.parametrize("make", [plots.accuracy_curve_figure, plots.score_curve_figure])
+@pytest.mark.parametrize("make", [evaluators.accuracy_curve_figure, evaluators.score_curve_figure])
 def test_curves_are_the_means_of_the_seeds_beside_those_of_the_baseline(board: TrainingBoard, make) -> None:  # type: ignore[no-untyped-def]
     figure = make(board)
     row, base = row_of(board, "ral-set"), row_of(board, "baseline")
@@ -131,7 +132,7 @@ def test_curves_are_the_means_of_the_seeds_beside_those_of_the_baseline(board: T
     for shown in (row, base):
         curves = np.array(
             [
-                [100 * e.validation if make is plots.accuracy_curve_figure else e.score for e in record.curve]
+                [100 * e.validation if make is evaluators.accuracy_curve_figure else e.score for e in record.curve]
                 for record in shown.chosen.records
             ]
         )
@@ -139,11 +140,11 @@ def test_curves_are_the_means_of_the_seeds_beside_those_of_the_baseline(board: T
     panels = [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes if axes.get_title(loc="left")]
     with_judge = [row.family for row in board.rows if row.chosen.raf < 1]
     every = [row.family for row in board.rows[1:]]
-    assert panels == (with_judge if make is plots.accuracy_curve_figure else every)
+    assert panels == (with_judge if make is evaluators.accuracy_curve_figure else every)
 
 
 def test_the_axis_of_accuracy_is_stretched_and_its_ticks_are_percentages(board: TrainingBoard) -> None:
-    figure = plots.accuracy_curve_figure(board)
+    figure = evaluators.accuracy_curve_figure(board)
     assert figure is not None
     axes = figure.axes[0]
     ends, ticks = axes.get_ylim(), axes.get_yticks()
@@ -156,7 +157,7 @@ def test_the_axis_of_accuracy_is_stretched_and_its_ticks_are_percentages(board: 
 
 
 def test_score_against_accuracy_has_both_differences_with_their_intervals(board: TrainingBoard) -> None:
-    figure = plots.score_accuracy_figure(board)
+    figure = evaluators.score_accuracy_figure(board)
     assert figure is not None
     points, bars, far = points_of(figure), segments_of(figure), at_chance(board)
     for i, row in enumerate(board.rows[1:], start=1):
@@ -175,7 +176,7 @@ def test_score_against_accuracy_has_both_differences_with_their_intervals(board:
 
 def test_many_methods_keep_their_panels_up_to_a_number_that_is_told(large: TrainingBoard) -> None:
     assert len(large.rows) >= 25
-    figure = plots.score_curve_figure(large)
+    figure = evaluators.score_curve_figure(large)
     assert figure is not None
     assert sum(bool(axes.get_title(loc="left")) for axes in figure.axes) == min(MAX_PANELS, len(large.rows) - 1)
     left_out = len(large.rows) - 1 - MAX_PANELS
@@ -204,9 +205,9 @@ def test_nothing_lies_outside_the_figure_or_over_its_neighbour(large: TrainingBo
 
 def test_what_was_not_watched_or_has_one_epoch_has_no_curves() -> None:
     board = board_of(factory.training_records(2))
-    assert plots.accuracy_curve_figure(board) is None
-    assert plots.score_curve_figure(board) is None
-    assert plots.score_accuracy_figure(board) is None
+    assert evaluators.accuracy_curve_figure(board) is None
+    assert evaluators.score_curve_figure(board) is None
+    assert evaluators.score_accuracy_figure(board) is None
 
 
 def test_one_seed_is_enough() -> None:
@@ -215,20 +216,20 @@ def test_one_seed_is_enough() -> None:
     for make in FIGURES:
         figure = make(board)
         assert figure is not None
-        assert plots.encode(figure, "svg")
+        assert evaluators.encode(figure, "svg")
 
 
 def test_without_a_baseline_there_are_curves_and_no_differences() -> None:
     board = board_of(factory.watched_records([(Method(raf=0.9), "set", 0.01)], 2, num_epochs=3))
-    assert plots.training_figure(board) is plots.score_accuracy_figure(board) is None
-    for make in (plots.raf_figure, plots.accuracy_curve_figure, plots.score_curve_figure):
+    assert evaluators.training_figure(board) is evaluators.score_accuracy_figure(board) is None
+    for make in (evaluators.raf_figure, evaluators.accuracy_curve_figure, evaluators.score_curve_figure):
         assert make(board) is not None
         assert not [text for text in texts(make(board)) if "baseline" in text and "nearest" not in text]
 
 
 @pytest.mark.parametrize("make", FIGURES)
 def test_every_colour_has_one_for_a_dark_ground(board: TrainingBoard, make) -> None:  # type: ignore[no-untyped-def]
-    light, dark, outside = colours_of(plots.encode(make(board), "svg"))
+    light, dark, outside = colours_of(evaluators.encode(make(board), "svg"))
     assert len(light) > 3
     assert dark == {DARK[color] for color in light}
     assert not outside

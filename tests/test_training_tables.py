@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import record_factory as factory
 
-from fmcs_bench import boards
-from fmcs_bench.boards import TrainingBoard
 from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Cell, Table
 from fmcs_bench.leaderboard.training_figures import training_figures
-from fmcs_bench.methods import Method
+from fmcs_bench.results import boards
+from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.training.methods import Method
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from conftest import subprocess_environment
 from hub_server import Fault
 from hub_uploads import WritableHub
 
-from fmcs_bench import files
-from fmcs_bench.errors import ConfigError, HubError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, HubError
 from fmcs_bench.hub.upload import Repository, check_repository
 from fmcs_bench.store.publication import Publication
 

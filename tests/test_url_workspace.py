@@ -10,14 +10,15 @@ from conftest import TINY
 from fsspec.implementations.memory import MemoryFileSystem
 
 import fmcs_bench as fb
-from fmcs_bench import files, retries
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, HubError, WorkspaceError
+from fmcs_bench.cli.main import main
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, HubError, WorkspaceError
+from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub import bucket
-from fmcs_bench.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.store import retries
 from fmcs_bench.store.location import Location
 from fmcs_bench.urls import UrlPath
-from fmcs_bench.workspace import Workspace
 
 
 @pytest.fixture

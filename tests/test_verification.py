@@ -15,9 +15,11 @@ from conftest import build_tiny, subprocess_environment
 from safetensors.torch import load_file, save_file
 
 import fmcs_bench as fb
-from fmcs_bench import files, images, verification
-from fmcs_bench.cli import main
-from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.build import recompute
+from fmcs_bench.cli.main import main
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, MissingDataError
+from fmcs_bench.images import load as images
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.verify import excess
 from fmcs_bench.store.writer import list_files
@@ -36,7 +38,7 @@ def q8_dataset(tmp_path_factory):
 
 
 def verify(path, **options):
-    return verification.verify(path, device="cpu", **options)
+    return recompute.verify(path, device="cpu", **options)
 
 
 def faults_by_check(report):

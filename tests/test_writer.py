@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from fmcs_bench import files
-from fmcs_bench.errors import DatasetError
-from fmcs_bench.store import DatasetWriter, codecs, schema, shard_file
-from fmcs_bench.store.writer import is_finite, shard_sizes
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import DatasetError
+from fmcs_bench.store import codecs, schema, shard_file
+from fmcs_bench.store.writer import DatasetWriter, is_finite, shard_sizes
 
 SHAPE = (64, 16, 16)  # 256 maps in a shard, 4 in an inner chunk
 SEED = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from fmcs_bench import leaderboard
+from fmcs_bench.leaderboard import build as leaderboard
 
 HERE = Path(__file__).parent
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
 
 
 class Backbone(nn.Module, ABC):

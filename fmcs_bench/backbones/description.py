@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
-from fmcs_bench import backbones
-from fmcs_bench.config import BackboneOptions, Options
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.options import Options
 
 NUM_CLASSES = 10
 

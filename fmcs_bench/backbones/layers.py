@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from fmcs_bench.backbones.base import Backbone
-from fmcs_bench.backbones.maps import Form
-from fmcs_bench.errors import ConfigError, UnknownNameError, nearest
+from fmcs_bench.backbones.layout import Form
+from fmcs_bench.core.errors import ConfigError, UnknownNameError, nearest
 
 
 class _Reached(Exception):  # noqa: N818  (no error: it ends a pass that has given what it was for)

@@ -3,7 +3,7 @@
 Flow: maps of the training runs -> fit, stopped or chosen by the MAE on the validation run -> probabilities of the K
 stages for any maps; or, where it is differentiable, log-probabilities with a gradient to the maps.
 
-``fmcs_bench.testing.EvaluatorConformance`` checks every sentence of this file.
+``fmcs_bench.testing.conformance.EvaluatorConformance`` checks every sentence of this file.
 Tensor names: M maps, B batch, D channels, H height, W width, K stages.
 """
 
@@ -16,11 +16,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.records import Epoch
-from fmcs_bench.registry import Registry
-from fmcs_bench.store import MapSet
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.registry import Registry
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import Epoch
+from fmcs_bench.store.selection import MapSet
 
 MapShape = tuple[int, int, int]
 

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import torch
 
-from fmcs_bench import files
-from fmcs_bench.config import NAME_PATTERN, EvaluatorConfig, Head, Labels
-from fmcs_bench.errors import ConfigError, MissingDataError, PluginError, nearest
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, nearest
+from fmcs_bench.core.options import NAME_PATTERN
 from fmcs_bench.evaluators.base import REGISTRY, Evaluator, MapShape
 from fmcs_bench.evaluators.heads import HEADS
+from fmcs_bench.results.fit_config import EvaluatorConfig, Head, Labels
 
 PERMUTED_CONTROL = "conv"
 """Of this one a fit on permuted labels is on every board, because the published judge is of its kind."""
@@ -204,7 +205,7 @@ def _class_of_file(path: Path, class_name: str) -> tuple[type[Evaluator], str]:
 def _fault(kind: object) -> str:
     """Why this is no evaluator that can be made, or nothing."""
     if not (isinstance(kind, type) and issubclass(kind, Evaluator)):
-        return "it is no subclass of fmcs_bench.evaluators.Evaluator"
+        return "it is no subclass of fmcs_bench.evaluators.base.Evaluator"
     lacking = [*sorted(kind.__abstractmethods__), *(name for name in ("name", *TRAITS) if not hasattr(kind, name))]
     if lacking:
         return f"it lacks {', '.join(lacking)}"

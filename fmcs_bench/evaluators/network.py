@@ -15,15 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from fmcs_bench.config import EvaluatorConfig
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.seeding import derive
 from fmcs_bench.evaluators.base import Evaluator, MapShape
 from fmcs_bench.evaluators.heads import HEADS, Head
-from fmcs_bench.objectives import freeze
-from fmcs_bench.records import Epoch
-from fmcs_bench.seeding import derive
-from fmcs_bench.store import MapSet
-from fmcs_bench.training import Batches, fit, predict
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import Epoch
+from fmcs_bench.store.selection import MapSet
+from fmcs_bench.training.loop import Batches, fit, predict
+from fmcs_bench.training.losses import freeze
 
 PART_VALUES = 2**24
 """Values of maps that are squared at once: 64 MB."""

@@ -10,9 +10,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.hub.upload import LAST, TEXTS, require_same
-from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.opening import read_manifest

@@ -9,8 +9,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from fmcs_bench.config import BuildConfig, Options
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.options import Options
+from fmcs_bench.store.config import BuildConfig
 
 FLAGS = {
     "backbone_options.layer": "--layer",
@@ -67,10 +68,10 @@ def build_call(config: BuildConfig, *, skip_broken: bool = False) -> str:
     """The same as a call of ``fmcs_bench.build``, which can say every configuration.
 
     Example:
-        >>> from fmcs_bench.config import Recipe
+        >>> from fmcs_bench.training.recipes import Recipe
         >>> print(build_call(BuildConfig.create(backbone="smallcnn", recipe=Recipe(optimizer="sgd"))))
         import fmcs_bench as fb
-        from fmcs_bench.config import Recipe
+        from fmcs_bench.training.recipes import Recipe
         <BLANKLINE>
         fb.build(backbone='smallcnn', recipe=Recipe(optimizer='sgd'))
     """

@@ -13,18 +13,19 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fmcs_bench import markdown
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.build.figures import draw_runs
+from fmcs_bench.core import markdown
+from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.hub.build_command import build_call, build_command, image_source
 from fmcs_bench.hub.facts import Facts
 from fmcs_bench.hub.metadata import licence_fields, yaml_head
-from fmcs_bench.images import SPLITS
-from fmcs_bench.images.listing import UNKNOWN
-from fmcs_bench.store import FmcsDataset, schema
+from fmcs_bench.images.base import UNKNOWN
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.store import schema
 from fmcs_bench.store.fidelity import Fidelity, Interval
-from fmcs_bench.store.figures import draw_runs
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import CONFIGURATIONS
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.subset import Part
 
 FILE = "README.md"
 FIGURES = "figures"

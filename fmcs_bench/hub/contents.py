@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from fmcs_bench import files
-from fmcs_bench.config import Options
-from fmcs_bench.environment import Sha256
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
+from fmcs_bench.core import files
+from fmcs_bench.core.environment import Sha256
+from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
+from fmcs_bench.core.options import Options
 from fmcs_bench.hub.names import check_names
-from fmcs_bench.images import SPLITS
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.part import FILE as PART
-from fmcs_bench.store.part import KINDS, Part, chosen
 from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.subset import KINDS, Part, chosen
 
 LARGEST_HEAD = 256_000_000
 """Bytes of ``dataset.json`` or ``publication.json``; a million files need about 130 MB."""

@@ -20,20 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmcs_bench import __version__, files
-from fmcs_bench.environment import now
-from fmcs_bench.errors import ConfigError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench import __version__
+from fmcs_bench.core import files
+from fmcs_bench.core.environment import now
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub.contents import Contents, Download, fetch_contents
 from fmcs_bench.hub.patience import Attempts, Patience, fetch_small, patiently
 from fmcs_bench.hub.source import Source, find_source, without_links
 from fmcs_bench.hub.target import Entries, Here, move, write
 from fmcs_bench.hub.transfer import MB, Staging, Transfer
-from fmcs_bench.progress import SILENT, Progress
 from fmcs_bench.store import publication, schema
-from fmcs_bench.store.part import FILE as PART
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.workspace import Workspace
+from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.subset import Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from fmcs_bench.store import schema
 from fmcs_bench.store.fidelity import Fidelity
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import ParquetSplit, Publication
+from fmcs_bench.store.subset import Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,22 +9,24 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from fmcs_bench import __version__, environment, files
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench import __version__
+from fmcs_bench.core import environment, files
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.hub import parquet
 from fmcs_bench.hub.card import FIGURES, card, draw_figures
 from fmcs_bench.hub.card import FILE as CARD
 from fmcs_bench.hub.croissant import FILE as CROISSANT
 from fmcs_bench.hub.croissant import croissant, encode
 from fmcs_bench.hub.facts import Facts
-from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.store import FmcsDataset, publication, schema
+from fmcs_bench.store import publication, schema
 from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.opening import check_files, read_part
-from fmcs_bench.store.part import FILE as PART
-from fmcs_bench.store.part import Part
 from fmcs_bench.store.publication import ParquetSplit, Publication
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.subset import Part
 
 
 def estimate(dataset: FmcsDataset, part: Part) -> int:

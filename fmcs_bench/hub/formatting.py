@@ -19,8 +19,8 @@ import torch
 from datasets import formatting
 from datasets.formatting.formatting import TensorFormatter
 
-from fmcs_bench.errors import DatasetError
-from fmcs_bench.hub.loading import DTYPES
+from fmcs_bench.core.errors import DatasetError
+from fmcs_bench.hub.load import DTYPES
 from fmcs_bench.hub.parquet import MAPS, parse_shape
 
 

@@ -24,15 +24,16 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from fmcs_bench.environment import usable_cores
-from fmcs_bench.errors import ConfigError, DatasetError
-from fmcs_bench.files import PendingFile
-from fmcs_bench.progress import SILENT, Progress, Task
-from fmcs_bench.store import FmcsDataset, schema
-from fmcs_bench.store.maps import gather
-from fmcs_bench.store.part import SHARD, Part
+from fmcs_bench.core.environment import usable_cores
+from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.files import PendingFile
+from fmcs_bench.core.progress import SILENT, Progress, Task
+from fmcs_bench.store import schema
+from fmcs_bench.store.map_array import gather
 from fmcs_bench.store.publication import CONFIGURATIONS, PARQUET, ParquetSplit
+from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
+from fmcs_bench.store.subset import SHARD, Part
 
 if TYPE_CHECKING:
     import datasets

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fmcs_bench.errors import ConfigError, DatasetError, HubError
+from fmcs_bench.core.errors import ConfigError, DatasetError, HubError
 from fmcs_bench.hub.source import Body, Interrupted, Source
 
 T = TypeVar("T")

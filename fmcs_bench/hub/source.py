@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store.location import Location
 from fmcs_bench.urls import is_url
 

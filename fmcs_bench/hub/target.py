@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmcs_bench import files
-from fmcs_bench.errors import DatasetError, FmcsBenchError, WorkspaceError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import DatasetError, FmcsBenchError, WorkspaceError
 from fmcs_bench.hub.contents import Contents
 from fmcs_bench.hub.source import without_links
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.opening import read_manifest, read_part
-from fmcs_bench.store.part import Part
+from fmcs_bench.store.subset import Part
 
 Entries = Mapping[str, schema.FileEntry]
 

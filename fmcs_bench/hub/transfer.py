@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fmcs_bench import files
-from fmcs_bench.errors import DatasetError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import DatasetError
+from fmcs_bench.core.progress import Progress
 from fmcs_bench.hub.patience import Attempts, Patience, steady
 from fmcs_bench.hub.source import Body, Interrupted, Source, without_links
-from fmcs_bench.progress import Progress
 from fmcs_bench.store.schema import FileEntry
 
 MB = 1_000_000

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, HubError
 from fmcs_bench.hub.card import FILE as CARD
 from fmcs_bench.hub.croissant import FILE as CROISSANT
 from fmcs_bench.store import publication, schema
-from fmcs_bench.store.part import FILE as PART
 from fmcs_bench.store.publication import Publication
+from fmcs_bench.store.subset import FILE as PART
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -31,7 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented 
     get_session,
 )
 
-from fmcs_bench.errors import ConfigError, FmcsBenchError, HubError, MissingDataError, nearest
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, HubError, MissingDataError, nearest
 from fmcs_bench.hub.source import Body, Interrupted
 from fmcs_bench.store.location import secrets_of
 from fmcs_bench.urls import without_secrets

@@ -16,12 +16,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.images.base import StoredSize
 from fmcs_bench.images.encoded import EncodedImages, ImageArray
-from fmcs_bench.images.listing import StoredSize
-from fmcs_bench.images.reading import BatchReader, image_inputs
-from fmcs_bench.images.scan import ImageStatistics, Scan, scan_images
-from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.images.loader import BatchReader, image_inputs
+from fmcs_bench.images.statistics import ImageStatistics, Scan, scan_images
 
 SPLITS = ("train", "validation", "test", "unseen")
 """Train, validation and test are 80 / 10 / 10 of the source's training images; unseen are its own test images."""

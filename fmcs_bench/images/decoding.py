@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmcs_bench.errors import MissingDataError
+from fmcs_bench.core.errors import MissingDataError
 
 Blob = bytes | Path
 """An encoded image: its content, or where it lies."""

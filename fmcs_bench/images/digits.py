@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmcs_bench.images.listing import REGISTRY, Listing, Request, from_memory
+from fmcs_bench.images.base import REGISTRY, Listing, Request, from_memory
 
 
 @REGISTRY.register("digits")

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fmcs_bench.errors import ConfigError, ImageError
+from fmcs_bench.core.errors import ConfigError, ImageError
+from fmcs_bench.images.base import Pixels, Request, StoredSize
 from fmcs_bench.images.decoding import Blob, Broken, Header, Value, attempt, decode, read_header
-from fmcs_bench.images.listing import Pixels, Request, StoredSize
 from fmcs_bench.images.memory import fits_memory, free_bytes, require_memory
 
 BLOCK_BYTES = 16 * 2**20

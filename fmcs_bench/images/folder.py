@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fmcs_bench.errors import ImageError, MissingDataError
+from fmcs_bench.core.errors import ImageError, MissingDataError
+from fmcs_bench.images.base import UNKNOWN, Listing, Request
 from fmcs_bench.images.encoded import Files, read_encoded
-from fmcs_bench.images.listing import UNKNOWN, Listing, Request
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm")
 """Files with other suffixes are no images and are left alone."""

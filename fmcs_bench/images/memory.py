@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
 
 
 def fits_memory(shape: tuple[int, ...]) -> bool:

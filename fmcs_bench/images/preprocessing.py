@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.images.dataset import ImageDataset
 
 

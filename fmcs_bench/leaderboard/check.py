@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fmcs_bench.config import NUM_SEEDS
-from fmcs_bench.errors import MissingDataError, RecordError
-from fmcs_bench.evaluators import REGISTRY
+from fmcs_bench.core.errors import MissingDataError, RecordError
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.faults import Fault, Report, Tell, teller
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading, read
 from fmcs_bench.leaderboard.recomputing import check_record
-from fmcs_bench.planning import FIRST_SEED
-from fmcs_bench.progress import SILENT, Progress
-from fmcs_bench.records import EvaluatorRecord, TrainingRecord, predictions_path
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord, predictions_path
 from fmcs_bench.store.verify import guarded
+from fmcs_bench.training.methods import NUM_SEEDS
+from fmcs_bench.training_track.plan import FIRST_SEED
 
 SUPERSEDED = "superseded"
 USUAL_SEEDS = {"evaluator": range(NUM_SEEDS), "training": range(FIRST_SEED, FIRST_SEED + NUM_SEEDS)}

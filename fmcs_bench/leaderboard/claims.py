@@ -11,8 +11,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmcs_bench.config import NAME_PATTERN, Options
-from fmcs_bench.errors import RecordError
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.core.options import NAME_PATTERN, Options
 
 SCHEMA_VERSION = 1
 MAX_CLAIM_BYTES = 100_000

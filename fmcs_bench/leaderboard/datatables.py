@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from fmcs_bench.errors import PluginError
+from fmcs_bench.core.errors import PluginError
 
 NAME = "datatables.js"
 _EXPORT = re.compile(r"\bexport\s*\{([^{}]*)\};?")

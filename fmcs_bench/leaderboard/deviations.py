@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fmcs_bench.config import BackboneOptions
+from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.leaderboard.claims import Claim, StatedRecipe
-from fmcs_bench.records import TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.store.schema import Manifest
 
 IMAGE_DATASETS = ("mnist", "fashionmnist", "cifar10", "cifar100", "caltech101", "flowers102")

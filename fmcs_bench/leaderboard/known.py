@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from fmcs_bench import images
-from fmcs_bench.errors import FmcsBenchError
-from fmcs_bench.images import ImageDataset
+from fmcs_bench.core.errors import FmcsBenchError
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.store import schema
 from fmcs_bench.store.schema import Manifest
 

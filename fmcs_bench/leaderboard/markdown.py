@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fmcs_bench.core.markdown import code, escape, rows
 from fmcs_bench.leaderboard.cells import Cell, Table
-from fmcs_bench.markdown import code, escape, rows
 
 __all__ = ["cell", "code", "escape", "table"]
 

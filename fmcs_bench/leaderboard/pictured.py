@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmcs_bench.boards import COLUMNS
-from fmcs_bench.convergence import checkpoint_steps
-from fmcs_bench.images import SPLITS, ImageDataset, assign_splits
+from fmcs_bench.evaluator_track.protocol import SIDES
+from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits
 from fmcs_bench.leaderboard.faults import Tell
 from fmcs_bench.leaderboard.known import KnownDatasets
-from fmcs_bench.protocol import SIDES
-from fmcs_bench.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.evaluator_table import COLUMNS
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.store.schema import Manifest
+from fmcs_bench.training.convergence import checkpoint_steps
 
 TOLERANCE = 1e-9
 _AGAIN = "evaluate or train again on this dataset, and bring record and predictions as they were written"
@@ -73,7 +73,7 @@ class Pictured:
 
         Args:
             place: in the predictions file.
-            side: of ``fmcs_bench.protocol.SIDES``.
+            side: of ``fmcs_bench.evaluator_track.protocol.SIDES``.
             limit: of the fit; the images that come first are taken.
             arrays: the predictions.
             tell: called with every fault.

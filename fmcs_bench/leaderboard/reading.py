@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.leaderboard.faults import Tell
-from fmcs_bench.records import (
+from fmcs_bench.results.records import (
     SCHEMA_VERSION,
     EvaluatorRecord,
     RecordStore,

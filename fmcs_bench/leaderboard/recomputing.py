@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from fmcs_bench import evaluation, experiments, metrics
-from fmcs_bench.boards import COLUMNS
-from fmcs_bench.errors import ProtocolError
-from fmcs_bench.evaluators import REGISTRY
+from fmcs_bench.core.errors import ProtocolError
+from fmcs_bench.evaluator_track import runner as evaluation
+from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.evaluators.lookup import TRAITS
 from fmcs_bench.leaderboard.faults import Tell
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading
-from fmcs_bench.records import EvaluatorRecord, Record, TrainingRecord, unit_key
+from fmcs_bench.results import metrics
+from fmcs_bench.results.evaluator_table import COLUMNS
+from fmcs_bench.results.records import EvaluatorRecord, Record, TrainingRecord, unit_key
+from fmcs_bench.training_track import runner as experiments
 
 TOLERANCE = 1e-8
 """Largest difference of a metric that rounding explains: probabilities are float32."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcs_bench.boards import COLUMNS
-from fmcs_bench.errors import FmcsBenchError, RecordError
+from fmcs_bench.core.errors import FmcsBenchError, RecordError
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.reading import MAX_PREDICTIONS_BYTES, MAX_RECORD_BYTES
-from fmcs_bench.records import AnyRecord, EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
+from fmcs_bench.results.evaluator_table import COLUMNS
+from fmcs_bench.results.records import AnyRecord, EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
 
 _KEY = "test_run/probs"
 

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from fmcs_bench import files
-from fmcs_bench.errors import ConfigError
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError
 
 MANIFEST = "files.json"
 

@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from fmcs_bench import files
-from fmcs_bench.errors import RecordError
-from fmcs_bench.records import RecordStore
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.results.records import RecordStore
 
 NAME = "SHA256SUMS"
 MAX_BYTES = 16_000_000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fmcs_bench.boards import Column as Images
-from fmcs_bench.boards import EvaluatorBoard, EvaluatorRow
 from fmcs_bench.leaderboard.cells import (
     EMPTY,
     NONE,
@@ -34,7 +32,9 @@ from fmcs_bench.leaderboard.training_tables import (
     sweep_table,
     training_table,
 )
-from fmcs_bench.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.evaluator_table import Column as Images
+from fmcs_bench.results.evaluator_table import EvaluatorBoard, EvaluatorRow
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 
 __all__ = [
     "CHOICE_COLUMNS",

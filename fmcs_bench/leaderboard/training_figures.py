@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fmcs_bench import plots
-from fmcs_bench.boards import TrainingBoard
+from fmcs_bench.leaderboard.figures import evaluators
+from fmcs_bench.results.training_table import TrainingBoard
 
 
 def training_figures(board: TrainingBoard) -> dict[str, tuple[Figure, str]]:
     """Figure and text alternative by name; without those that the records have nothing for."""
     figures = {
-        "training": plots.training_figure(board),
-        "raf": plots.raf_figure(board),
-        "accuracy-curves": plots.accuracy_curve_figure(board),
-        "score-curves": plots.score_curve_figure(board),
-        "score-accuracy": plots.score_accuracy_figure(board),
+        "training": evaluators.training_figure(board),
+        "raf": evaluators.raf_figure(board),
+        "accuracy-curves": evaluators.accuracy_curve_figure(board),
+        "score-curves": evaluators.score_curve_figure(board),
+        "score-accuracy": evaluators.score_accuracy_figure(board),
     }
     alts = {
         "training": "Difference of test accuracy to the baseline for every method and control, with interval and one "

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fmcs_bench.boards import Choice, SweepPoint, TrainingBoard, TrainingRow
 from fmcs_bench.leaderboard.cells import (
     EMPTY,
     PARAMETERS,
@@ -26,8 +25,10 @@ from fmcs_bench.leaderboard.cells import (
     percent,
     points,
 )
-from fmcs_bench.optimism import Optimism
-from fmcs_bench.statistics import PairedDifference
+from fmcs_bench.results.selection_bias import Optimism
+from fmcs_bench.results.statistics import PairedDifference
+from fmcs_bench.results.training_points import Choice, SweepPoint
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
 
 _METHOD = Column(
     "Method", "", "network, constraint, objective and judge; RAL is trained against the frozen judge; a “control” is "

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fmcs_bench import statistics
-from fmcs_bench.config import NUM_SEEDS
 from fmcs_bench.leaderboard.claims import Claim, ClaimedRun
 from fmcs_bench.leaderboard.deviations import Deviation, deviations, image_dataset, takes_best
-from fmcs_bench.records import TrainingRecord
-from fmcs_bench.statistics import Estimate
+from fmcs_bench.results import statistics
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.statistics import Estimate
 from fmcs_bench.store.schema import Manifest
+from fmcs_bench.training.methods import NUM_SEEDS
 
 Verdict = Literal["reproduced", "within noise", "not reproduced", "inconsistent in the source", "not tested"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

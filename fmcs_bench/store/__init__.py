@@ -1,10 +1,5 @@
-"""The FMCS dataset on disk, schema 1: schema, writer, reader."""
+"""An FMCS dataset on disk.
 
-from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.store.schema import Manifest, RunFile, Stage
-from fmcs_bench.store.selection import MapSelection, MapSet
-from fmcs_bench.store.writer import DatasetWriter
-
-__all__ = [
-    "DatasetWriter", "FmcsDataset", "Manifest", "MapSelection", "MapSet", "RunFile", "Stage", "open_dataset",
-]  # fmt: skip
+In: maps, run by run and stage by stage. Out: a Zarr store with a manifest, read in any order and in batches.
+Start with ``schema`` (what is on disk) and ``reader`` (``FmcsDataset``).
+"""

@@ -23,7 +23,7 @@ from numcodecs.zstd import Zstd
 from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
-from fmcs_bench.errors import ConfigError, DatasetError
+from fmcs_bench.core.errors import ConfigError, DatasetError
 
 ZSTD_LEVEL = 1
 PCO_LEVEL = 8

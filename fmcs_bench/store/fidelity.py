@@ -12,9 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmcs_bench.config import FIT_PATTERN, NAME_PATTERN, Options
-from fmcs_bench.environment import Environment, Sha256
-from fmcs_bench.errors import ConfigError, MissingDataError
+from fmcs_bench.core.environment import Environment, Sha256
+from fmcs_bench.core.errors import ConfigError, MissingDataError
+from fmcs_bench.core.options import FIT_PATTERN, NAME_PATTERN, Options
 from fmcs_bench.store import schema
 
 

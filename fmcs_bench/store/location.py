@@ -20,9 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from fmcs_bench import files
-from fmcs_bench.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
-from fmcs_bench.retries import again, again_awaited
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench.store.retries import again, again_awaited
 from fmcs_bench.urls import UrlPath, is_url, without_secrets
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.part import FILE as PART
-from fmcs_bench.store.part import Part
+from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.subset import Part
 
 
 def read_manifest(location: Location) -> schema.Manifest:

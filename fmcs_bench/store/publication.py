@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from fmcs_bench.config import Options
-from fmcs_bench.environment import Sha256
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core.environment import Sha256
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
+from fmcs_bench.core.options import Options
 from fmcs_bench.store import schema
 from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.location import Location, stays_inside

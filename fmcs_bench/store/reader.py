@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 import numpy as np
 import zarr
 
-from fmcs_bench import images
-from fmcs_bench.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
-from fmcs_bench.images import SPLITS, ImageDataset
-from fmcs_bench.progress import SILENT, Progress
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.maps import MapArray, gather, open_group
+from fmcs_bench.store.map_array import MapArray, gather, open_group
 from fmcs_bench.store.opening import check_files, read_manifest, read_part
-from fmcs_bench.store.part import chosen
 from fmcs_bench.store.selection import MapSelection, MapSet
+from fmcs_bench.store.subset import chosen
 from fmcs_bench.store.summary import summary
 
 T = TypeVar("T")
@@ -38,13 +38,12 @@ class FmcsDataset:
 
     Args:
         place: its folder, a URL of a protocol that fsspec knows, as ``hf://datasets/owner/name``, or its location.
-        check: refuse a folder that is not as its manifest says; ``fmcs_bench.verification`` does without, to list every
-            fault.
+        check: refuse a folder that is not as its manifest says.
 
     Attributes:
         location: where it is.
         manifest: the content of ``dataset.json``.
-        part: what of it is there; see ``fmcs_bench.store.part``.
+        part: what of it is there; see ``fmcs_bench.store.subset``.
 
     Raises:
         ConfigError: the URL's protocol is unknown or needs a package.

@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fmcs_bench import files
-from fmcs_bench.config import BuildConfig, Options
-from fmcs_bench.environment import Environment, Sha256
-from fmcs_bench.images import SPLITS, ImageStatistics
-from fmcs_bench.trajectory import Run
+from fmcs_bench.core import files
+from fmcs_bench.core.environment import Environment, Sha256
+from fmcs_bench.core.options import Options
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images.statistics import ImageStatistics
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.training.trajectory import Run
 
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.store.maps import MapArray, gather
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.store.map_array import MapArray, gather
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from fmcs_bench import files
+from fmcs_bench.core import files
 
 MISSING = 2**64 - 1
 """Offset and length of an inner chunk that is left out: all its values are the fill value.

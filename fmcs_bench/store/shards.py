@@ -22,7 +22,7 @@ import zstandard
 from numcodecs.abc import Codec
 from numcodecs.registry import get_codec
 
-from fmcs_bench.errors import DatasetError
+from fmcs_bench.core.errors import DatasetError
 from fmcs_bench.store.shard_file import MISSING
 
 MAX_OPEN = 64

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fmcs_bench import convergence
-from fmcs_bench.config import BuildConfig
 from fmcs_bench.store import schema
+from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.schema import RunFile, Stage
-from fmcs_bench.trajectory import Run
+from fmcs_bench.training import convergence
+from fmcs_bench.training.trajectory import Run
 
 
 def choose_stages(run: Run, role: schema.Role, config: BuildConfig) -> RunFile:

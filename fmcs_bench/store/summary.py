@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fmcs_bench.images import SPLITS
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import schema
-from fmcs_bench.store.part import Part
+from fmcs_bench.store.subset import Part
 
 
 def summary(manifest: schema.Manifest, place: str, part: Part | None = None) -> str:

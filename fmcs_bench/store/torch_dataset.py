@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fmcs_bench.environment import usable_cores
-from fmcs_bench.errors import ConfigError
-from fmcs_bench.seeding import derive
+from fmcs_bench.core.environment import usable_cores
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.seeding import derive
 from fmcs_bench.store.lending import Lending
-from fmcs_bench.store.maps import TASK_BYTES, map_bytes, plan, run_task, tasks, unit_keys
+from fmcs_bench.store.map_array import TASK_BYTES, map_bytes, plan, run_task, tasks, unit_keys
 from fmcs_bench.store.selection import MapSelection
 
 BUFFER_BYTES = 64 << 20

@@ -1,6 +1,6 @@
 """Checks an FMCS dataset from its bytes to its stages, and lists every fault.
 
-What needs images and backbones, computing maps again, stands in ``fmcs_bench.verification``.
+What needs images and backbones, computing maps again, stands in ``fmcs_bench.build.recompute``.
 N images, K stages, R rows, D channels of maps, H height, W width.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from fmcs_bench import images
-from fmcs_bench.images import SPLITS
+from fmcs_bench.images import load as images
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import codecs, publication, schema
-from fmcs_bench.store.part import FILE as PART
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.stages import choose_stages
+from fmcs_bench.store.subset import FILE as PART
 from fmcs_bench.store.writer import DIMENSIONS
 
 ROUNDING = 2.0**-10

@@ -23,9 +23,9 @@ import zarr
 from safetensors.numpy import load, save
 from zarr.codecs import ZstdCodec
 
-from fmcs_bench import files
-from fmcs_bench.errors import DatasetError
-from fmcs_bench.images import SPLITS, ImageDataset
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import DatasetError
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.shard_file import write_shard
 

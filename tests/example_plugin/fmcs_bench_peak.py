@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fmcs_bench.evaluators import NetworkEvaluator
+from fmcs_bench.evaluators.network import NetworkEvaluator
 
 
 class PeakEvaluator(NetworkEvaluator):

@@ -1,0 +1,138 @@
+"""Classifiers and their feature maps: images -> maps (the last map before pooling, or a layer's) and logits.
+
+Flow: name and options -> factory -> network with weights that the seed decides -> ``Backbone``, whose maps are
+[B, D, H, W] whatever the network computes with.
+
+Tensor names: B batch, C channels of images (always 3), D channels of maps, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from fmcs_bench.backbones import timm as timm_networks
+from fmcs_bench.backbones import torchvision as torchvision_networks
+from fmcs_bench.backbones.base import Backbone, Factory, Library, Request
+from fmcs_bench.backbones.layers import LayerBackbone
+from fmcs_bench.backbones.layout import Form
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.backbones.smallcnn import ShuffleNetV2, SmallCnn, find_width
+from fmcs_bench.backbones.timm import Timm
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.registry import Registry
+from fmcs_bench.core.seeding import derive
+
+__all__ = ["REGISTRY", "SCHEMES", "Backbone", "Factory", "create", "factory", "map_shape", "num_parameters"]
+
+REGISTRY: Registry[Factory] = Registry("backbone", group="fmcs_bench.backbones")
+REGISTRY.add("smallcnn", SmallCnn)
+REGISTRY.add("resnet50", Timm("resnet50"))
+REGISTRY.add("shufflenet_v2", ShuffleNetV2)
+for _depth in (18, 34, 50, 101, 152):
+    REGISTRY.add(f"seresnet{_depth}", Timm(f"seresnet{_depth}"))
+
+SCHEMES: dict[str, Callable[[str], Factory]] = {
+    "timm": timm_networks.find,
+    "torchvision": torchvision_networks.find,
+    "smallcnn": find_width,
+}
+"""What may stand before the slash of ``LIBRARY/NAME``, or ``smallcnn/WIDTH``, and how such a network is found."""
+
+
+def factory(name: str) -> Factory:
+    """The maker of a backbone, by short name, as ``timm/NAME``, as ``torchvision/NAME`` or as ``smallcnn/WIDTH``.
+
+    Raises:
+        UnknownNameError: no such backbone; the message has the nearest names.
+    """
+    library, slash, network = name.partition("/")
+    if slash and library in SCHEMES:
+        return SCHEMES[library](network)
+    return REGISTRY[name]
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    options: BackboneOptions | None = None,
+) -> Backbone:
+    """A backbone whose random weights ``seed`` alone decides; the global random state stays as it was.
+
+    Args:
+        name: short name (``REGISTRY.names()``), ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
+        num_classes: of the image dataset.
+        seed: of the weights; with ``pretrained`` of the classifier alone.
+        image_size: side of the square images, in pixels, for networks that are made for one size; None is their own.
+        options: layer, output stride, pretrained; None is the network's own.
+
+    Raises:
+        UnknownNameError: no such backbone or layer.
+        ConfigError: the network does not have what the options ask for, or cannot take images of this size.
+        MissingDataError: published weights are wanted, are not here, and cannot be fetched.
+
+    Example:
+        >>> create("smallcnn", 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    options = options or BackboneOptions()
+    make = factory(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights"))
+        if isinstance(make, Library):
+            backbone = make.make(Request(num_classes, image_size, **options.model_dump()))
+            _require_stride(name, backbone, image_size, options)
+            return backbone
+        backbone = make(num_classes)
+    if options.output_stride is not None:
+        raise ConfigError(f"{name} has no other output stride than its own; leave out --output-stride")
+    if options.pretrained:
+        raise ConfigError(
+            f"{name} has no published weights; leave out --pretrained, or name a timm or torchvision network"
+        )
+    return backbone if options.layer is None else LayerBackbone(backbone, options.layer, Form(), image_size)
+
+
+def _require_stride(name: str, backbone: Backbone, image_size: int | None, options: BackboneOptions) -> None:
+    """Look at the maps: some networks take any output stride and keep their own."""
+    if options.output_stride is None or options.layer is not None or image_size is None:
+        return
+    side = map_shape(backbone, image_size)[1]
+    if abs(side - image_size / options.output_stride) > 1:
+        raise ConfigError(
+            f"{name} has no output stride {options.output_stride}: its maps of images of {image_size} px are {side} px "
+            "wide; leave out --output-stride"
+        )
+
+
+def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
+    """Shape (D, H, W) of the maps for square images of this size, in pixels.
+
+    Raises:
+        ConfigError: the network cannot take images of this size, or its features are no spatial maps.
+    """
+    device = next(backbone.parameters()).device
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(backbone.features(torch.zeros(1, 3, image_size, image_size, device=device)).shape)
+    except ConfigError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f"this backbone cannot take images of {image_size} px: {error}") from None
+    finally:
+        backbone.train(was_training)
+    if len(shape) != 4:
+        raise ConfigError(f"this backbone's last features have the shape {shape}; spatial maps [B, D, H, W] are needed")
+    return shape[1], shape[2], shape[3]
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of the parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,137 @@
+"""DueHeadNet: two backbones whose maps are fused; a backbone too.
+
+After the README and the code of "Feature Map Constraints Enhance Learning", which differ: the README adds the two maps
+(fusion ``add``), the code concatenates them (fusion ``concat``). Tensor names as in ``backbones``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.seeding import derive
+
+HIDDEN = 512
+DROPOUT = 0.5
+
+
+def fuse_add(first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
+    """Sum of the two maps, [B, D, H, W]."""
+    return first_BDHW + second_BDHW
+
+
+def fuse_concat(first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
+    """The two maps one after the other, [B, 2D, H, W]."""
+    return torch.cat([first_BDHW, second_BDHW], dim=1)
+
+
+class DueHeadNet(Backbone):
+    """Two networks look at one image; one classifier looks at their fused maps.
+
+    With ``add`` the classifier is the first network's own. With ``concat`` it is: average pooling, Linear(2D, 512),
+    GELU, Dropout(0.5), Linear(512, number of classes).
+
+    Args:
+        first: the first head.
+        second: the second head, of the same map shape; loses its classifier.
+        fusion: ``add`` or ``concat``.
+        num_classes: of the image dataset.
+        num_channels: D, channels of one head's maps.
+
+    Raises:
+        ConfigError: fusion ``add``, and the logits of the first head cannot be computed from maps.
+    """
+
+    def __init__(
+        self,
+        first: Backbone,
+        second: Backbone,
+        *,
+        fusion: Literal["add", "concat"],
+        num_classes: int,
+        num_channels: int,
+    ) -> None:
+        super().__init__()
+        if fusion == "add" and not first.classifies_maps:
+            raise ConfigError(
+                "in DueHeadNet with fusion add the classifier of the first head looks at the sum of the maps, and this "
+                f"{type(first).__name__} cannot compute logits from maps (it has a class token, or layers between the "
+                "maps and the logits); use fusion concat"
+            )
+        self.first, self.second, self.fusion = first, second, fusion
+        second.drop_head()
+        self.head: nn.Module | None = None
+        if fusion == "concat":
+            first.drop_head()
+            self.head = nn.Sequential(
+                nn.Linear(2 * num_channels, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, num_classes)
+            )
+
+    def heads(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps of the first and of the second head, each [B, D, H, W]."""
+        return self.first.features(images_BCHW), self.second.features(images_BCHW)
+
+    def fuse(self, first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
+        """The fused map: [B, D, H, W] with ``add``, [B, 2D, H, W] with ``concat``."""
+        return fuse_add(first_BDHW, second_BDHW) if self.fusion == "add" else fuse_concat(first_BDHW, second_BDHW)
+
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """See ``Backbone``: the fused map."""
+        return self.fuse(*self.heads(images_BCHW))
+
+    def classify(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """See ``Backbone``; takes the fused map."""
+        if self.head is None:
+            return self.first.classify(maps_BDHW)
+        logits: torch.Tensor = self.head(maps_BDHW.mean(dim=(2, 3)))
+        return logits
+
+    def drop_head(self) -> None:
+        """See ``Backbone``."""
+        if self.head is None:
+            self.first.drop_head()
+        else:
+            self.head = nn.Identity()
+
+
+def create(
+    base: str,
+    num_classes: int,
+    *,
+    fusion: Literal["add", "concat"],
+    image_size: int,
+    seed: int,
+    options: BackboneOptions | None = None,
+) -> DueHeadNet:
+    """A DueHeadNet with random weights that ``seed`` decides.
+
+    Its first head has the weights of ``backbones.create(base, num_classes, seed=seed)``, so that for one seed it can be
+    paired with that single network; the second head's weights are another draw. With ``pretrained`` the first head has
+    the published weights and the second is random: two equal heads would stay equal.
+
+    Args:
+        base: name of a backbone.
+        num_classes: of the image dataset.
+        fusion: ``add`` or ``concat``.
+        image_size: side of the images, in pixels; the maps' channels are found with it.
+        seed: of the weights.
+        options: of the backbone, the same for both heads but for ``pretrained``.
+
+    Raises:
+        ConfigError: see ``DueHeadNet`` and ``backbones.create``.
+    """
+    options = options or BackboneOptions()
+    second_options = options.model_copy(update={"pretrained": False})
+    second_seed = derive(seed, "second head")
+    first = backbones.create(base, num_classes, seed=seed, image_size=image_size, options=options)
+    second = backbones.create(base, num_classes, seed=second_seed, image_size=image_size, options=second_options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "fusion"))
+        num_channels = backbones.map_shape(first, image_size)[0]
+        return DueHeadNet(first, second, fusion=fusion, num_classes=num_classes, num_channels=num_channels)

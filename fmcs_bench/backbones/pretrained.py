@@ -1,0 +1,119 @@
+"""Published weights: fetched by the library that publishes them, put into a network whose classifier stays random.
+
+Flow: network with random weights + weights as the library reads them -> the same network, body published, classifier
+random -> check that nothing of the body was left random.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import torch
+from torch import nn
+
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, MissingDataError
+
+SECONDS_WITHOUT_ANSWER = 20.0
+SECONDS_TO_CONNECT = 5.0
+
+
+@contextlib.contextmanager
+def fetching(name: str, source: str, folder: str, unreachable: str | None = None) -> Iterator[None]:
+    """Around a library's own loading: what goes wrong becomes an error that says what to do.
+
+    Args:
+        name: of the network.
+        source: where its weights are published.
+        folder: the environment variable of the folder that the library looks into first, and that folder.
+        unreachable: why the source cannot be reached, where that is known already.
+
+    Raises:
+        MissingDataError: they are not here and cannot be fetched.
+        ConfigError: they are here, and do not fit the network or are no plain weights.
+    """
+    # torch.hub opens addresses without a limit of its own, and prints to standard output, which is for results.
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_WITHOUT_ANSWER)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnpicklingError):
+            raise ConfigError(f"the published weights of {name} ({source}) are no plain weights: {reason}") from error
+        if not _is_about_fetching(error):
+            raise ConfigError(f"the published weights of {name} ({source}) cannot be used: {reason}") from error
+        raise MissingDataError(
+            f"the published weights of {name} cannot be had from {source} ({unreachable or reason}); connect this "
+            f"machine, put them into {folder}, or leave out --pretrained"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
+
+
+def why_unreachable(url: str) -> str | None:
+    """Why no connection to this server can be made; None where it can, or where a proxy stands in between."""
+    parts = urlparse(url)
+    if parts.scheme in getproxies():
+        return None
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        return f"{parts.hostname}: {error}"
+    return None
+
+
+def check_cached(url: str) -> None:
+    """Compare a file that torch.hub has fetched before with the hash in its name; torch.hub trusts it.
+
+    Raises:
+        ValueError: it is another file.
+    """
+    name = PurePosixPath(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    stated = re.search(r"-([0-9a-f]{8,})\.", name)
+    if stated and path.is_file() and not files.sha256_of_file(path).startswith(stated[1]):
+        raise ValueError(f"{path} is damaged or another file: its SHA-256 does not begin with {stated[1]}; delete it")
+
+
+def _is_about_fetching(error: BaseException) -> bool:
+    """Whether a library failed to get a file: by the operating system or the network, or by its HTTP client."""
+    kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(kinds & {"httpx.HTTPError", "requests.RequestException"})
+
+
+@torch.no_grad()
+def keep_random(net: nn.Module, random: dict[str, torch.Tensor], head: Collection[str], name: str) -> None:
+    """Give the classifier its random weights back, and check that the body has lost its own.
+
+    Args:
+        net: with the published weights loaded.
+        random: the state that ``net`` was made with.
+        head: names of the classifier's weights in that state.
+        name: of the network, for messages.
+
+    Raises:
+        ConfigError: the published weights left a part of the body random.
+    """
+    left = []
+    for key, parameter in net.named_parameters():
+        before = random[key]
+        if key in head:
+            parameter.copy_(before)
+        elif parameter.requires_grad and before.ndim > 1 and bool(before.std() > 0) and torch.equal(parameter, before):
+            left.append(key)
+    if left:
+        raise ConfigError(
+            f"the published weights of {name} lack {', '.join(left[:3])}{' and more' if len(left) > 3 else ''}, so "
+            "this network would be partly random; leave out --pretrained"
+        )

@@ -1,0 +1,303 @@
+"""One build, from configuration to manifest.
+
+Flow: configuration -> images -> for each run: training, stages by the CQI rule, maps of its images at each stage
+-> manifest, last. What is finished is never done again: a killed build goes on when it is started again.
+Trainings and blocks of maps are units of work (``build_units``) that an engine does, here or on a cluster; choosing
+stages, creating a run's arrays and ending them is done here, between the units.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.core import environment, files
+from fmcs_bench.build.units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop, is_training
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job
+from fmcs_bench.core.environment import Environment
+from fmcs_bench.core.errors import ConfigError, DatasetError, DivergedError
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.store.writer import DatasetWriter
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.schema import Manifest, RunFile
+from fmcs_bench.store import codecs, schema
+from fmcs_bench.store.stages import choose_stages
+from fmcs_bench.store.writer import list_files
+from fmcs_bench.training.loop import choose_device
+from fmcs_bench.training.trajectory import Run, checkpoint_path, initial_backbone
+from fmcs_bench.core.workspace import Workspace
+
+CHOICE_OF_STAGES = ("stages", "markers", "convergence")
+"""Options that do not change how a run is trained."""
+PARTS_PER_PLACE = 4
+"""Units that the blocks of a run's array are cut into, for each unit that is done at a time: none waits long for the
+last, and few networks are loaded for a handful of images. Where one is done at a time, all blocks are one unit."""
+SECONDS_UNTIL_SEEN = 90
+"""After which files of another machine are seen here: a network file system may remember for a minute what was not."""
+
+
+def build_dataset(
+    config: BuildConfig,
+    workspace: Workspace,
+    *,
+    data_dir: str | Path | None = None,
+    image_source: str | None = None,
+    skip_broken: bool = False,
+    download: bool = False,
+    stream_images: bool | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    engine: Engine = LOCAL,
+) -> FmcsDataset:
+    """Build one FMCS dataset, or open it where it is finished.
+
+    Args:
+        config: what to build; its ``dataset_name`` names the folder.
+        workspace: where; the caller holds its lock. What is not finished yet can only be built in a folder.
+        data_dir: folder with the files of the image dataset.
+        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where the images of a configuration with such a plain name
+            lie; it is not kept.
+        skip_broken: leave out images that cannot be decoded; the manifest has their number.
+        download: fetch missing files of a named image dataset into ``data_dir``.
+        stream_images: see ``stream`` of ``images.load``.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        progress: shows the work.
+        engine: who trains and computes; see ``fmcs_bench.jobs.ray`` and ``fmcs_bench.together``.
+
+    Raises:
+        UnknownNameError: no such image dataset or backbone.
+        MissingDataError: the image files are not there.
+        ImageError: an image is broken, or the images and classes are not what a dataset needs.
+        ConfigError: another dataset has this name, or the backbone cannot take these images.
+        ConvergenceError: a run has no convergence point, or too few checkpoints for K stages.
+        EngineError: workers of the engine lack what they need, or die again and again.
+    """
+    path = workspace.dataset(config.dataset_name)
+    place = ImagePlace(data_dir, image_source, skip_broken, download, stream_images)
+    if (path / schema.MANIFEST).exists():
+        dataset = open_dataset(path)
+        _require_equal(dataset.manifest.config, config, path)
+        if image_source is not None:  # two folders may have one name
+            _require_same_images(dataset.manifest.images.sha256, place.load(config, progress), path)
+        if workspace.is_here:  # left where a kill came right after the manifest
+            shutil.rmtree(path / schema.WORK, ignore_errors=True)
+        return dataset
+    codecs.require(config.codec)
+    backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
+    _Build(config, path, place, device, progress, engine).finish(workspace.root)
+    return open_dataset(path)
+
+
+def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path, *, leaving: Collection[str] = ()) -> None:
+    old, new = existing.to_json(), wanted.to_json()
+    different = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} wanted"
+        for key in old | new
+        if old.get(key) != new.get(key) and key not in leaving
+    ]
+    if different:
+        raise ConfigError(
+            f"{path} holds a dataset of this name with other options ({'; '.join(different)}); choose another --name"
+        )
+
+
+def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
+    if source.sha256 != sha256:
+        raise ConfigError(
+            f"{path} was built, or begun, from other images of the name {source.name}; choose another --name"
+        )
+
+
+class _Build:
+    def __init__(
+        self, config: BuildConfig, path: Path, place: ImagePlace, device: str, progress: Progress, engine: Engine
+    ) -> None:
+        self.config, self.path, self.progress, self.engine = config, path, progress, engine
+        self.device = str(choose_device(device))
+        self.images = place.load(config, progress)
+        probe = initial_backbone(config, len(self.images.classes), seed=0)
+        self.num_parameters = backbones.num_parameters(probe)
+        self.map_shape = backbones.map_shape(probe, config.image_size)
+        inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
+        self.workshop = Workshop(inputs, progress, self.images)
+        self.environment = Environment.current(self.device, torch.get_num_threads())
+        self.seconds = {"training": 0.0, "extraction": 0.0}
+        self.runs: dict[int, RunFile] = {}
+        self.units_left = Counter[int]()
+
+    def finish(self, folder: Path) -> None:
+        """Do what is left and write the manifest; workers have to see the folder."""
+        self._claim()
+        self._remove_leftovers()
+        try:
+            with DatasetWriter(self.path, self.map_shape, self.config.codec) as self.writer:
+                self.workshop.writer = self.writer
+                self.writer.write_images(self.images)
+                self._do_units(folder)
+        finally:
+            self._remove_leftovers()  # workers may have died
+        self._write_manifest()
+        shutil.rmtree(self.path / schema.WORK)
+
+    def _remove_leftovers(self) -> None:
+        """A killed process leaves the file that it was writing: ours end in .part, zarr's in .partial."""
+        for leftover in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
+            leftover.unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        """Tie an unfinished folder to its configuration, so that another build does not go on in it.
+
+        Until the stages of a first run are chosen, how they are chosen may change: a run that did not converge under
+        one threshold need not be trained again for another.
+        """
+        file, digest = (self.path / schema.WORK / name for name in ("config.json", "images.json"))
+        if file.exists():
+            chosen = any(self.path.glob(f"{schema.TRAJECTORIES}/*.json"))
+            started = BuildConfig.from_json(json.loads(file.read_bytes()))
+            _require_equal(started, self.config, self.path, leaving=() if chosen else CHOICE_OF_STAGES)
+            if digest.exists():
+                _require_same_images(json.loads(digest.read_bytes())["sha256"], self.images, self.path)
+        elif self.path.exists() and any(child.name != schema.WORK for child in self.path.iterdir()):
+            raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
+        # A kill between the two leaves a folder that nobody has claimed yet.
+        files.write_atomically(digest, files.to_json({"sha256": self.images.sha256}))
+        files.write_atomically(file, files.to_json(self.config.to_json()))
+
+    def _do_units(self, folder: Path) -> None:
+        shop = self.workshop
+        job: Job[BuildUnit, Done] = Job(
+            shop.find, shop.work, (DivergedError,), self.device, folder, shop.follow, is_training
+        )
+        roles = self.config.run_roles
+        with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as self.task:
+            units = [unit for seed in roles for unit in self._begin(seed)]
+            if not units:
+                return
+            coming = self.engine.answers(job, units, self.progress, self._then)
+            with closing(coming):
+                for _, answer in coming:
+                    if isinstance(answer, Failure):
+                        raise answer.error
+
+    def _begin(self, seed: int) -> Sequence[BuildUnit]:
+        """What can be done of a run now; its trajectory file is written last and says that the run is done."""
+        file = self.path / schema.trajectory_name(seed)
+        if file.exists():
+            self.runs[seed] = RunFile.from_json(json.loads(file.read_bytes()))
+            self.task.advance()
+            return []
+        run = self.workshop.trained(seed)
+        return [TrainRun(seed)] if run is None else self._start(run)
+
+    def _then(self, unit: BuildUnit, done: Done) -> Sequence[BuildUnit]:
+        """What can be done once a unit is."""
+        self.environment = done.environment
+        if self.engine is not LOCAL:  # which shows its work itself
+            self.progress.say(f"{unit}: done in {done.seconds:.0f} s")
+        if isinstance(unit, TrainRun):
+            assert done.run is not None
+            self.seconds["training"] += done.seconds
+            return self._start(done.run)
+        self.seconds["extraction"] += done.seconds
+        self.units_left[unit.seed] -= 1
+        if not self.units_left[unit.seed]:
+            self._end(self.runs[unit.seed])
+        return []
+
+    def _start(self, run: Run) -> Sequence[BuildUnit]:
+        """Choose the stages of a trained run and create its arrays; returns units of the maps that are missing."""
+        seed, role = run.seed, self.config.run_roles[run.seed]
+        run_file = self.runs[seed] = choose_stages(run, role, self.config)
+        # Blocks of maps belong to these stages; with others, the run's maps begin anew.
+        work = self.workshop.folder(seed)
+        plan, text = work / "stages.json", files.to_json(run_file.to_json())
+        if not plan.exists() or plan.read_bytes() != text:
+            plan.unlink(missing_ok=True)
+            self.writer.start_run(
+                seed,
+                run_file.stages,
+                self.workshop.positions(seed),
+                num_checkpoints=len(run.checkpoints),
+                trajectory_image_N=self.workshop.positions(seed, "trajectory_maps") if role == "test" else None,
+            )
+            files.write_atomically(plan, text)
+        for stage in run_file.stages:
+            kept = self.path / schema.checkpoint_name(seed, stage.stage)
+            files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
+        room = self.engine.room(self.device)
+        units = self.workshop.maps_left(run_file, num_parts=1 if room == 1 else PARTS_PER_PLACE * room)
+        self.units_left[seed] = len(units)
+        if not units:
+            self._end(run_file)
+        return units
+
+    def _end(self, run_file: RunFile) -> None:
+        """End the arrays of a run of which all blocks are written."""
+        seed, until = run_file.run.seed, time.monotonic() + SECONDS_UNTIL_SEEN
+        while left := self.workshop.maps_left(run_file):
+            if time.monotonic() > until:
+                raise DatasetError(
+                    f"{', '.join(map(str, left))} are said to be written, but are not seen in {self.path}; check that "
+                    "all machines write into this folder, and type the command again, which makes what is missing"
+                )
+            time.sleep(SECONDS_UNTIL_SEEN / 200)
+        for array in ("feature_maps", "trajectory_maps") if run_file.role == "test" else ("feature_maps",):
+            self.writer.finish(seed, array)
+        files.write_atomically(self.path / schema.trajectory_name(seed), files.to_json(run_file.to_json()))
+        shutil.rmtree(self.workshop.folder(seed))
+        self.task.advance()
+
+    def _write_manifest(self) -> None:
+        entries = list_files(self.path)
+        info = schema.ImageInfo(
+            sha256=self.images.sha256,
+            classes=self.images.classes,
+            licence=self.images.licence,
+            citation=self.images.citation,
+            num_images={split: len(self.images.indices(split)) for split in SPLITS},
+            num_broken=self.images.num_broken,
+            statistics=self.images.statistics,
+        )
+        runs = tuple(self._run_info(self.runs[seed]) for seed in self.config.run_roles)
+        map_bytes = 2 * int(np.prod(self.map_shape))
+        manifest = Manifest(
+            name=self.config.dataset_name,
+            config=self.config,
+            images=info,
+            map_shape=self.map_shape,
+            num_backbone_parameters=self.num_parameters,
+            runs=runs,
+            raw_bytes=sum(run.num_images * self.config.stages + run.num_trajectory_maps for run in runs) * map_bytes,
+            map_error=self.writer.map_error(),
+            stored_bytes=sum(entry.num_bytes for entry in entries.values()),
+            files=entries,
+            dataset_digest=schema.dataset_digest(self.config, info, entries),
+            environment=self.environment,
+            created=environment.now(),
+            build_seconds=self.seconds,
+        )
+        files.write_atomically(self.path / schema.MANIFEST, files.to_json(manifest.to_json()))
+
+    def _run_info(self, run_file: RunFile) -> schema.RunInfo:
+        seed, num_checkpoints = run_file.run.seed, len(run_file.run.checkpoints)
+        num_along = len(self.workshop.positions(seed, "trajectory_maps")) if run_file.role == "test" else 0
+        return schema.RunInfo(
+            seed=seed,
+            role=run_file.role,
+            num_images=len(self.workshop.positions(seed)),
+            num_checkpoints=num_checkpoints,
+            num_trajectory_maps=num_checkpoints * num_along,
+            convergence_epoch=run_file.convergence_step / run_file.run.steps_per_epoch,
+            stages=run_file.stages,
+        )

@@ -1,0 +1,63 @@
+"""What can be named on the command line, a line each: backbones, datasets, evaluators, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.description import Description, describe
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.images import load as images
+from fmcs_bench.store import resolve
+from fmcs_bench.training.methods import METHODS
+
+_SECOND = {"smallcnn": "WIDTH"}
+
+
+def lines(what: str, workspace: Workspace) -> list[str]:
+    """The names of one kind.
+
+    Args:
+        what: ``backbones``, ``datasets``, ``evaluators`` or ``methods``.
+        workspace: whose FMCS datasets are listed.
+    """
+    if what == "backbones":
+        return [*backbones.REGISTRY, *(f"{library}/{_SECOND.get(library, 'NAME')}" for library in backbones.SCHEMES)]
+    if what == "datasets":
+        built = sorted(path.parent.name for path in workspace.datasets.glob("*/dataset.json"))
+        sources = [*images.REGISTRY, *(usage for _, usage in images.SCHEMES.values())]
+        return [
+            "image datasets",
+            *(f"  {source}" for source in sources),
+            f"FMCS datasets in {workspace.datasets}",
+            *(f"  {name}" for name in built),
+            *(f"  {name} (unfinished: type its build command again)" for name in resolve.unfinished(workspace)),
+        ]
+    if what == "evaluators":
+        found = []
+        for name in evaluators.REGISTRY:
+            kind = evaluators.find(name)
+            traits = {
+                "differentiable": kind.differentiable,
+                "channel-invariant": kind.channel_invariant,
+                "any shape": kind.any_shape,
+            }
+            found.append(f"{name:<12} {', '.join(trait for trait, holds in traits.items() if holds)}".rstrip())
+        return found
+    return [*METHODS, "single-NAME (any backbone)"]
+
+
+def describe_backbones(image_size: int, names: Sequence[str] = ()) -> list[Description]:
+    """The maps of backbones at one image size.
+
+    Args:
+        image_size: side of the square images, in pixels.
+        names: of the backbones; none is all short names.
+
+    Raises:
+        UnknownNameError: no such backbone.
+    """
+    for name in names:  # before any is made, which takes time
+        backbones.factory(name)
+    return [describe(name, image_size) for name in names or backbones.REGISTRY]

@@ -1,0 +1,259 @@
+"""The command line: one command per verb; each parses, calls one function, prints.
+
+Heavy imports stay inside the commands, so that ``--help`` answers at once. Results go to standard output, progress to
+standard error. Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fmcs_bench import __version__
+from fmcs_bench.cli.evaluate import evaluate
+from fmcs_bench.cli.explain import explain
+from fmcs_bench.cli.hub import download, publish
+from fmcs_bench.cli.leaderboard import leaderboard
+from fmcs_bench.cli.options import (
+    Commands,
+    data_dir_option,
+    device_option,
+    engine_options,
+    images_option,
+    json_option,
+    print_board,
+    print_json,
+    stream_option,
+    workspace_option,
+)
+from fmcs_bench.cli.train import train
+
+if TYPE_CHECKING:
+    from fmcs_bench.core.workspace import Workspace
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fmcs-bench")
+def main() -> None:
+    """Feature-map data sets labelled by convergence, and a benchmark of the networks that judge them."""
+
+
+@main.command()
+@workspace_option
+@device_option
+def quickstart(workspace: str, device: str) -> None:
+    """Do everything once on real digits, in minutes: build, evaluate, train, leaderboard."""
+    from fmcs_bench.cli import quickstart as road
+    from fmcs_bench.cli.progress import shown
+
+    place = _place(workspace)
+    place.require_folder("the quickstart")
+    with place.locked(), shown() as progress:
+        result = road.run(place, device=device, progress=progress)
+    click.echo(f"{result.dataset}\n")
+    print_board(result.evaluators)
+    print_board(result.training)
+    click.echo("The page with everything:")
+    click.echo(str(result.page.resolve()))
+
+
+@main.command()
+@click.option(
+    "--backbone",
+    required=True,
+    help="Short name, timm/NAME or torchvision/NAME; see `fmcs-bench list backbones --size N`.",
+)
+@click.option("--layer", metavar="NAME", help="Take the maps of this module, as layer3.  [default: the last maps]")
+@click.option("--output-stride", type=int, metavar="8|16|32", help="Image side / map side.  [default: the network's]")
+@click.option("--pretrained", is_flag=True, help="Start from published weights; only the classifier is random.")
+@click.option(
+    "--dataset",
+    "image_dataset",
+    default="digits",
+    show_default=True,
+    help="Image dataset: a name, folder:DIR or hub:NAME_OR_PATH.",
+)
+@click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: 224; digits: 32]")
+@click.option("--stages", type=int, help="K, the number of FMCS.  [default: 9; digits: 7]")
+@click.option("--runs", type=int, help="Training runs.  [default: 2]")
+@click.option("--epochs", type=int, help="Upper bound of a run.  [default: 30; digits: 20]")
+@click.option("--checkpoints", type=int, help="About how many checkpoints along a run.  [default: 60]")
+@click.option("--limit", type=int, help="At most this many images in each split.")
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "pco", "q8"]),
+    help="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 specification) or "
+    "q8 (8 bits, lossy).  [default: zstd]",
+)
+@click.option("--markers", type=click.Choice(["loss", "epoch"]), help="How stages are spaced.  [default: loss]")
+@click.option("--cqi-threshold", type=float, help="Converged once CQI stays below, nats per epoch.  [default: 0.02]")
+@click.option("--batch-size", type=int, help="Of training.  [default: 64]")
+@click.option("--lr", type=float, help="Learning rate of training.  [default: 0.001]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of training and maps; bfloat16 is faster on GPUs.  [default: float32]",
+)
+@click.option("--seed", type=int, help="Of the first run.  [default: 0]")
+@click.option("--name", help="Last part of the dataset's name.  [default: base]")
+@click.option("--download", is_flag=True, help="Fetch missing files of a named image dataset into --data-dir.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read; their number is kept.")
+@stream_option
+@data_dir_option
+@workspace_option
+@device_option
+@engine_options
+@json_option
+def build(
+    workspace: str,
+    data_dir: str | None,
+    device: str,
+    as_json: bool,
+    cqi_threshold: float | None,
+    batch_size: int | None,
+    lr: float | None,
+    precision: str | None,
+    layer: str | None,
+    output_stride: int | None,
+    pretrained: bool,
+    **options: Any,
+) -> None:
+    """Build one FMCS dataset, or go on with an unfinished one."""
+    from fmcs_bench import api
+    from fmcs_bench.backbones.options import BackboneOptions
+    from fmcs_bench.cli.progress import shown
+    from fmcs_bench.training.recipes import ConvergenceRule, Recipe
+
+    options["backbone_options"] = BackboneOptions.make(layer=layer, output_stride=output_stride, pretrained=pretrained)
+    if cqi_threshold is not None:
+        options["convergence"] = ConvergenceRule.make(threshold=cqi_threshold)
+    recipe = {"batch_size": batch_size, "lr": lr, "precision": precision}
+    options["recipe"] = Recipe.make(**{key: value for key, value in recipe.items() if value is not None})
+    with shown() as progress:
+        dataset = api.build(workspace=workspace, data_dir=data_dir, device=device, progress=progress, **options)
+    print_json(dataset.manifest.to_json()) if as_json else click.echo(str(dataset))
+
+
+main.add_command(evaluate)
+
+
+main.add_command(train)
+
+
+main.add_command(leaderboard)
+
+
+@main.command()
+@click.argument("dataset", required=False)
+@click.option("--plot", metavar="DIR", help="Also draw loss, CQI and stages of every run into this folder.")
+@workspace_option
+@json_option
+def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -> None:
+    """Show one FMCS dataset: shapes, sizes, runs, stages."""
+    from pathlib import Path
+
+    from fmcs_bench.build.figures import draw_runs
+    from fmcs_bench.store import resolve
+
+    place = _place(workspace)
+    opened = resolve.only_dataset(place) if dataset is None else resolve.find_dataset(place, dataset)
+    pictures = draw_runs(opened, Path(plot), "svg") if plot else []
+    if as_json:
+        print_json(opened.manifest.to_json())
+        return
+    from rich.console import Console
+
+    from fmcs_bench.cli.tables import print_table, stage_table
+
+    click.echo(f"{opened}\n")
+    print_table(Console(highlight=False), stage_table(opened.manifest))
+    for path in pictures:
+        click.echo(str(path))
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--recompute",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
+@images_option
+@stream_option
+@data_dir_option
+@workspace_option
+@device_option
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    dataset: str,
+    recompute: int,
+    seed: int,
+    workspace: str,
+    data_dir: str | None,
+    image_source: str | None,
+    stream_images: bool | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check every file, array and stage of an FMCS dataset; a fault exits with 1."""
+    from fmcs_bench import api
+    from fmcs_bench.cli.progress import shown
+
+    with shown() as progress:
+        report = api.verify(
+            dataset,
+            recompute=recompute,
+            seed=seed,
+            workspace=workspace,
+            data_dir=data_dir,
+            image_source=image_source,
+            stream_images=stream_images,
+            device=device,
+            progress=progress,
+        )
+    print_json(report.to_json()) if as_json else click.echo(str(report))
+    if report.faults:
+        context.exit(1)
+
+
+main.add_command(explain)
+main.add_command(publish)
+main.add_command(download)
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["backbones", "datasets", "evaluators", "methods"]))
+@click.option("--size", type=click.IntRange(8, 1024), help="backbones: show their maps of images of this many pixels.")
+@click.option("--name", "chosen", multiple=True, help="backbones: which, with --size; repeat.  [default: short names]")
+@workspace_option
+@json_option
+def list_(what: str, size: int | None, chosen: tuple[str, ...], workspace: str, as_json: bool) -> None:
+    """List what can be named: backbones, (image) datasets, evaluators, methods."""
+    from fmcs_bench.cli import list as listing
+
+    if (size is None and (chosen or as_json)) or (size is not None and what != "backbones"):
+        raise click.UsageError("--name and --json need --size, and these belong to `fmcs-bench list backbones`")
+    if size is None:
+        click.echo("\n".join(listing.lines(what, _place(workspace))))
+        return
+    rows = listing.describe_backbones(size, chosen)
+    if as_json:
+        print_json([row.to_json() for row in rows])
+        return
+    from rich.console import Console
+
+    from fmcs_bench.cli.tables import backbone_table, print_table
+
+    print_table(Console(highlight=False), backbone_table(rows))
+
+
+def _place(workspace: str) -> Workspace:
+    from fmcs_bench.core.workspace import Workspace
+
+    return Workspace(workspace)

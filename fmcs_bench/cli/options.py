@@ -1,0 +1,174 @@
+"""What the commands share: their group, which turns errors into a line and an exit code; options; printing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fmcs_bench import launcher
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, ProcessError
+
+if TYPE_CHECKING:
+    from fmcs_bench.results.evaluator_table import EvaluatorBoard
+    from fmcs_bench.results.training_table import TrainingBoard
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+TOGETHER = ("build", "evaluate", "train")
+"""Commands that several processes may do together; see ``together``."""
+
+
+class _Failure(click.ClickException):
+    """Shown as one or two lines on standard error, without a traceback."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click types it as a class variable and reads the instance's
+
+
+class Commands(click.Group):
+    """Turns the errors that a person can act on into a line and an exit code; keeps the order of the verbs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """See click: the order in which commands were added."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if launcher.num_processes() > 1 and name not in TOGETHER:
+            raise ConfigError(
+                f"`{name}` is done by one process, and {launcher.num_processes()} were started; leave out torchrun. "
+                f"Several can {', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}"
+            )
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click. Of several processes that were started together the main one prints."""
+        if launcher.num_processes() > 1:  # torch warns that a network has no unused parameters, and some of ours have
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        if launcher.is_main():
+            return self._invoke(ctx)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123  (no file)
+            try:
+                return self._invoke(ctx)
+            except click.ClickException as error:
+                if not isinstance(error.__cause__, ProcessError):
+                    ctx.exit(error.exit_code)
+                raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ProcessError as error:
+            if error.is_told:
+                ctx.exit(error.exit_code)
+            raise _Failure(str(error), error.exit_code) from error
+        except FmcsBenchError as error:
+            raise _Failure(str(error), error.exit_code) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            message = (
+                f"the disk is full ({error.filename or 'while writing'}); free some space and type the command again"
+            )
+            raise _Failure(message, 1) from error
+        except KeyboardInterrupt:
+            raise _Failure("stopped; type the same command again and it goes on where it was", 1) from None
+
+
+def workspace_option(command: Command) -> Command:
+    """Add ``--workspace``."""
+    return click.option(
+        "--workspace",
+        envvar="FMCS_BENCH_WORKSPACE",
+        default="fmcs-workspace",
+        show_default=True,
+        show_envvar=True,
+        help="Folder, or URL such as s3://bucket/name, of everything that is made.",
+    )(command)
+
+
+def data_dir_option(command: Command) -> Command:
+    """Add ``--data-dir``."""
+    return click.option(
+        "--data-dir", envvar="FMCS_BENCH_DATA", show_envvar=True, help="Folder with the files of the image dataset."
+    )(command)
+
+
+def images_option(command: Command) -> Command:
+    """Add ``--images``, as ``image_source``."""
+    return click.option(
+        "--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from."
+    )(command)
+
+
+def stream_option(command: Command) -> Command:
+    """Add ``--stream-images``."""
+    return click.option(
+        "--stream-images/--no-stream-images",
+        default=None,
+        help="Decode images when they are needed instead of holding them in memory.  [default: where they would take "
+        "more than half of the free memory]",
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """Add ``--device``."""
+    return click.option(
+        "--device", default="auto", show_default=True, help="auto takes CUDA where torch has it, else the CPU."
+    )(command)
+
+
+ENGINE_FIELDS = ("engine", "address", "unit_cpus", "unit_gpus")
+"""Parameters of a command with ``engine_options``."""
+
+
+def engine_options(command: Command) -> Command:
+    """Add ``--engine`` and what belongs to it; see ``ENGINE_FIELDS``."""
+    for option in (
+        click.option("--unit-gpus", type=float, help="ray: GPUs of each, or a share of one.  [default: 1 on CUDA]"),
+        click.option("--unit-cpus", type=int, help="ray: CPUs, and threads, of each.  [default: 1]"),
+        click.option(
+            "--address",
+            metavar="HOST:PORT|auto",
+            help="ray: the cluster; auto is the one that this machine is part of.  [default: this machine alone]",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="local: one after another. ray: at the same time, on one machine or many.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json``, as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Print what ``--json`` asks for."""
+    click.echo(json.dumps(value, indent=1, sort_keys=True))
+
+
+def print_board(board: EvaluatorBoard | TrainingBoard) -> None:
+    """Print a board for a person, or as plain text for a pipe."""
+    from rich.console import Console
+
+    from fmcs_bench.cli import tables
+
+    tables.print_board(Console(highlight=False), board)

@@ -1,0 +1,72 @@
+"""The whole road on the embedded digits: build, evaluate, train, leaderboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmcs_bench.build.runner import build_dataset
+from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.runner import evaluate_dataset
+from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.training_table import TrainingBoard, training_boards
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.training.methods import NUM_SEEDS, Sweep
+from fmcs_bench.training_track.runner import train_methods
+
+EVALUATORS = ("norm", "conv", "set")
+SWEPT = ("baseline", "ral", "dueheadnet-add-none", "dueheadnet-add-align")
+AT_CHOSEN_RAF = "dueheadnet-add-align-ral"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the quickstart made."""
+
+    dataset: FmcsDataset
+    evaluators: EvaluatorBoard
+    training: TrainingBoard
+    page: Path
+
+
+def run(
+    workspace: Workspace,
+    *,
+    config: BuildConfig | None = None,
+    num_seeds: int = NUM_SEEDS,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Result:
+    """Do the four steps; what an earlier call finished is found, not repeated.
+
+    RAL's RAF is chosen on validation images among 0.95, 0.9 and 0.75; DueHeadNet with RAL then takes that one RAF.
+
+    Args:
+        workspace: where everything goes; the caller holds its lock.
+        config: what to build; None is a small network on digits, with the usual options.
+        num_seeds: of evaluators and trainings.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        progress: shows the work.
+    """
+    config = config or BuildConfig.create(backbone="smallcnn")
+    progress.say(f"1/4  build: four runs of {config.backbone} on {config.image_dataset}")
+    dataset = build_dataset(config, workspace, device=device, progress=progress)
+    progress.say(f"2/4  evaluate: three judges of convergence, {num_seeds} seeds each")
+    judges = evaluate_dataset(
+        dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
+    )
+    progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
+    sweep = Sweep(methods=SWEPT, seeds=num_seeds)
+    swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
+    chosen_raf = next(row.chosen.raf for row in swept.rows if row.family.startswith("ral-"))
+    sweep = Sweep(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
+    train_methods(dataset, workspace, sweep, device=device, progress=progress)
+    progress.say("4/4  leaderboard")
+    page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
+    every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
+    training = next(board for board in every if board.dataset_id == dataset.id)
+    return Result(dataset, judges, training, page)

@@ -1,0 +1,155 @@
+"""Software, hardware and moment of a result."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fmcs_bench import __version__, launcher
+from fmcs_bench.core import files
+from fmcs_bench.core.options import Options
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+# Rooms and modules that only show or check results; a change in them leaves every result as it is.
+_PRESENTATION = (
+    "api.py",
+    "build/figures.py",
+    "build/recompute.py",
+    "cli/",
+    "core/figure_style.py",
+    "core/markdown.py",
+    "core/progress.py",
+    "core/workspace.py",
+    "backbones/gradcam.py",
+    "hub/",
+    "leaderboard/",
+    "results/boards.py",
+    "results/calibration.py",
+    "results/evaluator_table.py",
+    "results/grouping.py",
+    "results/selection_bias.py",
+    "results/statistics.py",
+    "results/training_points.py",
+    "results/training_table.py",
+    "store/fidelity.py",
+    "store/resolve.py",
+    "store/summary.py",
+    "store/verify.py",
+    "svg.py",
+    "testing/",
+    "training_track/api.py",
+    "training_track/estimate.py",
+    "training_track/explain.py",
+    "training_track/explain_figure.py",
+)
+_LIBRARIES = (
+    "numcodecs",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "zarr",
+)
+
+
+class Environment(Options):
+    """Software and hardware that made a result."""
+
+    fmcs_bench: str
+    code_digest: Sha256
+    python: str
+    libraries: dict[str, str]
+    platform: str
+    processor: str
+    device: str
+    threads: int
+    processes: int = Field(1, ge=1, description="that trained together; device and threads are those of each")
+
+    added_later = frozenset({"processes"})
+
+    @classmethod
+    def current(cls, device: str, threads: int) -> Environment:
+        """The environment of this process; of several that were started together each has a device of this kind."""
+        processes = launcher.num_processes()
+        return cls(
+            fmcs_bench=__version__,
+            code_digest=code_digest(),
+            python=platform.python_version(),
+            libraries=_library_versions(),
+            platform=platform.platform(),
+            processor=_processor(),
+            device=device if processes == 1 else device.partition(":")[0],
+            threads=threads,
+            processes=processes,
+        )
+
+
+def now() -> str:
+    """The present time, UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def process_peak_bytes() -> int:
+    """Peak resident memory of this process so far, in bytes; 0 where the platform does not tell."""
+    try:
+        # getrusage would also count what the parent held when it started this process.
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the source of this package that can change a result (not what only shows results)."""
+    root = Path(__file__).parent.parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    kept = [name for name in names if not name.startswith(_PRESENTATION)]
+    return files.digest({name: files.sha256_of_file(root / name) for name in kept})
+
+
+def _library_versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"  # installed without metadata, as some system builds are
+    return found
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical cores"

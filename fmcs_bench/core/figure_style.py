@@ -1,0 +1,146 @@
+"""The look of all figures, and how they become files.
+
+All figures use the colours of this file and no other, so that an SVG can have those of a dark ground too. The series
+colours are those of Okabe and Ito that are dark enough for white paper, made to tell apart with every common kind of
+colour vision.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from fmcs_bench import svg
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError
+
+PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
+SERIES = (BLUE, ORANGE, GREEN, PINK)
+DARK = {
+    PAPER: "#11161c",
+    BAND: "#181f27",
+    GRID: "#2b3440",
+    MUTED: "#97a3b1",
+    INK: "#e4e9ef",
+    BLUE: "#3d9be0",
+    ORANGE: "#f58a3c",
+    GREEN: "#2fc79a",
+    PINK: "#e08fc0",
+}
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.facecolor": PAPER,
+    "font.size": 9.5,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.edgecolor": "none",
+    "legend.facecolor": PAPER,
+    "legend.labelcolor": INK,
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "svg.fonttype": "path",
+    "svg.hashsalt": "fmcs-bench",
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in a name is a $
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's defaults and ours; a matplotlibrc of the user changes nothing, and its settings come back."""
+    with style.context(["default", STYLE]):
+        yield
+
+
+@house_style()
+def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200) -> bytes:
+    """A figure as a file's bytes; the same figure gives the same bytes with one version of Matplotlib.
+
+    PNG and PDF are light. An SVG is light or dark, as the screen that it is read on; it ends with Matplotlib's version.
+
+    Args:
+        figure: made by a function of ``fmcs_bench.leaderboard.figures.evaluators``.
+        kind: of the file.
+        dpi: dots per inch; PNG only.
+    """
+    buffer = io.BytesIO()
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        return svg.adapt(buffer.getvalue(), DARK) + made_with()
+    if kind == "pdf":
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
+    else:
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
+    return buffer.getvalue()
+
+
+def made_with() -> bytes:
+    """The last line of an SVG; where it says the same, the same figure has the same bytes."""
+    return f"<!-- Matplotlib {matplotlib.__version__} -->\n".encode()
+
+
+def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: made by a function of ``fmcs_bench.leaderboard.figures.evaluators``.
+        path: of the file; its ending says which kind it is.
+        dpi: dots per inch; PNG only.
+
+    Raises:
+        ConfigError: see ``require_kind``.
+    """
+    files.write_atomically(path, encode(figure, require_kind(path), dpi=dpi))
+
+
+def require_kind(path: Path) -> Literal["svg", "png", "pdf"]:
+    """The kind of a figure's file, by its ending; asked before long work whose result is the figure.
+
+    Raises:
+        ConfigError: the path ends neither in ``.svg`` nor in ``.png`` nor in ``.pdf``.
+    """
+    for kind in ("svg", "png", "pdf"):
+        if path.suffix == f".{kind}":
+            return kind
+    raise ConfigError(f"cannot save a figure as {path.name}; the name must end in .svg, .png or .pdf")
+
+
+def short(name: str, length: int = 48) -> str:
+    """A name as the figures' font can draw it, and not longer than there is room for.
+
+    Example:
+        >>> short("a-long-name", 8)
+        'a-long-~'
+    """
+    plain = name.encode("ascii", "replace").decode()
+    return plain if len(plain) <= length else f"{plain[: length - 1]}~"

@@ -1,0 +1,100 @@
+"""The base of every configuration, manifest and record: frozen, checked when made, and equal after a round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, nearest
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+"""Names that become part of a path: no separators, no leading dot."""
+FIT_PATTERN = NAME_PATTERN.removesuffix("$") + r"(\+(corn|coral))?(~permuted)?$"
+"""Names of fits: an evaluator, behind a plus its ordinal head, behind a tilde that its labels were permuted."""
+
+
+class Options(BaseModel):
+    """Base of every configuration, manifest and record.
+
+    ``make`` and ``from_json`` turn what pydantic finds wrong into a ``ConfigError`` for a person.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are written only where they differ from their default, so that digests from before them stay."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        unchanged = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unchanged}
+
+    @classmethod
+    def make(cls, **values: Any) -> Self:
+        """An object with these values.
+
+        Raises:
+            ConfigError: with one line per fault: the option, its value, and what is allowed; an unknown option comes
+                with the nearest known one.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
+
+    @classmethod
+    def _explain(cls, item: Any) -> str:
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            kind = _kind_at(cls, item["loc"][:-1])
+            return f"unknown option {where!r} of {kind.__name__}; {nearest(str(item['loc'][-1]), kind.model_fields)}"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            return f"{cls.__name__} lacks {where!r}"
+        return f"{where} = {item['input']!r}: {message}" if where else message
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``type(self).from_json`` reads them back to an equal object."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The object that ``to_json`` wrote (lists become tuples again).
+
+        Raises:
+            ConfigError: the value is not of this schema.
+        """
+        if not isinstance(value, dict):
+            raise ConfigError(f"{cls.__name__} must be a JSON object, not {type(value).__name__}")
+        try:
+            text = files.to_json(value)
+        except ValueError as error:  # NaN, or text that is no Unicode
+            raise ConfigError(f"{cls.__name__}: {error}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError("\n".join(cls._explain(item) for item in error.errors())) from None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of the canonical JSON form."""
+        return files.digest(self.to_json())
+
+
+def _kind_at(kind: type[Options], path: Sequence[str | int]) -> type[Options]:
+    """The class of the options that stand at ``path`` inside options of class ``kind``."""
+    for part in path:
+        field = kind.model_fields.get(str(part))  # None for a position in a list and for a key of a dictionary
+        kind = _options_in(field.annotation) or kind if field else kind
+    return kind
+
+
+def _options_in(annotation: Any) -> type[Options] | None:
+    """The class of options in ``Recipe``, ``tuple[Epoch, ...]`` or ``dict[str, Metrics]``."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return annotation
+    return next(filter(None, map(_options_in, get_args(annotation))), None)

@@ -1,0 +1,215 @@
+"""The protocol of the evaluator track: which maps an evaluator is fitted on, chosen by and tested on.
+
+Flow: FMCS dataset -> one selection of maps for each side, as labels only -> sizes and sides checked, before anything is
+fitted -> maps, read when they are first lent to an evaluator, and read again where an evaluator has changed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import xxhash
+
+from fmcs_bench.core.environment import usable_cores
+from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
+from fmcs_bench.results.evaluator_table import Column
+from fmcs_bench.store import schema
+from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.selection import MapSelection, MapSet
+
+SideName = Literal["train"] | Column
+MIN_IMAGES = 2
+"""In each side: one image says nothing about others, and gives no spread."""
+PART_BYTES = 2**22
+"""Of maps that get a checksum of their own."""
+
+
+class Side(NamedTuple):
+    """Runs by their role, and the split of the images."""
+
+    role: schema.Role
+    split: str
+
+
+SIDES: dict[SideName, Side] = {
+    "train": Side("training", "train"),
+    "validation_run": Side("validation", "validation"),
+    "same_run": Side("training", "test"),
+    "test_run": Side("test", "test"),
+    "unseen": Side("test", "unseen"),
+}
+
+
+class Limits(NamedTuple):
+    """At most so many images in each split of each run; None is all.
+
+    Attributes:
+        train: of the side that evaluators are fitted on.
+        asked: of all others.
+    """
+
+    train: int | None = None
+    asked: int | None = None
+
+    def of(self, name: SideName) -> int | None:
+        """The limit of a side."""
+        return self.train if name == "train" else self.asked
+
+
+def select(dataset: FmcsDataset, limits: Limits) -> dict[SideName, MapSelection]:
+    """The maps of every side, not loaded, once they are known to be enough and to keep apart.
+
+    Raises:
+        ConfigError: a side has too few images; the message names each.
+        DatasetError: an image or a run stands on two sides.
+        MissingDataError: only a part of the dataset is there.
+    """
+    _check_sizes(dataset, limits)
+    selections = {name: side(dataset, name, limits) for name in SIDES}
+    check_apart(selections, dataset.id)
+    return selections
+
+
+def side(dataset: FmcsDataset, name: SideName, limits: Limits) -> MapSelection:
+    """The maps of one side at all stages, run by run, not loaded."""
+    role, split = SIDES[name]
+    return dataset.sel(dataset.seeds(role), range(1, dataset.num_stages + 1), split, limit=limits.of(name))
+
+
+def _check_sizes(dataset: FmcsDataset, limits: Limits) -> None:
+    found = dataset.manifest.images.num_images
+    sizes = {part.split: found.get(part.split, 0) for part in SIDES.values()}
+    taken = {
+        part.split: min(found.get(part.split, 0), limits.of(name) or found.get(part.split, 0))
+        for name, part in SIDES.items()
+    }
+    small = {split: size for split, size in taken.items() if size < MIN_IMAGES}
+    if not small:
+        return
+    remedy = "build it from more images" if min(sizes.values()) < MIN_IMAGES else "use a larger --limit"
+    raise ConfigError(
+        f"{dataset.id} is too small for the protocol, which needs {MIN_IMAGES} images in every split; it has "
+        f"{', '.join(f'{size} in {split}' for split, size in small.items())}; {remedy}"
+    )
+
+
+def check_apart(selections: Mapping[SideName, MapSelection], dataset_id: str) -> None:
+    """No image that an evaluator learns from or is chosen by is asked about, and no run but in ``same_run``.
+
+    Raises:
+        DatasetError: an image or a run stands on two sides.
+    """
+    learned: tuple[SideName, ...] = ("train", "validation_run")
+    asked: tuple[SideName, ...] = ("same_run", "test_run", "unseen")
+    for one, other in [(learned[0], learned[1]), *((a, b) for a in learned for b in asked)]:
+        _apart(dataset_id, "image", one, selections[one].image_ids_M, other, selections[other].image_ids_M)
+        if other != "same_run" or one != "train":  # its images are others, its runs are the same by definition
+            _apart(dataset_id, "run", one, selections[one].runs_M, other, selections[other].runs_M)
+
+
+def _apart(dataset_id: str, what: str, one: str, one_M: np.ndarray, other: str, other_M: np.ndarray) -> None:
+    both = np.intersect1d(one_M, other_M)
+    if len(both):
+        raise DatasetError(
+            f"{dataset_id} breaks the protocol: the {what} {both[0]} stands on two sides, {one} and {other} "
+            f"({len(both)} in all do); results on it would mean nothing, so build it again"
+        )
+
+
+def check_other(dataset: FmcsDataset, other: FmcsDataset, limits: Limits) -> MapSelection:
+    """The maps of another dataset's test run, for evaluators that were fitted on this one.
+
+    Raises:
+        ConfigError: it has another number of stages, or too few images.
+        DatasetError: its test run is a run that the evaluators learn from or are chosen by, or so are its images.
+        MissingDataError: only a part of it is there.
+    """
+    if other.num_stages != dataset.num_stages:
+        raise ConfigError(
+            f"evaluators of {dataset.id} tell {dataset.num_stages} stages apart, and {other.id} has "
+            f"{other.num_stages}; build one with --stages {dataset.num_stages}"
+        )
+    _check_sizes(other, limits)
+    selection = side(other, "test_run", limits)
+    learned = [seed for role in ("training", "validation") for seed in dataset.seeds(role)]
+    shared = _checkpoints(dataset, learned) & _checkpoints(other, other.seeds("test"))
+    if shared:
+        raise DatasetError(
+            f"the test run of {other.id} is a run that evaluators of {dataset.id} learn from or are chosen by (equal "
+            "checkpoints); build one of them with another --seed"
+        )
+    if other.manifest.images.sha256 == dataset.manifest.images.sha256:
+        learned_from: tuple[SideName, ...] = ("train", "validation_run")
+        for name in learned_from:
+            own = side(dataset, name, limits)
+            _apart(dataset.id, "image", name, own.image_ids_M, f"test run of {other.id}", selection.image_ids_M)
+    return selection
+
+
+def _checkpoints(dataset: FmcsDataset, seeds: list[int]) -> set[str]:
+    """SHA-256 of the checkpoints of these runs."""
+    files, stages = dataset.manifest.files, range(1, dataset.num_stages + 1)
+    names = [schema.checkpoint_name(seed, stage) for seed in seeds for stage in stages]
+    return {files[name].sha256 for name in names if name in files}
+
+
+class HeldMaps:
+    """Maps by the name of their side, each read once and lent to one evaluator after another.
+
+    Args:
+        selections: what each side is; nothing is read yet.
+    """
+
+    def __init__(self, selections: Mapping[str, MapSelection]) -> None:
+        self._selections = dict(selections)
+        self._held: dict[str, tuple[MapSet, tuple[int, ...]]] = {}
+
+    @contextmanager
+    def lent(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
+        """Maps of some sides for the block; what it changed is thrown away, so that nobody else sees it.
+
+        Args:
+            evaluator: who gets them.
+            names: of the sides.
+
+        Raises:
+            ProtocolError: the block changed maps or labels and raised no error of its own.
+        """
+        for name in names:
+            if name not in self._held:
+                maps = _loaded(self._selections[name])
+                self._held[name] = maps, _checksum(maps)
+        try:
+            yield [self._held[name][0] for name in names]
+        finally:
+            changed = [name for name in names if _checksum(self._held[name][0]) != self._held[name][1]]
+            for name in changed:
+                del self._held[name]
+        if changed:
+            raise ProtocolError(
+                f"evaluator {evaluator} on {spoken(changed[0])}: it changed the maps that it was given; work on a copy"
+            )
+
+
+def spoken(name: str) -> str:
+    """A side in words."""
+    return "training run" if name == "train" else name.replace("_", " ")
+
+
+def _loaded(selection: MapSelection) -> MapSet:
+    """In memory, with labels of its own; those of the selection stay as they are whatever becomes of these."""
+    maps = selection.load()
+    return MapSet(maps.maps_MDHW, maps.stages_M.copy(), maps.image_ids_M.copy(), maps.runs_M.copy())
+
+
+def _checksum(maps: MapSet) -> tuple[int, ...]:
+    """Fast and not secret: an evaluator that forges it would only deceive itself. Threads share the work."""
+    arrays = (maps.maps_MDHW, maps.stages_M, maps.image_ids_M, maps.runs_M)
+    flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    parts = [array[start : start + PART_BYTES].data for array in flat for start in range(0, len(array), PART_BYTES)]
+    with ThreadPoolExecutor(usable_cores(), "fmcs-bench-checksum") as pool:
+        return tuple(pool.map(xxhash.xxh3_64_intdigest, parts))

@@ -1,0 +1,109 @@
+"""Fitted evaluators on disk: the learned values as safetensors, and beside them what makes the evaluator again.
+
+Flow: evaluator -> ``evaluator.safetensors`` and ``evaluator.json`` with its SHA-256 -> digest checked -> evaluator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, UnknownNameError
+from fmcs_bench.core.options import Options
+from fmcs_bench.evaluators.base import Evaluator, MapShape
+from fmcs_bench.evaluators.lookup import code_of, create
+from fmcs_bench.results.fit_config import EvaluatorConfig
+
+WEIGHTS = "evaluator.safetensors"
+DESCRIPTION = "evaluator.json"
+
+
+class FittedInfo(Options):
+    """Content of ``evaluator.json`` beside the learned values: what is needed to make the evaluator again."""
+
+    config: EvaluatorConfig
+    map_shape: MapShape
+    num_stages: int
+    dataset_id: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted evaluator that was loaded, with its digest."""
+
+    evaluator: Evaluator
+    info: FittedInfo
+
+
+def save_fitted(evaluator: Evaluator, dataset_id: str, folder: Path) -> str:
+    """Write a fitted evaluator to a folder; returns the SHA-256 of its learned values."""
+    data = evaluator.to_bytes()
+    path = folder / WEIGHTS
+    files.write_atomically(path, data)
+    info = FittedInfo(
+        config=evaluator.config,
+        map_shape=evaluator.map_shape,
+        num_stages=evaluator.num_stages,
+        dataset_id=dataset_id,
+        sha256=files.sha256_of_file(path),
+    )
+    files.write_atomically(folder / DESCRIPTION, files.to_json(info.to_json()))
+    return info.sha256
+
+
+def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
+    """Read an evaluator that ``save_fitted`` wrote; its digest is checked first.
+
+    Raises:
+        DatasetError: files are missing, damaged, or not those that the description names.
+        ConfigError: it is a plug-in's, and the plug-in is not there or its code is another now.
+    """
+    info, data = _read(folder)
+    _check_code(info.config)
+    evaluator = create(info.config, info.map_shape, info.num_stages, device=device)
+    evaluator.from_bytes(data)
+    return Fitted(evaluator, info)
+
+
+def is_intact(folder: Path, sha256: str) -> bool:
+    """Whether the fit whose learned values have this SHA-256 lies there, whole."""
+    try:
+        return _read(folder)[0].sha256 == sha256
+    except DatasetError:
+        return False
+
+
+def _read(folder: Path) -> tuple[FittedInfo, bytes]:
+    try:
+        info = FittedInfo.from_json(json.loads((folder / DESCRIPTION).read_bytes()))
+        data = (folder / WEIGHTS).read_bytes()
+    except HubError:
+        raise  # of a place in a bucket nothing is known then
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"there is no fitted evaluator in {folder}: {error}") from None
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise DatasetError(f"{folder / WEIGHTS} is not the file that evaluator.json names")
+    return info, data
+
+
+def _check_code(config: EvaluatorConfig) -> None:
+    """The plug-in that made a fit is here, and its code is the same."""
+    if config.code is None:
+        return
+    try:
+        code = code_of(config.evaluator)
+    except UnknownNameError:
+        raise ConfigError(
+            f"the evaluator {config.evaluator} is a plug-in that is not here; install its package, or name its file: "
+            "--evaluator FILE.py:Class"
+        ) from None
+    if code != config.code:
+        raise ConfigError(
+            f"the code of the evaluator {config.evaluator} was changed since this fit; type `fmcs-bench evaluate` again"
+        )

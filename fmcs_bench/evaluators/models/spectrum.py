@@ -1,0 +1,98 @@
+"""``spectrum``: how many directions a map uses. Eigenvalues know nothing of channel order or of a map's size.
+
+Flow: maps -> eigenvalues of the covariance of channels and of that of positions -> shares of their sums, as logarithms
+at 16 relative ranks -> multilayer perceptron.
+
+B batch, D channels, P positions, R = min(D, P).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fmcs_bench.evaluators.models.features import SMALLEST_SQUARE, quantiles
+from fmcs_bench.evaluators.network import NetworkEvaluator
+
+NUM_RANKS = 16
+SMALLEST_SHARE = 1e-6
+"""Added to an eigenvalue's share: rounding of float16 maps lies below, and the logarithm of 0 has no gradient."""
+
+
+class SpectrumEvaluator(NetworkEvaluator):
+    """Eigenvalue spectra of the channels' and of the positions' covariance.
+
+    That the spectrum of representations says how good they are is the idea of RankMe (arXiv 2210.02885, which
+    normalises by the sum and adds a small number too); that it changes until the end of training, of neural
+    collapse (arXiv 2008.08186).
+    """
+
+    name = "spectrum"
+    channel_invariant = True
+    any_shape = True
+    width = 64
+
+    def make_network(self) -> nn.Module:
+        """See ``NetworkEvaluator``."""
+        return nn.Sequential(
+            Spectra(),
+            nn.BatchNorm1d(2 * NUM_RANKS),
+            nn.Linear(2 * NUM_RANKS, self.width),
+            nn.ReLU(),
+            nn.Linear(self.width, self.width),
+            nn.ReLU(),
+            nn.Linear(self.width, self.num_outputs),
+        )
+
+
+class Spectra(nn.Module):
+    """Maps [B, D, H, W] -> [B, 32]; see ``log_spectra``."""
+
+    def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return log_spectra(maps_BDHW)
+
+
+def log_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
+    """Logarithms of the normalised eigenvalues of both covariances, from the smallest to the largest.
+
+    With X the map as a D x P matrix, X X^T and X^T X have the same eigenvalues besides zeros, so two Gram matrices of X
+    would be one spectrum twice. They are centred, and differently: the covariance of channels takes each channel's mean
+    over the positions away (what is left varies in space), that of positions each position's mean over the channels
+    (what is left tells channels apart). Of each the smaller Gram matrix, R x R, is decomposed, in float64: the error of
+    an eigenvalue is relative to the largest one, and small ones matter here.
+
+    The gradient of eigenvalues alone is finite also where they are equal (that of eigenvectors is not).
+
+    Args:
+        maps_BDHW: float32, of any D, H and W.
+
+    Returns:
+        [B, 32]: 16 evenly spaced relative ranks of each spectrum, linearly interpolated:
+        log(eigenvalue / sum of eigenvalues + 1e-6). A map that does not vary has log(1e-6) throughout.
+
+    Example:
+        >>> one_direction = torch.tensor([[1.0, -1.0], [2.0, -2.0]]).view(1, 2, 2, 1)
+        >>> log_spectra(one_direction)[0, [0, 15]].exp().round(decimals=3).tolist()
+        [0.0, 1.0]
+    """
+    matrix_BDP = maps_BDHW.flatten(2).double()
+    matrix_BDP = matrix_BDP / (matrix_BDP.square().mean(dim=(1, 2), keepdim=True) + SMALLEST_SQUARE).sqrt()
+    channels_BDP = matrix_BDP - matrix_BDP.mean(dim=2, keepdim=True)
+    positions_BDP = matrix_BDP - matrix_BDP.mean(dim=1, keepdim=True)
+    return log_ranks(channels_BDP, positions_BDP).to(maps_BDHW.dtype)
+
+
+def log_ranks(*matrices_BDP: torch.Tensor) -> torch.Tensor:
+    """Logarithms of the normalised eigenvalues of each matrix's Gram matrix at 16 relative ranks: [B, 16 each]."""
+    spectra_BXR = torch.stack([_eigenvalue_shares(matrix_BDP) for matrix_BDP in matrices_BDP], dim=1)
+    return quantiles((spectra_BXR + SMALLEST_SHARE).log(), NUM_RANKS).flatten(1)
+
+
+def _eigenvalue_shares(matrix_BDP: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of the smaller Gram matrix, divided by their sum: [B, R]."""
+    if matrix_BDP.shape[1] > matrix_BDP.shape[2]:
+        matrix_BDP = matrix_BDP.transpose(1, 2)
+    gram_BRR = matrix_BDP @ matrix_BDP.transpose(1, 2) / matrix_BDP.shape[2]
+    eigenvalues_BR: torch.Tensor = torch.linalg.eigvalsh(gram_BRR).clamp(min=0)
+    return eigenvalues_BR / (eigenvalues_BR.sum(dim=1, keepdim=True) + SMALLEST_SQUARE)

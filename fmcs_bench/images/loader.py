@@ -1,0 +1,180 @@
+"""Batches of images in a given order, on a device: from its memory, from the host's, or decoded ahead by processes.
+
+Flow: rows of each batch -> device memory; or host memory -> pinned -> device; or torch's ``DataLoader``, whose worker
+processes decode the next batches meanwhile -> pinned -> device. Pixels, order and batches are the same on every way.
+
+B batch, N images, M chosen images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fmcs_bench.core.environment import usable_cores
+from fmcs_bench.core.errors import FmcsBenchError, ReaderError
+from fmcs_bench.images.encoded import EncodedImages, ImageArray
+
+MOST_WORKERS = 16
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""Of worker processes. A fork starts at once, shares the paths with its parent, and needs no ``if __name__ ==
+"__main__"`` in a caller's script. It is safe here because a worker uses one thread, no GPU, and none of the parent's
+locks. Everything that it gets can be pickled as well, for platforms that do not fork."""
+
+
+def default_num_workers() -> int:
+    """Every core that this process may use but one, which trains; at most 16. With one core, 0: no processes."""
+    return min(MOST_WORKERS, usable_cores() - 1)
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Free memory of a GPU, in bytes; None for devices that do not tell."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def image_inputs(images: ImageArray, rows_M: np.ndarray, device: torch.device) -> torch.Tensor | BatchReader:
+    """The images of some rows, where a training takes its batches from.
+
+    Images in memory go to a GPU whole where they take no more than half of its free memory. All others stay where they
+    are, and go to the device batch by batch.
+
+    Args:
+        images: uint8 [N, C, H, W], in memory or encoded.
+        rows_M: which of them.
+        device: where the batches are wanted.
+
+    Returns:
+        uint8 [M, C, H, W] on the device, or a reader of batches of row numbers 0 .. M - 1.
+    """
+    if isinstance(images, np.ndarray) and device.type != "cpu":
+        free = free_device_bytes(device)
+        if free is None or 2 * len(rows_M) * math.prod(images.shape[1:]) <= free:
+            return torch.from_numpy(images[rows_M]).to(device)
+    return BatchReader(images, rows_M, device)
+
+
+class BatchReader:
+    """Reads batches of images; its worker processes, if it needs any, live as long as it does.
+
+    Args:
+        images: uint8 [N, C, H, W], in memory or encoded.
+        rows_M: images that batches count from 0; None is all of them.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self, images: ImageArray, rows_M: np.ndarray | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self._images, self._device = images, torch.device(device)
+        self._rows_M = np.arange(len(images)) if rows_M is None else rows_M
+        self._order = _Order()
+        self._loader: DataLoader[Any] | None = None
+        self._ended: weakref.finalize[..., BatchReader] | None = None
+
+    def __call__(self, batches: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Read batches, in this order.
+
+        Args:
+            batches: row numbers of each batch.
+
+        Returns:
+            Of each batch uint8 [B, C, H, W], on the device. One call is used up, or given up, before the next.
+
+        Raises:
+            ImageError: an image cannot be decoded any more.
+            MissingDataError: a file cannot be opened any more.
+            ReaderError: a worker process died.
+        """
+        order = [self._rows_M[rows_B] for rows_B in batches]
+        if isinstance(self._images, EncodedImages):
+            found = self._stream(self._images, order)
+        else:
+            found = (self._images[rows_B] for rows_B in order)
+        for images_BCHW in found:
+            batch_BCHW = torch.from_numpy(images_BCHW)
+            if self._device.type == "cuda":  # the GPU fetches it while the host goes on
+                batch_BCHW = batch_BCHW.pin_memory()
+            yield batch_BCHW.to(self._device, non_blocking=True)
+
+    def _stream(self, images: EncodedImages, order: list[np.ndarray]) -> Iterator[np.ndarray]:
+        if self._loader is None:
+            num = default_num_workers() if images.num_workers is None else images.num_workers
+            num = min(num, len(order))
+            self._loader = DataLoader(
+                _Decoding(images),
+                batch_size=None,  # an item is a batch
+                sampler=self._order,
+                num_workers=num,
+                collate_fn=_as_it_is,
+                persistent_workers=num > 0,
+                multiprocessing_context=START_METHOD if num else None,
+                generator=torch.Generator(),  # otherwise it would draw from the noise of the training
+            )
+        self._order.batches = order
+        with warnings.catch_warnings():
+            # Python 3.12 and newer warn of any fork beside threads; see START_METHOD.
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+            found = iter(self._loader)
+        if self._ended is None and self._loader.num_workers:
+            # Left to the garbage collector, the queues may close before their processes were told to end, and each
+            # process is then waited for in vain; a finalizer runs first, and nothing public ends them.
+            self._ended = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
+        for _ in order:
+            assert self._order.batches is order, "two readings of one reader at once"
+            try:
+                item = next(found)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                self._loader = self._ended = None
+                raise ReaderError(
+                    f"a process that decodes images of {images.name} died ({error}); most often memory is short: use a "
+                    "smaller --batch-size or --image-size, or fewer processes (num_workers of images.load)"
+                ) from error
+            if isinstance(item, FmcsBenchError):
+                raise item
+            yield item
+
+
+class _Order(Sampler[np.ndarray]):
+    """The batches that a reader was asked for last; the loader keeps this object for good."""
+
+    def __init__(self) -> None:
+        self.batches: list[np.ndarray] = []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Decoding(Dataset[Any]):
+    """What a worker process has: it takes row numbers and gives NumPy arrays.
+
+    Arrays go through a pipe. Torch's tensors would go through shared memory, which containers limit to 64 MB and
+    whose files count against the limit of open ones; decoding takes many times longer than the pipe.
+
+    Errors are handed over as values, since torch would put a traceback into their message.
+    """
+
+    def __init__(self, images: EncodedImages) -> None:
+        self._images = images
+
+    def __getitem__(self, rows_B: np.ndarray) -> np.ndarray | FmcsBenchError:
+        try:
+            return self._images[rows_B]
+        except FmcsBenchError as error:
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

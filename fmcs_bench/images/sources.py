@@ -1,0 +1,227 @@
+"""Datasets as torchvision keeps them on disk: mnist, fashionmnist, cifar10, cifar100, caltech101, flowers102.
+
+The id of an image is its position: training images first, then the source's own test images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmcs_bench.core.errors import MissingDataError
+from fmcs_bench.images.base import REGISTRY, UNKNOWN, Listing, Request, from_memory
+from fmcs_bench.images.encoded import Files, read_encoded
+
+_CIFAR_CITATION = "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009"
+_IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+
+
+@REGISTRY.register("mnist")
+def mnist(request: Request) -> Listing:
+    """60,000 + 10,000 grey images of handwritten digits, 28 x 28."""
+    return _idx(
+        request,
+        "MNIST",
+        classes=tuple(str(i) for i in range(10)),
+        licence="CC BY-SA 3.0",
+        citation=(
+            "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition. "
+            "Proceedings of the IEEE 86, 1998"
+        ),
+    )
+
+
+@REGISTRY.register("fashionmnist")
+def fashionmnist(request: Request) -> Listing:
+    """60,000 + 10,000 grey images of clothes, 28 x 28."""
+    from torchvision.datasets import FashionMNIST
+
+    return _idx(
+        request,
+        "FashionMNIST",
+        classes=tuple(FashionMNIST.classes),
+        licence="MIT",
+        citation=(
+            "H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
+            "Algorithms. arXiv 1708.07747, 2017"
+        ),
+    )
+
+
+@REGISTRY.register("cifar10")
+def cifar10(request: Request) -> Listing:
+    """50,000 + 10,000 colour images, 32 x 32, of 10 classes."""
+    from torchvision.datasets import CIFAR10
+
+    return _cifar(request, CIFAR10)
+
+
+@REGISTRY.register("cifar100")
+def cifar100(request: Request) -> Listing:
+    """50,000 + 10,000 colour images, 32 x 32, of 100 classes."""
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(request, CIFAR100)
+
+
+@REGISTRY.register("caltech101")
+def caltech101(request: Request) -> Listing:
+    """About 8,700 photographs of different sizes, of 101 classes; the source has no test images of its own."""
+    from torchvision.datasets import Caltech101
+
+    inside = "caltech101/101_ObjectCategories"
+    folder = _folder(request, "Caltech101", [inside], partial(Caltech101, download=True)) / inside
+    source = _open(request, partial(Caltech101, folder.parents[1]), folder)
+    paths = [
+        folder / source.categories[label] / f"image_{number:04d}.jpg"
+        for label, number in zip(source.y, source.index, strict=True)
+    ]
+    return Listing(
+        labels_N=np.array(source.y, dtype=np.int64),
+        ids_N=np.arange(len(paths), dtype=np.int64),
+        is_test_N=None,
+        classes=tuple(source.categories),
+        licence="CC BY 4.0",
+        citation="F.-F. Li, M. Andreeto, M. Ranzato, P. Perona: Caltech 101. CaltechDATA, 2022",
+        read=partial(read_encoded, source=Files(paths), request=request),
+    )
+
+
+@REGISTRY.register("flowers102")
+def flowers102(request: Request) -> Listing:
+    """2,040 + 6,149 photographs of different sizes, of 102 classes; the source's train and val are trained on."""
+    from torchvision.datasets import Flowers102
+
+    inside = [f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")]
+    root = _folder(request, "Flowers102", inside, partial(Flowers102, download=True))
+    # A loader that hands on the path: torchvision knows which files there are, we decode those that are used.
+    found = [
+        list(_open(request, partial(Flowers102, root, split=split, loader=_same), root / "flowers-102"))
+        for split in ("train", "val", "test")
+    ]
+    everything = [item for part in found for item in part]
+    ids_N = np.arange(len(everything), dtype=np.int64)
+    return Listing(
+        labels_N=np.array([label for _, label in everything], dtype=np.int64),
+        ids_N=ids_N,
+        is_test_N=ids_N >= len(everything) - len(found[-1]),
+        classes=tuple(Flowers102.classes),
+        licence=UNKNOWN,
+        citation=(
+            "M.-E. Nilsback, A. Zisserman: Automated Flower Classification over a Large Number of Classes. "
+            "Indian Conference on Computer Vision, Graphics and Image Processing, 2008"
+        ),
+        read=partial(read_encoded, source=Files([path for path, _ in everything]), request=request),
+    )
+
+
+def _same(path: Path) -> Path:
+    return path
+
+
+def _idx(request: Request, kind: str, *, classes: tuple[str, ...], licence: str, citation: str) -> Listing:
+    import torchvision.datasets
+
+    inside = [f"{kind}/raw/{name}" for name in _IDX]
+    root = _folder(request, kind, inside, partial(getattr(torchvision.datasets, kind), download=True))
+    train, train_labels, test, test_labels = (_read_idx(root / file) for file in inside)
+    for images, labels in ((train, train_labels), (test, test_labels)):
+        if len(images) != len(labels):
+            raise MissingDataError(f"{root / kind / 'raw'} has {len(images)} images and {len(labels)} labels")
+    images_NCHW = np.concatenate([train, test])[:, None]
+    ids_N = np.arange(len(images_NCHW), dtype=np.int64)
+    return Listing(
+        labels_N=np.concatenate([train_labels, test_labels]).astype(np.int64),
+        ids_N=ids_N,
+        is_test_N=ids_N >= len(train),
+        classes=classes,
+        licence=licence,
+        citation=citation,
+        read=from_memory(images_NCHW),
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file: 0, 0, 8 (the type), number of dimensions; big-endian sizes; values."""
+    num_dims = int(path.name.split("-idx")[1][0])
+    data = path.read_bytes()
+    header = 4 + 4 * num_dims
+    shape = np.frombuffer(data[4:header].ljust(4 * num_dims, b"\0"), dtype=">u4").tolist()
+    if data[:4] != bytes([0, 0, 8, num_dims]) or len(data) != header + math.prod(shape):
+        raise MissingDataError(f"{path} is damaged or incomplete ({len(data):,} bytes); remove it and get it again")
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _cifar(request: Request, kind: Any) -> Listing:
+    files = [kind.meta["filename"], *(name for name, _ in [*kind.train_list, *kind.test_list])]
+    inside = [f"{kind.base_folder}/{name}" for name in files]
+    root = _folder(request, kind.__name__, inside, partial(kind, download=True))
+    # torchvision compares every file's MD5 before it unpickles one.
+    train, test = (_open(request, partial(kind, root, train=train), root / kind.base_folder) for train in (True, False))
+    images_NCHW = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
+    ids_N = np.arange(len(images_NCHW), dtype=np.int64)
+    return Listing(
+        labels_N=np.array([*train.targets, *test.targets], dtype=np.int64),
+        ids_N=ids_N,
+        is_test_N=ids_N >= len(train.data),
+        classes=tuple(train.classes),
+        licence=UNKNOWN,
+        citation=_CIFAR_CITATION,
+        read=from_memory(np.ascontiguousarray(images_NCHW)),
+    )
+
+
+def _open(request: Request, make: Callable[[], Any], place: Path) -> Any:
+    try:
+        return make()
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise MissingDataError(
+            f"the {request.name} files in {place} are damaged or incomplete ({_one_line(error)}); "
+            "remove them and get them again"
+        ) from error
+
+
+def _folder(request: Request, kind: str, inside: Sequence[str], fetch: Callable[[Path], Any]) -> Path:
+    """The data folder, after a check that the dataset's files are in it; fetches them where that was asked for.
+
+    Raises:
+        MissingDataError: no folder was named, a file is missing, or the download failed.
+    """
+    how = (
+        f"get them with `python -c \"import torchvision; torchvision.datasets.{kind}('DIR', download=True)\"` "
+        "and name that folder with --data-dir DIR or FMCS_BENCH_DATA, or let `build --download` do it"
+    )
+    root = request.data_dir
+    if root is None:
+        raise MissingDataError(f"the image dataset {request.name} needs its files, and no folder was named: {how}")
+    if request.download and _missing(root, inside):
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # torchvision says on standard output where it downloads
+                fetch(root)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise MissingDataError(
+                f"{request.name} is not in {root} and could not be downloaded ({_one_line(error)}); {how}"
+            ) from error
+    missing = _missing(root, inside)
+    if missing:
+        folder = root / inside[0].rpartition("/")[0]
+        names = ", ".join(name.rpartition("/")[2] for name in missing)
+        other = root / request.name
+        hint = f"; {other} has Parquet files: --dataset hub:{other} reads those" if any(other.glob("*.parquet")) else ""
+        raise MissingDataError(f"no {request.name} files here: looked in {folder} for {names}; {how}{hint}")
+    return root
+
+
+def _missing(root: Path, inside: Sequence[str]) -> list[str]:
+    return [name for name in inside if not (root / name).exists()]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

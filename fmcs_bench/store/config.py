@@ -1,0 +1,66 @@
+"""The configuration of a build, which the manifest of its dataset holds."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fmcs_bench.core.options import NAME_PATTERN
+from fmcs_bench.training.recipes import ConvergenceRule, RunConfig
+
+
+class BuildConfig(RunConfig):
+    """Everything that decides what an FMCS dataset holds."""
+
+    image_dataset: str = "digits"
+    stages: int = Field(ge=2, le=99, description="K, the number of FMCS")
+    runs: int = Field(2, ge=1, description="training runs")
+    held_out_runs: Literal[2] = Field(2, description="one validation run and one test run")
+    limit: int | None = Field(None, ge=1, description="at most this many images in each split")
+    codec: Literal["zstd", "pco", "q8"] = Field("zstd", description="of the maps; q8 is lossy")
+    markers: Literal["loss", "epoch"] = "loss"
+    convergence: ConvergenceRule = ConvergenceRule()
+    seed: int = Field(0, ge=0, description="seed of the first run; run i has seed + i")
+    name: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.]{0,63}$")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(NAME_PATTERN, self.dataset_name):
+            raise ValueError(
+                f"the image dataset {self.image_dataset!r} and the backbone {self.backbone!r} give the name "
+                f"{self.dataset_name!r}; it names a folder, so up to 128 letters, digits, '_', '.' and '-' are allowed"
+            )
+        return self
+
+    @classmethod
+    def create(cls, **options: Any) -> Self:
+        """Fill what is not given (or None) with the defaults of the image dataset.
+
+        Raises:
+            ConfigError: an unknown option or a value out of range.
+        """
+        given = {key: value for key, value in options.items() if value is not None}
+        small = given.get("image_dataset", "digits") == "digits"
+        defaults = {
+            "image_size": 32 if small else 224,
+            "stages": 7 if small else 9,
+            "epochs": 20 if small else 30,
+        }
+        return cls.make(**(defaults | given))
+
+    @property
+    def run_roles(self) -> dict[int, Literal["training", "validation", "test"]]:
+        """Role of each run by its seed: the training runs first, then the validation run, then the test run."""
+        seeds = range(self.seed, self.seed + self.runs + 2)
+        return {
+            seed: "training" if i < self.runs else "validation" if i == self.runs else "test"
+            for i, seed in enumerate(seeds)
+        }
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the FMCS dataset: image dataset, backbone, size and the given name."""
+        backbone = self.backbone.replace("/", "_")
+        return f"{self.image_dataset}-{backbone}-{self.image_size}px-{self.name}"

@@ -1,0 +1,342 @@
+"""The only training loop: it trains backbones for runs, RAL and DueHeadNet, and fits evaluator networks.
+
+Flow: uint8 images or float16 maps, on the device or read batch by batch -> batches in an order that the seed decides,
+of each this process's share, augmented -> loss of the objective -> optimiser -> history, and the weights of the last or
+of the best epoch. What happens after a step or an epoch (checkpoints, validation) comes in as a function whose answer
+the history keeps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fmcs_bench import launcher
+from fmcs_bench.core.errors import ConfigError, DivergedError
+from fmcs_bench.core.seeding import derive
+from fmcs_bench.processes import Processes
+from fmcs_bench.training.augmentation import Augmentation
+from fmcs_bench.training.recipes import Precision, Recipe
+
+Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Reader = Callable[[Sequence[np.ndarray]], Iterator[torch.Tensor]]
+"""Row numbers of each batch -> inputs of each batch, on the device, in this order."""
+SECONDS_BETWEEN_STATES = 20.0
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Examples, and how they become the input of a network.
+
+    Attributes:
+        inputs: [N, ...], of any dtype, on the device; or who reads them batch by batch, where they do not fit there.
+        targets_N: int64, on the device.
+        prepare: inputs of a batch -> float32 input of the network.
+    """
+
+    inputs: torch.Tensor | Reader
+    targets_N: torch.Tensor
+    prepare: Callable[[torch.Tensor], torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.targets_N)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.targets_N.device
+
+    def num_steps(self, batch_size: int) -> int:
+        """Steps of one epoch."""
+        return -(-len(self) // batch_size)
+
+    def parts(self, order_N: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
+        """Row numbers of ``ceil(N / batch_size)`` batches whose sizes differ by at most one, on the device.
+
+        Equal parts instead of a small rest: nothing is dropped, and batch norm never sees a batch of one.
+        """
+        return order_N.to(self.device).tensor_split(self.num_steps(batch_size))
+
+    def read(
+        self, parts: Sequence[torch.Tensor], augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Input of the network and targets of each batch.
+
+        Args:
+            parts: row numbers of each batch, on the device.
+            augment: (prepared inputs, row numbers) -> inputs.
+        """
+        found: Iterator[torch.Tensor]
+        if isinstance(self.inputs, torch.Tensor):
+            found = map(self.inputs.__getitem__, parts)
+        else:
+            found = self.inputs([part.cpu().numpy() for part in parts])
+        for index_B, inputs in zip(parts, found, strict=True):
+            prepared = self.prepare(inputs)
+            yield prepared if augment is None else augment(prepared, index_B), self.targets_N[index_B]
+
+    def in_order(self, order_N: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Every example once, in this order, in the batches of ``parts``."""
+        return self.read(self.parts(order_N, batch_size))
+
+
+@dataclass
+class History:
+    """What a training leaves behind besides the weights.
+
+    Attributes:
+        losses: one training loss per step, in nats.
+        step_notes: answers of ``after_step`` that are not None.
+        epoch_notes: answers of ``after_epoch``; one per finished epoch.
+        best_epoch: whose weights the model has, from 1; None where those of the last epoch were asked for.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    step_notes: list[dict[str, Any]] = field(default_factory=list)
+    epoch_notes: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+
+
+def fit(
+    model: nn.Module,
+    data: Batches,
+    loss: Loss,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    state_path: Path | None = None,
+    after_step: Callable[[int], dict[str, Any] | None] | None = None,
+    after_epoch: Callable[[int, float], dict[str, Any]] | None = None,
+    best_by: str | None = None,
+) -> History:
+    """Train ``model`` in place.
+
+    Order of batches, augmentation and noise (dropout) come from ``seed`` and the epoch alone: two methods with one seed
+    see the same batches, and a resumed training goes on as if it had never stopped.
+
+    Several processes (see ``processes``) train one model: all call this with the same arguments, the functions and the
+    path below are those of the main process alone, and all get the same history and weights. The model is that of one
+    process but for rounding, except where a layer or loss looks at a batch as a whole: batch norm normalises each
+    share, and noise differs.
+
+    Args:
+        model: the network; only parameters that require gradients are trained.
+        data: the training examples.
+        loss: (model, inputs, targets) -> scalar, a mean over the batch.
+        recipe: optimiser, schedule (annealed over ``epochs``, per step), batch size, precision and augmentation.
+        epochs: at least 1.
+        seed: of order, augmentation and noise; weights are the caller's affair.
+        state_path: where the state is kept about every 20 seconds, and found again after a kill; removed at the end.
+        after_step: called with the number of steps done; its answer, if any, is kept.
+        after_epoch: called with the number of epochs done and the epoch's mean loss; its answer is kept, and one with
+            ``"stop": True`` ends the training.
+        best_by: key of the answers of ``after_epoch``: the model ends with the weights of the epoch with the highest
+            value, the first of equals. None keeps those of the last epoch.
+
+    Raises:
+        DivergedError: a loss, or a value of ``best_by``, is NaN or infinite.
+        ConfigError: see ``Processes``.
+    """
+    team = Processes.join(data.device)
+    optimizer, scheduler = _optimizer(model, recipe, epochs * data.num_steps(recipe.batch_size))
+    state = _State(model, optimizer, scheduler)
+    state.resume(state_path, team)
+    history, saved = state.history, time.monotonic()
+    loss_of = team.joined(_LossModule(model, loss))
+    for epoch in range(len(history.epoch_notes), epochs):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+        parts = data.parts(order, recipe.batch_size)
+        shares = [team.share(part) for part in parts]
+        augment = Augmentation.of(recipe, len(data), seed=derive(seed, "augmentation", epoch), device=data.device)
+        losses: list[torch.Tensor] = []
+        step_notes: list[dict[str, Any]] = []
+        with torch.random.fork_rng(devices=_cuda_devices(data.device)):
+            torch.manual_seed(derive(seed, "noise", epoch, *([] if team.is_main else [team.rank])))
+            model.train()
+            for part, (inputs, targets_B) in zip(parts, data.read(shares, augment), strict=True):
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(inputs.device, recipe.precision):
+                    value = team.weighted(loss_of(inputs, targets_B), len(targets_B), len(part))
+                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                optimizer.step()
+                scheduler.step()
+                losses.append(value.detach())
+                team.average_statistics(model)
+                note = after_step(len(history.losses) + len(losses)) if after_step and team.is_main else None
+                if note is not None:
+                    step_notes.append(note)
+                    model.train()
+        history.losses.extend(_finite(team.mean(torch.stack(losses)), epoch))
+        mean = sum(history.losses[-len(losses) :]) / len(losses)
+        epoch_note: dict[str, Any] = team.done_by_main(partial(after_epoch, epoch + 1, mean) if after_epoch else dict)
+        history.step_notes.extend(team.from_main(step_notes))
+        history.epoch_notes.append(epoch_note)
+        if best_by is not None:
+            state.keep_best(best_by)
+        if epoch_note.get("stop"):
+            break
+        if state_path is not None and team.is_main and time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+            state.save(state_path)
+            saved = time.monotonic()
+    state.finish(state_path, team)
+    return history
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, data: Batches, *, batch_size: int = 512, precision: Precision = "float32"
+) -> torch.Tensor:
+    """Outputs of ``model`` in eval mode for all examples in order, float32 [N, ...]; the model stays in eval mode."""
+    model.eval()
+    order = torch.arange(len(data))
+    with autocast(data.device, precision):
+        return torch.cat([model(inputs).float() for inputs, _ in data.in_order(order, batch_size)])
+
+
+def accuracy(model: nn.Module, data: Batches, *, precision: Precision = "float32") -> float:
+    """Share of the examples whose largest output is their target."""
+    return float((predict(model, data, precision=precision).argmax(dim=1) == data.targets_N).double().mean())
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where a network computes in this precision; with float32 it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where torch has one, else the CPU.
+
+    Of several processes on one machine each gets a GPU of its own for ``auto`` and ``cuda``.
+
+    Raises:
+        ConfigError: no such device, or torch cannot use it here; there is no fallback.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from None
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What another process gives to ``choose_device`` for a device of its own that is like this one.
+
+    Example:
+        >>> device_name(torch.device("cuda:1"))  # of one process; of several each has another number
+        'cuda:1'
+    """
+    return str(device) if launcher.num_processes() == 1 else device.type
+
+
+def _optimizer(
+    model: nn.Module, recipe: Recipe, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    else:
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.schedule == "cosine":
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _finite(losses: torch.Tensor, epoch: int) -> list[float]:
+    values = losses.double()
+    if not bool(values.isfinite().all()):
+        step = int((~values.isfinite()).nonzero()[0]) + 1
+        message = f"the training loss is {float(values[step - 1])} at step {step} of epoch {epoch + 1}"
+        raise DivergedError(message, epoch + 1)
+    return [float(value) for value in values.tolist()]
+
+
+def _cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+class _LossModule(nn.Module):
+    """A model and its loss as one module, because gradients are averaged for a module with a ``forward``."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, inputs: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.model, inputs, targets_B)
+
+
+@dataclass
+class _State:
+    """All that a training that was killed needs to go on."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    history: History = field(default_factory=History)
+    best: dict[str, torch.Tensor] | None = None
+
+    def keep_best(self, best_by: str) -> None:
+        """Keep the weights if the last epoch is the best so far."""
+        notes, best_epoch = self.history.epoch_notes, self.history.best_epoch
+        value = notes[-1][best_by]
+        if not math.isfinite(value):
+            raise DivergedError(f"{best_by} is {value} after epoch {len(notes)}", len(notes))
+        if best_epoch is None or value > notes[best_epoch - 1][best_by]:
+            self.history.best_epoch = len(notes)
+            self.best = {name: weights.clone() for name, weights in self.model.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "history": asdict(self.history),
+                "best": self.best,
+            },
+            part,
+        )
+        part.replace(path)
+
+    def resume(self, path: Path | None, team: Processes) -> None:
+        """Go on where ``path`` was saved, if it was; the main process reads for all."""
+        found = None
+        if path is not None and team.is_main and path.exists():
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = team.from_main(found)
+        if found is None:
+            return
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.scheduler.load_state_dict(found["scheduler"])
+        self.history, self.best = History(**found["history"]), found["best"]
+
+    def finish(self, path: Path | None, team: Processes) -> None:
+        """Leave the model with the weights that were asked for, in eval mode, and no file."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        if path is not None and team.is_main:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".part").unlink(missing_ok=True)  # of a kill while it was written

@@ -1,0 +1,205 @@
+"""The networks of the training track: made for a unit of work, counted, and looked at while they are trained.
+
+Flow: method, dataset's backbone, seed of the weights -> network with its initial weights -> parameters, FLOPs of a
+step, predicted classes and the score of its maps.
+
+Tensor names: B batch, C channels of images, D channels of maps, H height, W width, K stages, N images.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.options import BackboneOptions
+from fmcs_bench.backbones.smallcnn import SmallCnn
+from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.results.units import Longer, TrainingUnit
+from fmcs_bench.training.loop import Batches, autocast
+from fmcs_bench.training.losses import Judge, Objective, run_network
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Precision
+
+FAMILIES = (
+    ("seresnet18", "seresnet34", "seresnet50", "seresnet101", "seresnet152"),
+    ("timm/resnet18", "timm/resnet34", "resnet50", "timm/resnet101", "timm/resnet152"),
+    ("torchvision/resnet18", "torchvision/resnet34", "torchvision/resnet50", "torchvision/resnet101",
+     "torchvision/resnet152"),
+    ("torchvision/shufflenet_v2_x0_5", "shufflenet_v2", "torchvision/shufflenet_v2_x1_5",
+     "torchvision/shufflenet_v2_x2_0"),
+)  # fmt: skip
+"""Backbones of one kind, from small to large; ``smallcnn`` comes in every width."""
+TOLERANCE = 0.25
+"""How far the control may be from DueHeadNet's number of parameters, as a share of it."""
+
+
+def make_network(unit: TrainingUnit, num_classes: int) -> Backbone:
+    """The network of a unit with its initial weights; a single network and a first head of one seed are equal.
+
+    Raises:
+        FmcsBenchError: see ``make``.
+    """
+    return make(
+        unit.method,
+        unit.backbone,
+        unit.backbone_options,
+        num_classes=num_classes,
+        image_size=unit.image_size,
+        seed=unit.weights_seed,
+    )
+
+
+def make(
+    method: Method, backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int, seed: int
+) -> Backbone:
+    """The network of a method.
+
+    Args:
+        method: of the training track.
+        backbone: the dataset's, for methods that name no other.
+        options: of the dataset's backbone; another one has none.
+        num_classes: of the image dataset.
+        image_size: side of the images, in pixels.
+        seed: of the weights.
+
+    Raises:
+        UnknownNameError: no such backbone.
+        ConfigError: it cannot take these images, cannot be a head of DueHeadNet, or has no published weights.
+        MissingDataError: published weights cannot be had.
+    """
+    name, options = (backbone, options) if method.backbone is None else (method.backbone, BackboneOptions())
+    if method.network == "single":
+        return backbones.create(name, num_classes, seed=seed, image_size=image_size, options=options)
+    assert method.fusion is not None  # Method has checked it
+    if method.pretrained_first:
+        options = options.model_copy(update={"pretrained": True})
+    return dueheadnet.create(name, num_classes, fusion=method.fusion, image_size=image_size, seed=seed, options=options)
+
+
+def judged_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
+    """Shape (D, H, W) of the maps that a judge is asked about: those of one head where there are two."""
+    return backbones.map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
+
+
+def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int) -> str:
+    """The single backbone whose number of parameters is nearest to that of DueHeadNet, of the same kind.
+
+    DueHeadNet is the one with the fusion ``add``: two heads and one classifier. Near is a ratio, so that half and
+    double are equally far.
+
+    Args:
+        backbone: of DueHeadNet.
+        options: of that backbone.
+        num_classes: of the image dataset.
+        image_size: side of the images, in pixels.
+
+    Returns:
+        A name for ``backbones.create``; of ``smallcnn`` a width, as ``smallcnn/23``.
+
+    Raises:
+        ConfigError: the backbone is of no kind that comes in sizes, or no size is within 25 %.
+
+    Example:
+        >>> equal_parameters("smallcnn", BackboneOptions(), num_classes=10, image_size=32)
+        'smallcnn/23'
+    """
+    # The count is that of two heads and one classifier, without making a DueHeadNet, which not every backbone can be.
+    create = partial(backbones.create, num_classes=num_classes, seed=0, image_size=image_size)
+    one, headless = create(backbone, options=options), create(backbone, options=options)
+    headless.drop_head()
+    wanted = backbones.num_parameters(one) + backbones.num_parameters(headless)
+    if backbone == "smallcnn" or backbone.startswith("smallcnn/"):
+        width = int(backbone.partition("/")[2] or SmallCnn.usual_width)
+        candidates = tuple(f"smallcnn/{2 * width - i}" for i in range(width))
+    else:
+        plain = backbone.partition(".")[0]
+        candidates = next((family for family in FAMILIES if plain in _names(family)), ())
+    if not candidates:
+        known = "; ".join(", ".join(family) for family in (("smallcnn",), *FAMILIES))
+        raise ConfigError(
+            f"equal-parameters knows no larger network of the kind of {backbone}, only of {known}; name one yourself: "
+            "--method single-NAME"
+        )
+    counts = {name: backbones.num_parameters(create(name)) for name in candidates}
+    name = min(counts, key=lambda name: (abs(math.log(counts[name] / wanted)), counts[name]))
+    if abs(counts[name] - wanted) > TOLERANCE * wanted:
+        raise ConfigError(
+            f"DueHeadNet of {backbone} has {wanted:,} parameters, and the nearest network of its kind, {name}, has "
+            f"{counts[name]:,}, which is more than {TOLERANCE:.0%} away; name another yourself: --method single-NAME"
+        )
+    return name
+
+
+def _names(family: tuple[str, ...]) -> set[str]:
+    """As they stand there, and as the library calls those with a short name."""
+    library = {"shufflenet_v2": "torchvision/shufflenet_v2_x1_0"}
+    return {*family, *(library.get(name, f"timm/{name}") for name in family if "/" not in name)}
+
+
+def longer(
+    backbone: str, options: BackboneOptions, judge: Judge, *, epochs: int, num_classes: int, image_size: int
+) -> Longer:
+    """How long a baseline is trained to cost what RAL with a judge costs.
+
+    The ratio is that of the FLOPs of one step, forward and backward, as PyTorch counts them: matrix products and
+    convolutions. It is counted on the CPU with two images, and does not depend on weights or time.
+
+    Args:
+        backbone: of both.
+        options: of the backbone.
+        judge: frozen, on the CPU.
+        epochs: of RAL.
+        num_classes: of the image dataset.
+        image_size: side of the images, in pixels.
+    """
+    images_BCHW = torch.ones(2, 3, image_size, image_size)
+
+    def flops(method: Method) -> int:
+        model = backbones.create(backbone, num_classes, seed=0, image_size=image_size, options=options).train()
+        counter = FlopCounterMode(display=False)
+        # Attention as plain products: PyTorch counts some of the fused kernels and not others.
+        with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]), counter:
+            Objective(method, judge)(model, images_BCHW, torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+        return int(counter.get_total_flops())
+
+    ratio = flops(Method(raf=0.5)) / flops(Method())
+    return Longer(flops_ratio=ratio, epochs=math.ceil(round(epochs * ratio, 9)))
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, data: Batches, watcher: Judge | None = None, *, precision: Precision = "float32"
+) -> tuple[torch.Tensor, float | None]:
+    """What a network answers about images, and how converged a judge takes its maps to be; nothing is changed by it.
+
+    Args:
+        model: is in eval mode afterwards.
+        data: images and their labels, in order.
+        watcher: None asks nobody.
+        precision: that the network computes in.
+
+    Returns:
+        The predicted class of every image, int64 [N]; and the mean over images of the expected FMCS, in [1, K] (of two
+        judged maps of one image, their mean).
+    """
+    model.eval()
+    predicted, total = [], 0.0
+    with autocast(data.device, precision):
+        for images_BCHW, _ in data.in_order(torch.arange(len(data)), 512):
+            judged, _, logits_BC = run_network(model, images_BCHW)
+            assert logits_BC is not None  # asked for
+            predicted.append(logits_BC.float().argmax(dim=1))
+            for maps in judged if watcher else ():
+                assert watcher is not None
+                probs_BK = watcher(maps).float().softmax(dim=1)
+                steps_K = torch.arange(probs_BK.shape[1], dtype=torch.float32, device=data.device)
+                total += float((probs_BK @ steps_K).sum()) / len(judged)
+    return torch.cat(predicted), 1 + total / len(data) if watcher else None
