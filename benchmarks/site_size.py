@@ -17,8 +17,7 @@ from pathlib import Path
 from result import report, seconds
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where records are made up
-import many_records
-import record_factory
+from helpers import many_records, record_factory
 
 from fmcs_bench.leaderboard import build as leaderboard
 

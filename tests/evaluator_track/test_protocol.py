@@ -1,0 +1,283 @@
+"""Sides of the protocol: enough images in each, and none on two."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build_tiny, subprocess_environment
+
+from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError, UnitsFailedError
+from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track import protocol
+from fmcs_bench.evaluator_track.calls import flops_per_map
+from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
+from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.store.fidelity import Fidelity
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.selection import MapSet
+from fmcs_bench.training.recipes import ConvergenceRule
+
+RULE = ConvergenceRule(threshold=0.1)
+
+
+@pytest.fixture
+def dataset(tiny_dataset: FmcsDataset) -> FmcsDataset:
+    """Of its own for each test, which may change what was read."""
+    return open_dataset(tiny_dataset.path)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> FmcsDataset:
+    """Another image size: other runs, and maps of another shape."""
+    return build_tiny(tmp_path_factory.mktemp("other"), image_size=24, name="other", convergence=RULE)
+
+
+@pytest.fixture(scope="module")
+def other_codec(tmp_path_factory: pytest.TempPathFactory) -> FmcsDataset:
+    """The same runs and images, stored with a loss."""
+    return build_tiny(tmp_path_factory.mktemp("q8"), codec="q8", name="q8")
+
+
+def test_no_image_and_no_run_stands_on_two_sides(dataset: FmcsDataset) -> None:
+    sides = protocol.select(dataset, protocol.Limits())
+    ids = {name: set(selection.image_ids_M.tolist()) for name, selection in sides.items()}
+    runs = {name: set(selection.runs_M.tolist()) for name, selection in sides.items()}
+    for learned in ("train", "validation_run"):
+        for asked in ("same_run", "test_run", "unseen"):
+            assert not ids[learned] & ids[asked]
+    assert not ids["train"] & ids["validation_run"]
+    assert runs["train"] == runs["same_run"] == set(dataset.seeds("training"))
+    assert not runs["train"] & (runs["validation_run"] | runs["test_run"] | runs["unseen"])
+    assert not runs["validation_run"] & (runs["same_run"] | runs["test_run"] | runs["unseen"])
+    assert all(len(found) == 60 for found in ids.values())
+
+
+def with_arrays(dataset: FmcsDataset, **arrays: np.ndarray) -> FmcsDataset:
+    dataset._read_arrays.update(arrays)
+    return dataset
+
+
+def test_an_image_on_two_sides_is_told_before_anything_is_fitted(dataset: FmcsDataset, tmp_path: Path) -> None:
+    ids, splits = np.array(dataset.array("image_id")[:]), np.array(dataset.array("split")[:])
+    ids[np.flatnonzero(splits == 2)[3]] = ids[np.flatnonzero(splits == 0)[0]]
+    with pytest.raises(DatasetError, match=f"the image {ids[splits == 0][0]} stands on two sides, train and same_run"):
+        evaluate_dataset(with_arrays(dataset, image_id=ids), Workspace(tmp_path), evaluator_names=["norm"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("train", "test_run"), ("validation_run", "unseen"), ("train", "validation_run")]
+)
+def test_a_run_on_two_sides_is_told(dataset: FmcsDataset, one: str, other: str) -> None:
+    sides = protocol.select(dataset, protocol.Limits())
+    leaky = copy.copy(sides[other])
+    leaky.runs_M = np.full_like(leaky.runs_M, sides[one].runs_M[0])
+    with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} stands on two sides, {one} and {other}"):
+        protocol.check_apart({**sides, other: leaky}, dataset.id)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "message"),
+    [
+        ({}, 1, "it has 1 in train, 1 in validation, 1 in test, 1 in unseen; use a larger --limit"),
+        ({"validation": 0}, None, "it has 0 in validation; build it from more images"),
+        ({"unseen": 0, "test": 1}, None, "it has 1 in test, 0 in unseen; build it from more images"),
+    ],
+)
+def test_too_few_images_are_told_before_anything_is_fitted(
+    dataset: FmcsDataset, tmp_path: Path, sizes: dict[str, int], limit: int | None, message: str
+) -> None:
+    images = dataset.manifest.images
+    images = images.model_copy(update={"num_images": images.num_images | sizes})
+    dataset.manifest = dataset.manifest.model_copy(update={"images": images})
+    with pytest.raises(ConfigError, match=f"too small for the protocol, which needs 2 images .*; {message}"):
+        evaluate_dataset(dataset, Workspace(tmp_path), evaluator_names=["norm"], num_seeds=1, limit=limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fails_after_spoiling(maps: MapSet) -> float:
+    maps.maps_MDHW[0] = 0
+    maps.stages_M[:] = 0
+    return 1 / 0
+
+
+def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
+    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(5, 5)))
+    with held.lent("a", "train", "unseen") as (train, unseen):
+        before = [array.copy() for array in (train.maps_MDHW, train.stages_M, unseen.image_ids_M)]
+        first = train
+    with held.lent("a", "train") as (train,):
+        assert train is first  # not read again
+    with (
+        pytest.raises(ProtocolError, match="evaluator a on unseen: it changed the maps"),
+        held.lent("a", "train", "unseen") as (_, unseen),
+    ):
+        unseen.image_ids_M[0] += 1
+    with pytest.raises(ZeroDivisionError), held.lent("a", "train") as (train,):
+        train.maps_MDHW[0] = fails_after_spoiling(train)
+    with held.lent("a", "train", "unseen") as (train, unseen):
+        for found, expected in zip((train.maps_MDHW, train.stages_M, unseen.image_ids_M), before, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
+def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
+    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(2, 2)))
+    for place in (0, 1234, -1):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            train.maps_MDHW.reshape(-1)[place] += 1
+    with held.lent("a", "train"):
+        pass
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 30, 1]])
+def test_a_change_of_any_map_or_label_is_found(dataset: FmcsDataset, order: slice | list[int]) -> None:
+    held = protocol.HeldMaps({"train": protocol.side(dataset, "train", protocol.Limits(11, 11)).take(order)})
+    with held.lent("a", "train") as (train,):
+        maps_MX = train.maps_MDHW.reshape(len(train), -1).copy()
+    generator = np.random.default_rng(0)
+    for m in range(len(maps_MX)):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            train.maps_MDHW.reshape(maps_MX.shape)[m, generator.integers(maps_MX.shape[1])] += 1
+    for name in ("stages_M", "image_ids_M", "runs_M"):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+            getattr(train, name)[-1] += 1
+    with held.lent("a", "train") as (train,):
+        np.testing.assert_array_equal(train.maps_MDHW.reshape(maps_MX.shape), maps_MX)
+
+
+# ---- costs
+
+
+def test_flops_are_those_of_products_and_convolutions() -> None:
+    def flops(name: str, shape: tuple[int, int, int] = (8, 4, 4)) -> int | None:
+        return flops_per_map(create(EvaluatorConfig(evaluator=name, seed=0), shape, 7), shape)
+
+    assert flops("norm") == 2 * (1 * 32 + 32 * 7)
+    assert flops("conv") == 2 * (16 * 9 * 8 * 64 + 16 * 9 * 64 * 64 + 64 * 7)
+    channel, judge = 19 * 64 + 64 * 64, 128 * 64 + 64 * 7
+    assert flops("set") == 2 * (8 * channel + judge)
+    assert [flops(name) for name in ("chance", "logistic", "boosting")] == [None, None, None]
+    # Attention: the embedding; twice queries, keys, values, output, two products of tokens, an MLP; the judge.
+    tokens, width = 16, 64
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * 2 * width
+    assert flops("attention") == 2 * (tokens * 8 * width + 2 * block + width * 7)
+
+
+def test_every_differentiable_evaluator_has_flops() -> None:
+    for name in REGISTRY:
+        evaluator = create(EvaluatorConfig(evaluator=name, seed=0), (8, 4, 4), 7)
+        found = flops_per_map(evaluator, (8, 4, 4))
+        assert (found is not None) == evaluator.differentiable
+        assert found is None or found > 0
+
+
+def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -> None:
+    names = ["norm", "chance"]
+    board = evaluate_dataset(dataset, Workspace(tmp_path), evaluator_names=names, num_seeds=1, device="cpu")
+    costs = {row.evaluator: row.records[0].cost for row in board.rows}
+    assert {name: cost.flops_per_map for name, cost in costs.items()} == {"norm": 2 * (32 + 32 * 3), "chance": None}
+    for cost in costs.values():
+        assert cost.scoring_maps == 60 * 3
+        assert cost.maps_per_second == pytest.approx(180 / cost.scoring_seconds)
+
+
+# ---- other datasets
+
+
+def records_of(workspace: Workspace) -> dict[str, EvaluatorRecord]:
+    return {record.method: record for record in RecordStore(workspace.records).all(EvaluatorRecord)}
+
+
+def test_fits_are_tested_on_another_dataset_as_they_are(
+    dataset: FmcsDataset, other: FmcsDataset, tmp_path: Path
+) -> None:
+    place = Workspace(tmp_path)
+
+    def evaluate(*test_on: FmcsDataset) -> dict[str, EvaluatorRecord]:
+        names = ["norm", "conv"]
+        board = evaluate_dataset(dataset, place, evaluator_names=names, num_seeds=1, test_on=test_on, device="cpu")
+        assert {row.evaluator: row.records[0] for row in board.rows} == records_of(place)
+        return records_of(place)
+
+    assert dataset.manifest.map_shape != other.manifest.map_shape
+    alone = evaluate()
+    weights = place.fitted(dataset.id, alone["norm"].settings, "norm", 0) / "evaluator.safetensors"
+    made = weights.stat().st_mtime_ns
+    both = evaluate(dataset, other)
+    assert weights.stat().st_mtime_ns == made
+    assert both["conv"] == alone["conv"]  # takes no maps of another shape
+    assert list(both["norm"].test_on) == [other.id]
+    assert both["norm"].metrics == alone["norm"].metrics
+    store = RecordStore(place.records)
+    predictions = unpack_predictions(predictions_path(store.path(both["norm"])).read_bytes())
+    assert recompute_test_on(predictions) == both["norm"].test_on
+    seen = protocol.side(other, "test_run", protocol.Limits())
+    np.testing.assert_array_equal(predictions[f"test_on/{other.id}/image"], np.unique(seen.image_ids_M))
+    assert set(predictions[f"test_on/{other.id}/run"]) == set(other.seeds("test"))
+    stamp = store.path(both["norm"]).stat().st_mtime_ns
+    assert evaluate(other) == evaluate() == both
+    assert store.path(both["norm"]).stat().st_mtime_ns == stamp
+    # In one go it is the same.
+    at_once = Workspace(tmp_path / "at once")
+    evaluate_dataset(dataset, at_once, evaluator_names=["norm"], num_seeds=1, test_on=[other], device="cpu")
+    assert records_of(at_once)["norm"].test_on == both["norm"].test_on
+
+
+def test_what_another_dataset_must_not_be(
+    dataset: FmcsDataset, other: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
+) -> None:
+    four = build_tiny(tmp_path, stages=4, name="four", convergence=RULE)
+    with pytest.raises(ConfigError, match=r"tell 3 stages apart, and .*-four@\w+ has 4; build one with --stages 3"):
+        protocol.check_other(dataset, four, protocol.Limits())
+    with pytest.raises(ConfigError, match=rf"{other.id} is too small"):
+        protocol.check_other(dataset, other, protocol.Limits(1, 1))
+    # Another codec of the same runs is no leak; a dataset whose test run is one of the training runs is.
+    assert len(protocol.check_other(dataset, other_codec, protocol.Limits())) == 180
+    shutil.rmtree(tmp_path)
+    shifted = build_tiny(tmp_path, name="shifted", runs=1)
+    assert shifted.seeds("test")[0] == dataset.seeds("validation")[0]
+    with pytest.raises(DatasetError, match=r"the test run of .*-shifted.* is a run that evaluators of .* learn from"):
+        protocol.check_other(dataset, shifted, protocol.Limits())
+
+
+def test_a_failure_on_another_dataset_is_named(
+    dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workspace(tmp_path)
+    evaluate_dataset(dataset, place, evaluator_names=["norm"], num_seeds=1, device="cpu")
+    before = records_of(place)
+    monkeypatch.setattr(REGISTRY["norm"], "predict_proba", lambda *_: np.zeros(3))
+    with pytest.raises(UnitsFailedError, match=f"evaluator norm on {other_codec.id}: an array of shape"):
+        evaluate_dataset(dataset, place, evaluator_names=["norm"], num_seeds=1, test_on=[other_codec], device="cpu")
+    assert records_of(place) == before
+
+
+def test_fidelity_of_lossy_storage_is_one_line_of_json(
+    dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
+) -> None:
+    script = Path(__file__).parents[2] / "benchmarks/fidelity.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, dataset.path, other_codec.path, "--evaluator", "norm", "--seeds", "2"],
+        capture_output=True, text=True, env=subprocess_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    found = Fidelity.from_json(json.loads(line))
+    assert found.is_of(dataset.manifest)
+    assert found.is_of(other_codec.manifest)
+    figures = json.loads(line)["evaluators"]["norm"]
+    assert figures["mae_difference"]["num"] == 2
+    assert 0 < figures["probability"]["mean"] < figures["probability"]["largest"] < 0.1
+    assert 0 <= figures["changed"]["mean"] < 0.05

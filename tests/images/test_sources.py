@@ -1,0 +1,175 @@
+"""Datasets as torchvision keeps them on disk, from small files in its own formats."""
+
+import pickle
+import urllib.error
+
+import numpy as np
+import pytest
+import torchvision.datasets as tv
+from PIL import Image
+from scipy.io import savemat
+from test_images_load import MNIST_FILES, write_idx
+
+from fmcs_bench.core.errors import ImageError, MissingDataError
+from fmcs_bench.images import load as images
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, num in (("train", 300), ("t10k", 50)):
+        write_idx(raw / MNIST_FILES[part, "images"], RNG.integers(0, 256, (num, 28, 28)))
+        write_idx(raw / MNIST_FILES[part, "labels"], np.arange(num) % 10)
+    return tmp_path
+
+
+def test_fashionmnist_is_what_torchvision_reads(fashion):
+    dataset = images.load("fashionmnist", fashion)
+    for train, rows in ((True, slice(0, 300)), (False, slice(300, 350))):
+        source = tv.FashionMNIST(fashion, train=train)
+        np.testing.assert_array_equal(dataset.images_NCHW[rows, 0], source.data)
+        np.testing.assert_array_equal(dataset.labels_N[rows], source.targets)
+    assert dataset.classes[9] == "Ankle boot"
+    assert dataset.licence == "MIT"
+    np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(300, 350))
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def cifar(request, tmp_path, monkeypatch):
+    """A folder with files in the format of CIFAR, of other content; their MD5 are not compared."""
+    kind, num_classes = {"cifar10": (tv.CIFAR10, 10), "cifar100": (tv.CIFAR100, 100)}[request.param]
+    label, names = ("labels", "label_names") if num_classes == 10 else ("fine_labels", "fine_label_names")
+    for part in ("train_list", "test_list"):
+        monkeypatch.setattr(kind, part, [[name, None] for name, _ in getattr(kind, part)])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": None})
+    folder = tmp_path / kind.base_folder
+    folder.mkdir()
+    for name, _ in [*kind.train_list, *kind.test_list]:
+        rows = {"data": RNG.integers(0, 256, (500, 3072), dtype=np.uint8), label: [i % num_classes for i in range(500)]}
+        (folder / name).write_bytes(pickle.dumps(rows))
+    meta = {names: [f"class {i}" for i in range(num_classes)]}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(meta))
+    return request.param, kind, tmp_path
+
+
+def test_cifar_is_what_torchvision_reads(cifar):
+    name, kind, folder = cifar
+    dataset = images.load(name, folder)
+    train, test = kind(folder, train=True), kind(folder, train=False)
+    np.testing.assert_array_equal(dataset.images_NCHW.transpose(0, 2, 3, 1), np.concatenate([train.data, test.data]))
+    np.testing.assert_array_equal(dataset.labels_N, [*train.targets, *test.targets])
+    assert dataset.classes == tuple(train.classes)
+    assert dataset.licence == "unknown"
+    assert "Krizhevsky" in dataset.citation
+    np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(len(train), len(train) + 500))
+
+
+def test_cifar_files_of_other_content_are_refused_unread(cifar, monkeypatch):
+    name, kind, folder = cifar
+    monkeypatch.setattr(kind, "test_list", [[file, "0" * 32] for file, _ in kind.test_list])
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("an unchecked file was unpickled"))
+    with pytest.raises(MissingDataError, match=rf"the {name} files in .*{kind.base_folder} are damaged or incomplete"):
+        images.load(name, folder)
+
+
+def test_missing_cifar10_points_to_parquet_files_beside_it(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "train.parquet").write_bytes(b"")
+    with pytest.raises(MissingDataError, match=r"looked in .*cifar-10-batches-py .*--dataset hub:.*/cifar10 reads"):
+        images.load("cifar10", tmp_path)
+
+
+def write_photo(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def test_caltech101(tmp_path):
+    root = tmp_path / "caltech101" / "101_ObjectCategories"
+    for name in ("ant", "BACKGROUND_Google", "wrench"):
+        for i in range(1, 31):
+            write_photo(root / name / f"image_{i:04d}.jpg", (10 + i, 8))
+    dataset = images.load("caltech101", tmp_path, image_size=12)
+    assert dataset.classes == ("ant", "wrench")
+    assert dataset.images_NCHW.shape == (60, 3, 12, 12)
+    np.testing.assert_array_equal(dataset.ids_N, np.arange(60))
+    source = tv.Caltech101(tmp_path)
+    for i in (0, 29, 30, 59):
+        photo, label = source[i]
+        expected = np.asarray(photo.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(dataset.images_NCHW[i], expected)
+        assert dataset.labels_N[i] == label
+    assert 0 < len(dataset.indices("unseen")) < 30
+    (root / "ant" / "image_0003.jpg").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"image_0003\.jpg cannot be read as an image"):
+        images.load("caltech101", tmp_path, image_size=12)
+    (root / "ant" / "image_0003.jpg").rename(root / "ant" / "x.jpg")
+    with pytest.raises(MissingDataError, match=r"image_0003\.jpg cannot be opened \(No such file"):
+        images.load("caltech101", tmp_path, image_size=12)
+    (root / "BACKGROUND_Google").rename(root / "other")
+    with pytest.raises(MissingDataError, match="damaged or incomplete"):
+        images.load("caltech101", tmp_path, image_size=12)
+
+
+def test_flowers102(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tv.Flowers102, "_file_dict", {key: (name, None) for key, (name, _) in tv.Flowers102._file_dict.items()}
+    )
+    folder, num = tmp_path / "flowers-102", 408
+    for i in range(1, num + 1):
+        write_photo(folder / "jpg" / f"image_{i:05d}.jpg", (9, 6 + i % 5))
+    order = RNG.permutation(np.arange(1, num + 1))
+    savemat(folder / "imagelabels.mat", {"labels": np.arange(num) % 102 + 1})
+    train = np.arange(1, 205)  # every class twice
+    rest = order[order > 204]
+    savemat(folder / "setid.mat", {"trnid": train, "valid": rest[:100], "tstid": rest[100:]})
+    dataset = images.load("flowers102", tmp_path, image_size=8)
+    assert len(dataset.classes) == 102
+    np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(304, num))
+    source = [item for split in ("train", "val", "test") for item in tv.Flowers102(tmp_path, split=split)]
+    for i in range(0, num, 37):
+        photo, label = source[i]
+        expected = np.asarray(photo.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(dataset.images_NCHW[i], expected)
+        assert dataset.labels_N[i] == label
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "inside"),
+    [
+        ("fashionmnist", "FashionMNIST", "FashionMNIST/raw"),
+        ("cifar10", "CIFAR10", "cifar-10-batches-py"),
+        ("cifar100", "CIFAR100", "cifar-100-python"),
+        ("caltech101", "Caltech101", "caltech101"),
+        ("flowers102", "Flowers102", "flowers-102"),
+    ],
+)
+def test_missing_files_say_where_it_looked_and_how_to_get_them(tmp_path, name, kind, inside):
+    message = rf"no {name} files here: looked in {tmp_path / inside} for .*datasets\.{kind}\(.*--download"
+    with pytest.raises(MissingDataError, match=message):
+        images.load(name, tmp_path)
+    with pytest.raises(MissingDataError, match="no folder was named"):
+        images.load(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_is_left_to_torchvision_and_its_failure_is_told(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def fail(url, *_, **__):
+        asked.append(url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
+    with pytest.raises(MissingDataError, match=r"mnist is not in .* and could not be downloaded \(.*no network"):
+        images.load("mnist", tmp_path, download=True)
+    assert "mnist" in asked[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_files_that_are_here_are_not_downloaded(fashion, monkeypatch):
+    monkeypatch.setattr(tv.FashionMNIST, "download", lambda _: pytest.fail("it was downloaded"))
+    images.load("fashionmnist", fashion, download=True)

@@ -1,0 +1,382 @@
+"""Published figures are transcribed without contradiction, and every verdict follows from made records."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import record_factory as factory
+
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.leaderboard import markdown
+from fmcs_bench.leaderboard.board_tables import claims_table, datasets_table
+from fmcs_bench.leaderboard.claims import load_claims
+from fmcs_bench.leaderboard.deviations import HELD_OUT, Deviation
+from fmcs_bench.leaderboard.known import find_manifests
+from fmcs_bench.leaderboard.verdicts import VERDICTS, judge, verdict
+from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.training.methods import Method
+from fmcs_bench.training.recipes import Recipe
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = {claim.id: claim for claim in load_claims(ROOT / "leaderboard/claims")}
+PAPER, README = "arXiv:2508.06109", "github.com/hibana2077/Feature-Map-Constraints-Enhance-Learning"
+DATASET = "cifar10-resnet50-224px-base"
+GAIN = CLAIMS["fmce-net-pp.gain.resnet50.cifar10"]  # +1.16 at RAF 0.75
+ACCURACY = CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-1"]  # 90.29 %
+
+
+def test_every_published_figure_has_its_claim():
+    counts = {reference: sum(c.source.reference == reference for c in CLAIMS.values()) for reference in (PAPER, README)}
+    assert counts == {PAPER: 53 + 8 + 2 + 1 + 5 + 3, README: 3 * 8 + 3 * 2}
+    table = [claim for claim in CLAIMS.values() if ".table-1." in claim.id]
+    assert len(table) == 53  # cells of Table I that are not dashes
+    assert all(claim.std is not None and claim.run.seeds == 5 for claim in table)
+    assert len([c for c in CLAIMS if c.startswith("fmce-net-pp.gain.")]) == 8  # of the text
+    assert len([c for c in CLAIMS if c.startswith("fmce-net-pp.text.")]) == 2  # ShuffleNet v2 on CIFAR-100
+    assert len([c for c in CLAIMS if c.startswith("fmce-net-pp.fig-6.")]) == 5  # one range for two image sets
+    assert len([c for c in CLAIMS if c.startswith("fmce-net-pp.fig-1.")]) == 3
+    assert {c.run.recipes[0].optimizer for c in CLAIMS.values() if c.source.reference == README} == {"adamw"}
+
+
+def test_figures_of_the_audit_that_contradict_each_other_are_marked():
+    inconsistent = {name: [other.value for other in claim.contradictions] for name, claim in CLAIMS.items()}
+    assert {name: values for name, values in inconsistent.items() if values} == {
+        "fmce-net-pp.abstract.shufflenet_v2.cifar100": [0.56],
+        "fmce-net-pp.fig-1.caption.resnet50": [0.6],
+        "fmce-net-pp.fig-1.text": [0.7],
+        "fmce-net-pp.fig-6.drop.resnet50.cifar10.raf-0.5": [0.14],
+        "fmce-net-pp.fig-6.drop.resnet50.mnist.raf-0.5": [0.06],
+        "fmce-net-pp.fig-6.gain.resnet50.cifar10.raf-0.75": [1.16],
+        "fmce-net-pp.fig-6.resnet50.cifar10.raf-0.75": [91.45],
+        "fmce-net-pp.fig-6.resnet50.mnist.raf-0.95": [99.38],
+        "fmce-net-pp.gain.resnet50.fashionmnist": [0.54],
+        "fmce-net-pp.gain.shufflenet_v2.cifar100": [1.08],
+        "fmce-net-pp.table-1.resnet50.cifar100.raf-0": [1.0],
+        "fmce-net-pp.table-1.resnet50.mnist.raf-0.95": [99.36],
+    }
+
+
+def test_a_gain_is_the_difference_of_its_accuracies_or_is_marked():
+    checked = 0
+    for claim in CLAIMS.values():
+        if claim.difference_of is not None:
+            accuracy, reference = (CLAIMS[name] for name in claim.difference_of)
+            difference = accuracy.value - reference.value
+            agrees = abs(difference - claim.value) <= claim.tolerance + 1e-9
+            assert agrees or any(abs(other.value - difference) < 0.005 for other in claim.contradictions), claim.id
+            assert (accuracy.run.image_dataset, accuracy.run.backbone) == (claim.run.image_dataset, claim.run.backbone)
+            assert accuracy.run.raf == claim.run.raf
+            checked += 1
+    assert checked == 8 + 1 + 6
+
+
+def test_the_best_of_each_row_of_table_1_is_the_one_of_the_text():
+    for gain in (claim for name, claim in CLAIMS.items() if name.startswith("fmce-net-pp.gain.")):
+        row = f"fmce-net-pp.table-1.{gain.run.backbone}.{gain.run.image_dataset}."
+        cells = [claim for name, claim in CLAIMS.items() if name.startswith(row)]
+        if cells:
+            assert max(cells, key=lambda claim: claim.value).run.raf == gain.run.raf
+
+
+def trainings(gains, *, base=90.3, spread=0.05, raf=0.75, dataset=DATASET, judge="conv", **unit):
+    """A baseline of five seeds, and RAL whose seeds differ from it by ``gains``, in points."""
+    noise = np.random.default_rng(0).normal(0, spread, len(gains))
+    records = []
+    for seed, gain in enumerate(gains):
+        test = (base + noise[seed]) / 100
+        records.append(factory.training_record(seed=100 + seed, test=test, dataset=dataset))
+        records.append(
+            factory.training_record(raf, 100 + seed, test=test + gain / 100, evaluator=judge, dataset=dataset)
+        )
+    values = {"backbone": "resnet50", "image_size": 224} | unit
+    return [r.model_copy(update={"unit": r.unit.model_copy(update=values)}) for r in records]
+
+
+def one(claim, records, manifests=None):
+    (judged,) = judge([claim], records, manifests)
+    return judged
+
+
+def texts(judged):
+    return [deviation.text for deviation in judged.deviations]
+
+
+OURS = (Deviation(HELD_OUT, False),)
+"""What every training here does, and no source."""
+
+
+def test_reproduced():
+    judged = one(GAIN, trainings([1.1, 1.2, 1.15, 1.25, 1.1]))
+    assert judged.verdict == "reproduced"
+    assert judged.estimate.mean == pytest.approx(1.16)
+    assert judged.deviations == OURS
+    assert len(judged.records) == 10
+    base = one(ACCURACY, trainings([0] * 5))
+    assert base.verdict == "reproduced"
+    assert (base.estimate.num, len(base.records)) == (5, 5)
+
+
+def test_within_noise():
+    assert one(GAIN, trainings([3, -2, 1, 2, 0.5])).verdict == "within noise"
+    assert one(ACCURACY, trainings([0] * 5, spread=3)).verdict == "within noise"
+
+
+def test_not_reproduced():
+    assert one(GAIN, trainings([0.1, -0.1, 0.05, 0, -0.05])).verdict == "not reproduced"
+    assert one(GAIN, trainings([-1.1, -1.2, -1.15, -1.25, -1.1])).verdict == "not reproduced"
+    assert one(GAIN, trainings([3.1, 3.2, 3.15, 3.25, 3.1])).verdict == "not reproduced"
+    assert one(ACCURACY, trainings([0] * 5, base=80)).verdict == "not reproduced"
+
+
+def test_inconsistent_whatever_was_measured():
+    claim = CLAIMS["fmce-net-pp.fig-6.gain.resnet50.cifar10.raf-0.75"]
+    judged = one(claim, trainings([0.4, 0.5, 0.45, 0.55, 0.5]))
+    assert judged.verdict == "inconsistent in the source"
+    assert judged.estimate.mean == pytest.approx(0.48)
+    assert one(claim, []).verdict == "inconsistent in the source"
+
+
+def test_not_tested():
+    full = [1.1, 1.2, 1.15, 1.25, 1.1]
+    four = one(GAIN, trainings(full[:4]))
+    assert (four.verdict, four.estimate.num) == ("not tested", 4)  # shown all the same
+    for records in (
+        [],
+        trainings(full, dataset="digits-resnet50-224px-base"),
+        trainings(full, dataset="cifar100-resnet50-224px-base"),
+        trainings(full, raf=0.9),
+        trainings(full, dataset="cifar10-shufflenet_v2-224px-base", backbone="shufflenet_v2"),
+        trainings(full)[1::2],  # no baseline
+        [r for r in trainings(full) if r.unit.method.raf == 1 or r.seed < 104],  # four pairs
+    ):
+        judged = one(GAIN, records)
+        assert judged.verdict == "not tested"
+    committed = RecordStore(ROOT / "leaderboard/records").all(TrainingRecord)
+    found = {item.verdict for item in judge(CLAIMS.values(), committed)}
+    assert found == {"not tested", "inconsistent in the source"}  # there are only digits
+
+
+def test_every_verdict_follows_from_the_written_rules():
+    def at(claim, low, high, num=5):
+        return verdict(claim, Estimate((low + high) / 2, low, high, 1.0, num))
+
+    assert at(GAIN, 1.16, 2) == at(GAIN, 0.001, 1.16) == "reproduced"
+    assert at(GAIN, 1.1649, 2) == "reproduced"  # contains 1.1649, which is rounded to 1.16
+    assert at(GAIN, 1.1651, 2) == at(GAIN, 0.1, 1.1549) == "not reproduced"
+    assert at(GAIN, 0, 1.2) == at(GAIN, -1, 3) == "within noise"
+    assert at(GAIN, -1, 1) == "not reproduced"
+    assert at(GAIN, 1, 2, num=4) == "not tested"
+    loss = GAIN.model_copy(update={"value": -1.0})
+    assert at(loss, -2, -0.5) == "reproduced"
+    assert at(loss, -2, 0.5) == "within noise"
+    assert at(ACCURACY, 89.5, 91) == "reproduced"
+    assert at(ACCURACY, 89, 91.1) == "within noise"
+    assert at(ACCURACY, 90.3, 91) == "not reproduced"
+    assert verdict(GAIN, Estimate(1.16, None, None, None, 1)) == "not tested"
+    assert len(VERDICTS) == 5
+
+
+def test_deviations_are_named():
+    gains = [1.1, 1.2, 1.15, 1.25, 1.1]
+    other = trainings(
+        gains,
+        dataset="hub_uoft-cs_cifar10-resnet50-32px-base",
+        judge="set",
+        image_size=32,
+        limit=1000,
+        recipe=Recipe(lr=0.01, optimizer="adamw"),
+    )
+    told = texts(one(GAIN, other))
+    for text in (
+        "a copy of the images (hub_uoft-cs_cifar10)",
+        "images of 32 px, not 224",
+        "at most 1,000 images in each split, of 50,000 for training",
+        "optimizer adamw, not adam (paper, IV-A)",
+        "lr 0.01, not 0.001",
+        "the judge set, not conv",
+    ):
+        assert any(text in deviation for deviation in told), text
+    assert len(told) == 6
+    both = one(GAIN, [*other, *trainings(gains)])
+    assert both.deviations == OURS  # the group that deviates least
+    few = one(GAIN, [*other, *trainings(gains[:3])])
+    assert texts(few) == told  # but not where it has too few seeds
+
+
+SHUFFLENET = {
+    "backbone": "shufflenet_v2",
+    "image_size": 64,
+    "limit": 2000,
+}
+
+
+@pytest.mark.parametrize("base", [88.9, 40.0])
+@pytest.mark.parametrize("name", ["cifar10", "hub_cifar10"])
+def test_a_small_run_on_few_images_tests_no_published_figure_and_is_shown(name, base):
+    """Whatever comes out: neither a hit nor a miss at a quarter of the size and 4 % of the images says anything."""
+    accuracy = CLAIMS["fmce-net-pp.table-1.shufflenet_v2.cifar10.raf-1"]  # 88.89 %
+    gain = CLAIMS["fmce-net-pp.gain.shufflenet_v2.cifar10"]  # +0.40 at RAF 0.8
+    records = trainings(
+        [0.38, 0.42, 0.4, 0.41, 0.39], base=base, raf=0.8, dataset=f"{name}-shufflenet_v2-64px-base", **SHUFFLENET
+    )
+    for claim, mean in ((accuracy, base), (gain, 0.4)):
+        judged = one(claim, records)
+        assert judged.verdict == "not tested"
+        assert judged.estimate.num == 5
+        assert judged.estimate.mean == pytest.approx(mean, abs=0.1)
+        expected = ["images of 64 px, not 224", "at most 2,000 images in each split, of 50,000 for training"]
+        copied = [f"a copy of the images ({name}), which may be encoded again"] if name != "cifar10" else []
+        assert texts(judged) == expected + copied
+        (row,) = claims_table([judged]).rows
+        cells = {column.title: cell for column, cell in zip(claims_table([judged]).columns, row.cells, strict=True)}
+        assert (cells["Verdict"].text, cells["Verdict"].mark) == ("not tested", "ours deviates")
+        assert cells["Deviations"].text == "; ".join(expected + copied)
+        assert cells["Ours"].interval
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image_size": 64}, "images of 64 px"),
+        ({"limit": 2000}, "at most 2,000 images"),
+        ({"recipe": Recipe(lr=0.01)}, "lr 0.01"),
+        ({"init": "same-run", "run": 0}, "all seeds start from the same weights"),
+    ],
+)
+def test_what_a_source_states_must_be_so_or_its_figure_is_not_tested(change, told):
+    gains = [1.1, 1.2, 1.15, 1.25, 1.1]
+    for claim in (GAIN, ACCURACY):
+        judged = one(claim, trainings(gains, **change))
+        assert judged.verdict == "not tested"
+        assert told in texts(judged)[0]
+        assert judged.deviations[0].decides
+    other_judge = one(GAIN, trainings(gains, judge="set"))
+    assert (other_judge.verdict, texts(other_judge)[0]) == ("not tested", "the judge set, not conv")
+    assert one(ACCURACY, trainings(gains, judge="set")).verdict == "reproduced"  # a baseline has no judge
+    copied = one(GAIN, trainings(gains, dataset="hub_cifar10-resnet50-224px-base"))
+    assert copied.verdict == "reproduced"  # beside which the copy stands
+    assert len(copied.deviations) == 2
+
+
+def test_a_training_that_ends_before_the_convergence_point_tests_nothing():
+    manifest = next(m for m in find_manifests([ROOT / "data_cards"]).values() if m.config.image_dataset == "mnist")
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.mnist.raf-1"]
+    point = max(math.ceil(run.convergence_epoch) for run in manifest.runs if run.role == "training")
+    for epochs, tests in ((point - 1, False), (point, True), (point + 1, True)):
+        records = trainings([0] * 5, base=99.2, dataset="mnist-resnet50-224px-base", epochs=epochs)
+        judged = one(claim, records, {records[0].dataset_id: manifest})
+        assert (judged.verdict != "not tested") == tests
+        assert any("the convergence point" in text for text in texts(judged)) == (epochs != point)
+
+
+def test_a_limit_that_leaves_out_no_image_is_none():
+    manifest = next(m for m in find_manifests([ROOT / "data_cards"]).values() if m.config.image_dataset == "mnist")
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.mnist.raf-1"]
+    most = max(manifest.images.num_images.values())
+    for limit, limited in ((most, True), (most + 1, False)):
+        records = trainings([0] * 5, dataset="mnist-resnet50-224px-base", limit=limit)
+        told = " ".join(texts(one(claim, records, {records[0].dataset_id: manifest})))
+        assert ("at most" in told) == limited
+        assert (HELD_OUT in told) != limited
+
+
+def test_raf_0_which_is_a_family_of_its_own_here_tests_the_figures_of_raf_0():
+    claim = CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0"]
+    judged = one(claim, trainings([-80.06] * 5, raf=0.0))
+    assert judged.estimate is not None
+    assert {record.unit.method.family for record in judged.records} == {"fmcs-only"}
+    assert judged.verdict == "reproduced"
+    assert one(CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0.5"], trainings([0] * 5, raf=0.0)).estimate is None
+
+
+def test_a_copy_of_fashionmnist_is_none_of_mnist():
+    claim = CLAIMS["fmce-net-pp.gain.resnet50.mnist"]
+    for name, tests in (("hub_zalando_fashion_mnist", False), ("hub_ylecun_mnist", True), ("mnist", True)):
+        records = trainings([0.1] * 5, raf=0.7, dataset=f"{name}-resnet50-224px-base")
+        assert (one(claim, records).estimate is not None) == tests
+
+
+def test_dueheadnet_is_compared_with_its_own_fusion_and_by_the_nearer_recipe():
+    claim = CLAIMS["dueheadnet.cifar10.gain.seresnet18"]  # +0.14
+    records = []
+    for fusion, constraint, test in (("add", "align", 0.7711), ("add", "none", 0.7697), ("concat", "none", 0.70)):
+        method = Method(network="dueheadnet", fusion=fusion, constraint=constraint)
+        for seed in range(100, 105):
+            record = factory.training_record(
+                seed=seed, test=test + seed / 1e6, dataset="cifar10-seresnet18-32px-base", method=method
+            )
+            recipe = Recipe(name="code", optimizer="sgd", lr=0.1, weight_decay=5e-4, batch_size=128)
+            unit = {"backbone": "seresnet18", "recipe": recipe, "epochs": 200}
+            best = {"best_test_accuracy": record.metrics.test_accuracy + 0.01}
+            records.append(
+                record.model_copy(
+                    update={
+                        "unit": record.unit.model_copy(update=unit),
+                        "metrics": record.metrics.model_copy(update=best),
+                    }
+                )
+            )
+    judged = one(claim, records)
+    assert judged.estimate.mean == pytest.approx(0.14)
+    assert judged.deviations == OURS
+    accuracy = one(CLAIMS["dueheadnet.cifar10.fmce.seresnet18"], records)
+    assert accuracy.estimate.mean == pytest.approx(78.11, abs=0.02)  # the best epoch on test, as the source reports
+    plain = [
+        r.model_copy(update={"metrics": r.metrics.model_copy(update={"best_test_accuracy": None})}) for r in records
+    ]
+    assert "weights chosen on validation images, not on the test images" in texts(one(claim, plain))
+    assert one(claim, plain).verdict == "not tested"
+
+
+def test_the_claims_table():
+    judged = judge([GAIN, ACCURACY, *CLAIMS.values()], trainings([1.1, 1.2, 1.15, 1.25, 1.1]))
+    table = claims_table(judged[:2])
+    gain, accuracy = ({c.title: cell for c, cell in zip(table.columns, row.cells, strict=True)} for row in table.rows)
+    assert gain["Published"].text == "+1.16 pp"
+    assert gain["Ours"].text == "+1.16 pp"
+    assert gain["Ours"].value == pytest.approx(0.0116)
+    assert gain["Ours"].low < gain["Ours"].value < gain["Ours"].high
+    assert gain["Verdict"].text == "reproduced"
+    assert len(gain["Records"].links) == 10
+    assert accuracy["Published"].text == "90.29 %"
+    assert gain["Seeds"].value == accuracy["Seeds"].value == 5
+    every = claims_table(judged[2:])
+    assert len({row.anchor for row in every.rows}) == len(CLAIMS)
+    text = markdown.table(every)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("| ")} == {12}
+    assert "\N{MINUS SIGN}8 to \N{MINUS SIGN}10 pp" in text
+
+
+def test_the_table_of_datasets():
+    found = find_manifests([ROOT / "data_cards"])
+    manifest = next(each for each in found.values() if each.config.image_dataset == "digits")
+    (row,) = datasets_table([manifest], {manifest.name: "../card.md"}).rows
+    texts = [cell.text for cell in row.cells]
+    assert texts[:8] == [manifest.id, "digits", "1,797", "smallcnn", "32", "7", "4", "34,846"]
+    assert texts[8:11] == ["45.9", "zstd", "CC BY 4.0"]
+    assert row.cells[-1].links[0].href == "../card.md"
+    assert datasets_table([manifest]).rows[0].cells[-1].links == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: v.update(valeu=1), "unknown option 'valeu'"),
+        (lambda v: v.update(schema_version=2), "its schema version is 2"),
+        (lambda v: v.update(unit="%"), "a gain is in pp"),
+        (lambda v: v.update(contradictions=[{"value": 1.163, "place": "x"}]), "does not contradict"),
+        (lambda v: v.update(id="another"), "rename it to another.json"),
+        (lambda v: v.update(difference_of=["a", "b"]), "is a difference of a, and there is no such claim"),
+        (lambda v: v.update(value=0.0), "has no direction"),
+    ],
+)
+def test_a_wrong_claim_is_refused(change, told, tmp_path):
+    value = GAIN.to_json() | {"difference_of": None}
+    change(value)
+    (tmp_path / f"{GAIN.id}.json").write_text(json.dumps(value))
+    with pytest.raises(RecordError, match=told):
+        load_claims(tmp_path)

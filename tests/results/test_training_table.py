@@ -1,0 +1,212 @@
+"""What the training board says beyond accuracy and difference: controls, choice of RAF, score, epoch, smallest p."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import record_factory as factory
+from scipy import stats
+
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.results import boards
+from fmcs_bench.results.selection_bias import choice_optimism
+from fmcs_bench.results.training_points import is_control
+from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.training.methods import Method
+
+
+def board_of(records: list[factory.TrainingRecord]) -> TrainingBoard:
+    (board,) = boards.training_boards(records)
+    return board
+
+
+def row_of(board: TrainingBoard, family: str) -> TrainingRow:
+    return next(row for row in board.rows if row.family == family)
+
+
+@pytest.fixture(scope="module")
+def board() -> TrainingBoard:
+    plans = [(Method(), None, 0.0), *((Method(raf=raf), "set", 0.01) for raf in (0.9, 0.75, 0.5))]
+    return board_of(factory.watched_records([*plans, (Method(raf=0.9), "random", 0.02)], num_epochs=6))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["ral-random", "ral-random-set", "ral-permuted", "ral-permuted-conv+corn", "dueheadnet-add-none-ral-random-set",
+     "fmcs-only-permuted-set", "label-smoothing", "label-smoothing-0.2", "longer", "longer-set",
+     "equal-parameters", "equal-parameters-torchvision_resnet50", "single-seresnet34"],
+)  # fmt: skip
+def test_controls_are_known_by_the_name_of_their_family(family: str) -> None:
+    assert is_control(family)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["baseline", "ral-set", "ral-conv+corn", "fmcs-only-set", "dueheadnet-add-none",
+     "dueheadnet-concat-align-w2-ral-set", "single-resnet34-ral-set", "single-resnet34-fmcs-only-set"],
+)  # fmt: skip
+def test_methods_are_no_controls(family: str) -> None:
+    assert not is_control(family)
+
+
+def test_rows_are_the_baseline_then_methods_then_controls_each_by_difference() -> None:
+    gains = {"permuted": 0.03, "set": 0.01, "random": 0.04, "conv": 0.02}
+    records = [factory.training_record(seed=seed, test=0.5) for seed in range(2)]
+    records += [
+        factory.training_record(0.9, seed, test=0.5 + gain, evaluator=judge)
+        for judge, gain in gains.items()
+        for seed in range(2)
+    ]
+    rows = board_of(records).rows
+    assert [row.family for row in rows] == ["baseline", "ral-conv", "ral-set", "ral-random", "ral-permuted"]
+    assert [row.control for row in rows] == [False, False, False, True, True]
+
+
+def test_the_optimism_of_a_choice_is_that_of_the_records(board: TrainingBoard) -> None:
+    row = row_of(board, "ral-set")
+    validation, test = (
+        np.array([[getattr(record.metrics, name) for record in point.records] for point in row.sweep]).T
+        for name in ("validation_accuracy", "test_accuracy")
+    )
+    assert row.choice is not None
+    assert row.choice.validation == choice_optimism(validation)
+    assert row.choice.test == choice_optimism(test)
+    assert row.choice.headline == choice_optimism(validation, test)
+    assert row.choice.headline.apparent == pytest.approx(row.chosen.test_accuracy.mean)
+    best = max(row.sweep, key=lambda point: point.test_accuracy.mean)
+    assert row.choice.picked_on_test is best
+    assert row.choice.added_by_test == best.test_accuracy.mean - row.chosen.test_accuracy.mean >= 0
+
+
+def test_picking_on_test_adds_what_validation_did_not_pick() -> None:
+    records = [factory.training_record(0.9, seed, validation=0.80, test=0.99) for seed in range(3)]
+    records += [factory.training_record(0.5, seed, validation=0.81, test=0.95) for seed in range(3)]
+    choice = row_of(board_of(records), "ral-set").choice
+    assert choice is not None
+    assert choice.picked_on_test.raf == 0.9
+    assert choice.added_by_test == pytest.approx(0.04)
+    assert (choice.validation.points, choice.test.points, choice.headline.points) == pytest.approx((0, 0, 0))
+
+
+def test_a_raf_that_is_half_done_is_no_candidate_and_only_shared_seeds_are_compared() -> None:
+    values = {0.9: {0: 0.8, 1: 0.9, 2: 0.7}, 0.75: {1: 0.85, 2: 0.95, 3: 0.6}, 0.5: {1: 0.99}}
+    records = [
+        factory.training_record(raf, seed, validation=value, test=value)
+        for raf, points in values.items()
+        for seed, value in points.items()
+    ]
+    choice = row_of(board_of(records), "ral-set").choice
+    assert choice is not None
+    assert choice.validation == choice_optimism([[0.9, 0.85], [0.7, 0.95]])
+
+
+@pytest.mark.parametrize("rafs", [(0.9,), (0.9, 0.5)])
+def test_without_a_choice_or_with_one_seed_there_is_no_optimism(rafs: tuple[float, ...]) -> None:
+    num_seeds = 3 if len(rafs) == 1 else 1
+    records = [factory.training_record(raf, seed) for raf in rafs for seed in range(num_seeds)]
+    assert row_of(board_of(records), "ral-set").choice is None
+
+
+def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: TrainingBoard) -> None:
+    base = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in board.rows[0].chosen.records}
+    for row in board.rows:
+        for point in row.sweep:
+            scores = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in point.records}
+            assert point.score is not None
+            assert point.score.mean == pytest.approx(np.mean([s for s in scores.values() if s]))
+            assert point.epoch is not None
+            assert point.epoch.mean == np.mean([r.metrics.epoch for r in point.records])
+            assert point.best_test_accuracy is not None
+            assert point.best_test_accuracy.mean >= point.test_accuracy.mean
+            if row.family == "baseline":
+                assert (point.difference, point.score_difference) == (None, None)
+                continue
+            expected = stats.ttest_rel(list(scores.values()), list(base.values())).confidence_interval()
+            assert point.score_difference is not None
+            assert point.score_difference.estimate[1:3] == pytest.approx((expected.low, expected.high))
+
+
+def test_every_point_of_the_sweep_has_its_difference(board: TrainingBoard) -> None:
+    base = [record.metrics.test_accuracy for record in board.rows[0].chosen.records]
+    for row in board.rows[1:]:
+        for point in row.sweep:
+            own = [record.metrics.test_accuracy for record in point.records]
+            expected = stats.ttest_rel(own, base).confidence_interval()
+            assert point.difference is not None
+            assert point.difference.estimate[1:3] == pytest.approx((expected.low, expected.high))
+            assert list(point.test_differences.values()) == pytest.approx(np.subtract(own, base))
+        assert row.difference is row.chosen.difference
+
+
+def test_without_an_epoch_that_was_chosen_the_score_is_that_of_the_last() -> None:
+    records = [factory.training_record(seed=seed, curve=[(0.5, 2.0), (0.4, 3.0 + seed)]) for seed in range(2)]
+    point = board_of(records).rows[0].chosen
+    assert point.score is not None
+    assert point.score.mean == 3.5
+    assert (point.epoch, point.best_test_accuracy) == (None, None)
+
+
+def test_what_one_seed_lacks_is_not_shown() -> None:
+    watched = factory.training_record(seed=0, curve=[(0.5, 2.0)], epoch=1, best_test=0.9)
+    point = board_of([watched, factory.training_record(seed=1)]).rows[0].chosen
+    assert (point.score, point.score_curve, point.epoch, point.best_test_accuracy) == (None, None, None, None)
+
+
+def test_an_epoch_that_the_curve_lacks_is_an_error_that_names_it() -> None:
+    with pytest.raises(RecordError, match=r"seed 3 of baseline was tested after epoch 4.* 1 epochs"):
+        board_of([factory.training_record(seed=3, epoch=4)])
+
+
+def test_curves_have_the_interval_of_every_epoch(board: TrainingBoard) -> None:
+    point = row_of(board, "ral-set").chosen
+    accuracy_SE = np.array([[epoch.validation for epoch in record.curve] for record in point.records])
+    score_SE = np.array([[epoch.score for epoch in record.curve] for record in point.records])
+    assert point.score_curve is not None
+    for values_SE, found in ((accuracy_SE, point.accuracy_curve), (score_SE, point.score_curve)):
+        low, high = stats.t.interval(0.95, 4, loc=values_SE.mean(axis=0), scale=stats.sem(values_SE))
+        for name, expected in (("mean", values_SE.mean(axis=0)), ("low", low), ("high", high)):
+            assert [getattr(estimate, name) for estimate in found] == pytest.approx(expected)
+
+
+def test_curves_of_unequal_length_are_refused() -> None:
+    records = [factory.training_record(seed=seed, curve=[(0.5, None)] * (seed + 1)) for seed in range(2)]
+    with pytest.raises(RecordError, match=r"seeds of baseline were trained for \[1, 2\] epochs"):
+        _ = board_of(records).rows[0].chosen.accuracy_curve
+
+
+@pytest.mark.parametrize("num_seeds", [2, 5])
+def test_the_smallest_p_follows_from_the_seeds_and_after_holm_from_the_rows(num_seeds: int) -> None:
+    records = [factory.training_record(seed=seed, test=0.5) for seed in range(num_seeds)]
+    for judge, gain in {"set": 0.02, "conv": 0.01, "linear": -0.3}.items():
+        records += [
+            factory.training_record(0.9, seed, test=0.5 + gain + seed / 1000, evaluator=judge)
+            for seed in range(num_seeds)
+        ]
+    board = board_of(records)
+    assert board.num_tested == 3
+    assert board.smallest_p == 2 / 2**num_seeds
+    assert board.smallest_holm_p == min(1, 3 * 2 / 2**num_seeds)
+    # All three differences are of one sign at all seeds, so no p-value could be smaller.
+    assert {row.difference.p_value for row in board.rows if row.difference} == {board.smallest_p}
+    assert min(row.holm_p for row in board.rows if row.holm_p) == board.smallest_holm_p
+
+
+def test_without_a_test_there_is_no_smallest_p() -> None:
+    board = board_of([factory.training_record(), factory.training_record(0.9)])
+    assert (board.num_tested, board.smallest_p, board.smallest_holm_p) == (0, None, None)
+
+
+def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> None:
+    records = factory.watched_records([(Method(), None, 0.0), (Method(raf=0.9), "set", 0.01)], num_epochs=3)
+    assert row_of(board_of(records), "ral-set").chosen.score_difference is not None
+    watched = [
+        record
+        if record.unit.method.raf == 1
+        else record.model_copy(
+            update={"unit": record.unit.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})}
+        )
+        for record in records
+    ]
+    row = row_of(board_of(watched), "ral-set")
+    assert (row.chosen.score, row.chosen.score_curve, row.chosen.score_difference) == (None, None, None)
+    assert row.difference is not None
