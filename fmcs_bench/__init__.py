@@ -10,7 +10,9 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -41,3 +43,14 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(_ELSEWHERE.get(name, "fmcs_bench.api")), name)
     raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps ``fmcs_bench.build`` the function: importing the room of that name would bind the module instead."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
