@@ -33,7 +33,6 @@ from fmcs_bench.store.resolve import (
     workspace_at,
 )
 from fmcs_bench.store.verify import Report
-from fmcs_bench.together import led
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.methods import NUM_SEEDS
 
@@ -122,7 +121,7 @@ def build(
             )
 
     with engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus) as chosen:
-        led(work, chosen, device)
+        work(chosen)
     return open_dataset(place.dataset(config.dataset_name))
 
 
@@ -240,7 +239,7 @@ def evaluate(
             )
 
     with chosen as worker:
-        return led(work, worker, device)
+        return work(worker)
 
 
 def load_evaluator(

@@ -21,7 +21,7 @@ import torch
 
 from fmcs_bench.backbones import create as backbones
 from fmcs_bench.core import environment, files
-from fmcs_bench.build.units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop, is_training
+from fmcs_bench.build.units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job
 from fmcs_bench.core.environment import Environment
@@ -73,7 +73,7 @@ def build_dataset(
         stream_images: see ``stream`` of ``images.load``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
-        engine: who trains and computes; see ``fmcs_bench.jobs.ray`` and ``fmcs_bench.together``.
+        engine: who trains and computes; see ``fmcs_bench.jobs.ray``.
 
     Raises:
         UnknownNameError: no such image dataset or backbone.
@@ -177,7 +177,7 @@ class _Build:
     def _do_units(self, folder: Path) -> None:
         shop = self.workshop
         job: Job[BuildUnit, Done] = Job(
-            shop.find, shop.work, (DivergedError,), self.device, folder, shop.follow, is_training
+            shop.find, shop.work, (DivergedError,), self.device, folder
         )
         roles = self.config.run_roles
         with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as self.task:

@@ -31,7 +31,7 @@ from fmcs_bench.core.progress import PRINTED, Progress
 from fmcs_bench.store.writer import DatasetWriter
 from fmcs_bench.store.schema import RunFile
 from fmcs_bench.store import schema
-from fmcs_bench.training.loop import choose_device, device_name
+from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.trajectory import Run, checkpoint_path, load_checkpoint, train_run
 
 
@@ -74,11 +74,6 @@ class ComputeMaps:
 
 
 BuildUnit = TrainRun | ComputeMaps
-
-
-def is_training(unit: BuildUnit) -> bool:
-    """Whether all processes of a launch take part in a unit; see ``fmcs_bench.together``."""
-    return isinstance(unit, TrainRun)
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ class Workshop:
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self.inputs.place.elsewhere(is_streamed=self.images.is_streamed)
-        path, device = self.inputs.path.absolute(), device_name(self.device)
+        path, device = self.inputs.path.absolute(), str(self.device)
         return type(self), (replace(self.inputs, path=path, place=place, device=device),)
 
     @cached_property
@@ -277,23 +272,15 @@ class Workshop:
             self._compute(unit)
         return self._done(time.monotonic() - begin, run)
 
-    def follow(self, unit: BuildUnit) -> None:
-        """What other processes of a launch do of a training: its steps, and no files."""
-        assert isinstance(unit, TrainRun)
-        self._run(unit.seed)
-
     def _done(self, seconds: float = 0.0, run: Run | None = None) -> Done:
         return Done(seconds, Environment.current(str(self.device), torch.get_num_threads()), run)
 
     def _train(self, seed: int) -> Run:
-        run = self._run(seed)
-        files.write_atomically(self.folder(seed) / "run.json", files.to_json(run.to_json()))
-        return run
-
-    def _run(self, seed: int) -> Run:
         self._frozen = None  # their memory is free for the training
         folder = self.folder(seed)
-        return train_run(self.images, self.config, seed, folder, device=self.device, progress=self.progress)
+        run = train_run(self.images, self.config, seed, folder, device=self.device, progress=self.progress)
+        files.write_atomically(folder / "run.json", files.to_json(run.to_json()))
+        return run
 
     def _compute(self, unit: ComputeMaps) -> None:
         for first_row, steps, starts in self._passes(unit):

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fmcs_bench import launcher
-from fmcs_bench.core.errors import ConfigError, FmcsBenchError, ProcessError
+from fmcs_bench.core.errors import FmcsBenchError
 
 if TYPE_CHECKING:
     from fmcs_bench.results.evaluator_table import EvaluatorBoard
     from fmcs_bench.results.training_table import TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-TOGETHER = ("build", "evaluate", "train")
-"""Commands that several processes may do together; see ``together``."""
 
 
 class _Failure(click.ClickException):
@@ -40,39 +33,10 @@ class Commands(click.Group):
         """See click: the order in which commands were added."""
         return list(self.commands)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See click."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if launcher.num_processes() > 1 and name not in TOGETHER:
-            raise ConfigError(
-                f"`{name}` is done by one process, and {launcher.num_processes()} were started; leave out torchrun. "
-                f"Several can {', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}"
-            )
-        return name, command, rest
-
     def invoke(self, ctx: click.Context) -> Any:
-        """See click. Of several processes that were started together the main one prints."""
-        if launcher.num_processes() > 1:  # torch warns that a network has no unused parameters, and some of ours have
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        if launcher.is_main():
-            return self._invoke(ctx)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123  (no file)
-            try:
-                return self._invoke(ctx)
-            except click.ClickException as error:
-                if not isinstance(error.__cause__, ProcessError):
-                    ctx.exit(error.exit_code)
-                raise
-
-    def _invoke(self, ctx: click.Context) -> Any:
+        """See click."""
         try:
             return super().invoke(ctx)
-        except ProcessError as error:
-            if error.is_told:
-                ctx.exit(error.exit_code)
-            raise _Failure(str(error), error.exit_code) from error
         except FmcsBenchError as error:
             raise _Failure(str(error), error.exit_code) from error
         except OSError as error:

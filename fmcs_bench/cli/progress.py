@@ -14,18 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from fmcs_bench import launcher
-from fmcs_bench.core.progress import SILENT, Progress, Task
+from fmcs_bench.core.progress import Progress, Task
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """A progress display that fits standard error: bars on a terminal, lines elsewhere; of several processes, one."""
-    if not launcher.is_main():
-        yield SILENT
-        return
+    """A progress display that fits standard error: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines()

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fmcs_bench import __version__, launcher
+from fmcs_bench import __version__
 from fmcs_bench.core import files
 from fmcs_bench.core.options import Options
 
@@ -76,14 +76,10 @@ class Environment(Options):
     processor: str
     device: str
     threads: int
-    processes: int = Field(1, ge=1, description="that trained together; device and threads are those of each")
-
-    added_later = frozenset({"processes"})
 
     @classmethod
     def current(cls, device: str, threads: int) -> Environment:
-        """The environment of this process; of several that were started together each has a device of this kind."""
-        processes = launcher.num_processes()
+        """The environment of this process."""
         return cls(
             fmcs_bench=__version__,
             code_digest=code_digest(),
@@ -91,9 +87,8 @@ class Environment(Options):
             libraries=_library_versions(),
             platform=platform.platform(),
             processor=_processor(),
-            device=device if processes == 1 else device.partition(":")[0],
+            device=device,
             threads=threads,
-            processes=processes,
         )
 
 

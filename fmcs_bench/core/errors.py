@@ -108,18 +108,6 @@ class EngineError(FmcsBenchError, RuntimeError):
     """Units of work cannot be done where they were sent: no cluster answers, or its workers lack what they need."""
 
 
-class ProcessError(FmcsBenchError, RuntimeError):
-    """One of several processes that work at one command failed, and with it all of them.
-
-    Attributes:
-        is_told: another process shows why, so that this one need not.
-    """
-
-    def __init__(self, message: str, is_told: bool = False) -> None:
-        super().__init__(message, is_told)
-        self.is_told = is_told
-
-
 class PluginError(FmcsBenchError, ImportError):
     """A third-party plug-in could not be loaded; its own error is the cause."""
 

@@ -36,7 +36,7 @@ from fmcs_bench.results.fit_config import EvaluatorConfig, GridValue, Head
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, Trajectory
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
-from fmcs_bench.training.loop import choose_device, device_name
+from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.methods import NUM_SEEDS
 
 
@@ -112,8 +112,6 @@ def evaluate_dataset(
         engine=engine,
         device=str(track.device),
         folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
-        follow=track.follow,
-        is_shared=track.is_shared,
     )
     boards = evaluator_boards(outcome.results)
     if outcome.failures:
@@ -223,7 +221,7 @@ class _Track:
     def __reduce__(self) -> tuple[Any, ...]:
         others = tuple(map(DatasetThere.of, self.others.values()))
         root = self.workspace.root.absolute()
-        return _opened, (DatasetThere.of(self.dataset), root, device_name(self.device), self.limits, others, self.used)
+        return _opened, (DatasetThere.of(self.dataset), root, str(self.device), self.limits, others, self.used)
 
     @cached_property
     def store(self) -> RecordStore:
@@ -243,12 +241,6 @@ class _Track:
     def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
         record = self._fitted(unit)
         return self._fit(unit) if record is None else self._test_on_more(record)
-
-    def is_shared(self, unit: EvaluatorConfig) -> bool:
-        return self._fitted(unit) is None
-
-    def follow(self, unit: EvaluatorConfig) -> None:
-        grid_search.fit_unit(unit, self._make, self.held, self.dataset.num_stages)
 
     def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
         """The record of a finished fit that is there, whole."""

@@ -20,10 +20,6 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 
-def _each(_unit: object) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Failure(Generic[Unit]):
     """A unit that has no result, and why."""
@@ -50,9 +46,6 @@ class Job(Generic[Unit, Result]):
         survives: errors of one unit that leave the others as they are.
         device: of the work, as torch names it.
         folder: that results are kept in; whoever works must see it.
-        follow: what other processes of a launch do of a unit: its trainings, in the order of ``work``, and no files;
-            see ``together``. None where units have none.
-        is_shared: whether that is needed for a unit.
     """
 
     find: Callable[[Unit], Result | Failure[Unit] | None]
@@ -60,8 +53,6 @@ class Job(Generic[Unit, Result]):
     survives: tuple[type[FmcsBenchError], ...] = ()
     device: str = "cpu"
     folder: Path | None = None
-    follow: Callable[[Unit], object] | None = None
-    is_shared: Callable[[Unit], bool] = _each
 
     def attempt(self, unit: Unit) -> Result | Failure[Unit]:
         """Do one unit; an error that it does not survive is raised."""
@@ -114,26 +105,16 @@ class LocalEngine:
         progress: Progress,  # noqa: ARG002  (whatever the work says, it says itself)
         then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
     ) -> Generator[tuple[int, Result | Failure[Unit]]]:
-        """See ``Engine``."""
-        return in_turn(job, units, then, Job.attempt)
-
-
-def in_turn(
-    job: Job[Unit, Result],
-    units: Sequence[Unit],
-    then: Callable[[Unit, Result], Sequence[Unit]] | None,
-    attempt: Callable[[Job[Unit, Result], Unit], Result | Failure[Unit]],
-) -> Generator[tuple[int, Result | Failure[Unit]]]:
-    """Answers of units that are attempted one by one; units that follow from one come right after it."""
-    todo, num = deque(enumerate(units)), len(units)
-    while todo:
-        i, unit = todo.popleft()
-        answer = attempt(job, unit)
-        if then is not None and not isinstance(answer, Failure):
-            more = then(unit, answer)
-            todo.extendleft(reversed(list(enumerate(more, num))))
-            num += len(more)
-        yield i, answer
+        """See ``Engine``; units that follow from one come right after it."""
+        todo, num = deque(enumerate(units)), len(units)
+        while todo:
+            i, unit = todo.popleft()
+            answer = job.attempt(unit)
+            if then is not None and not isinstance(answer, Failure):
+                more = then(unit, answer)
+                todo.extendleft(reversed(list(enumerate(more, num))))
+                num += len(more)
+            yield i, answer
 
 
 LOCAL: Engine = LocalEngine()
@@ -150,8 +131,6 @@ def run_units(
     engine: Engine = LOCAL,
     device: str = "cpu",
     folder: Path | None = None,
-    follow: Callable[[Unit], object] | None = None,
-    is_shared: Callable[[Unit], bool] = _each,
 ) -> Outcome[Unit, Result]:
     """Results of all units, in their order, and the failures.
 
@@ -166,14 +145,12 @@ def run_units(
         engine: who works; one that works elsewhere needs ``find`` and ``work`` that can be pickled.
         device: of the work, as torch names it; engines that hand out GPUs ask.
         folder: that results are kept in.
-        follow: see ``Job``.
-        is_shared: see ``Job``.
 
     Example:
         >>> run_units([1, 2], find=lambda unit: None, work=lambda unit: unit * 10, description="tens").results
         [10, 20]
     """
-    job: Job[Unit, Result] = Job(find, work, survives, device, folder, follow, is_shared)
+    job: Job[Unit, Result] = Job(find, work, survives, device, folder)
     answers: dict[int, Result | Failure[Unit]] = {}
     for i, unit in enumerate(units):
         known = find(unit)

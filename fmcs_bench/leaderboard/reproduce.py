@@ -138,7 +138,4 @@ def _dataset(record: EvaluatorRecord | TrainingRecord) -> str:
 
 
 def _join(words: Sequence[str], record: EvaluatorRecord | TrainingRecord) -> str:
-    made = record.environment
-    if made.processes > 1:
-        words = ["torchrun", "--nproc-per-node", str(made.processes), "-m", "fmcs_bench", *words[1:]]
-    return shlex.join([*words, "--device", made.device])
+    return shlex.join([*words, "--device", record.environment.device])

@@ -335,7 +335,7 @@ def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
 
 
 def unit_key(unit: Options, dataset_digest: str, environment: Environment) -> str:
-    """SHA-256 over all that decides the result of a unit of work: unit, data, code, versions, device, processes."""
+    """SHA-256 over all that decides the result of a unit of work: unit, data, code, versions, device."""
     return files.digest(
         {
             "unit": unit.to_json(),
@@ -344,5 +344,4 @@ def unit_key(unit: Options, dataset_digest: str, environment: Environment) -> st
             "libraries": environment.libraries,
             "device": environment.device,
         }
-        | ({"processes": environment.processes} if environment.processes > 1 else {})
     )

@@ -1,7 +1,7 @@
 """The only training loop: it trains backbones for runs, RAL and DueHeadNet, and fits evaluator networks.
 
 Flow: uint8 images or float16 maps, on the device or read batch by batch -> batches in an order that the seed decides,
-of each this process's share, augmented -> loss of the objective -> optimiser -> history, and the weights of the last or
+augmented -> loss of the objective -> optimiser -> history, and the weights of the last or
 of the best epoch. What happens after a step or an epoch (checkpoints, validation) comes in as a function whose answer
 the history keeps.
 """
@@ -9,11 +9,9 @@ the history keeps.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fmcs_bench import launcher
 from fmcs_bench.core.errors import ConfigError, DivergedError
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.processes import Processes
 from fmcs_bench.training.augmentation import Augmentation
 from fmcs_bench.training.recipes import Precision, Recipe
 
@@ -125,11 +121,6 @@ def fit(
     Order of batches, augmentation and noise (dropout) come from ``seed`` and the epoch alone: two methods with one seed
     see the same batches, and a resumed training goes on as if it had never stopped.
 
-    Several processes (see ``processes``) train one model: all call this with the same arguments, the functions and the
-    path below are those of the main process alone, and all get the same history and weights. The model is that of one
-    process but for rounding, except where a layer or loss looks at a batch as a whole: batch norm normalises each
-    share, and noise differs.
-
     Args:
         model: the network; only parameters that require gradients are trained.
         data: the training examples.
@@ -146,50 +137,45 @@ def fit(
 
     Raises:
         DivergedError: a loss, or a value of ``best_by``, is NaN or infinite.
-        ConfigError: see ``Processes``.
     """
-    team = Processes.join(data.device)
     optimizer, scheduler = _optimizer(model, recipe, epochs * data.num_steps(recipe.batch_size))
     state = _State(model, optimizer, scheduler)
-    state.resume(state_path, team)
+    state.resume(state_path)
     history, saved = state.history, time.monotonic()
-    loss_of = team.joined(_LossModule(model, loss))
     for epoch in range(len(history.epoch_notes), epochs):
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
         parts = data.parts(order, recipe.batch_size)
-        shares = [team.share(part) for part in parts]
         augment = Augmentation.of(recipe, len(data), seed=derive(seed, "augmentation", epoch), device=data.device)
         losses: list[torch.Tensor] = []
         step_notes: list[dict[str, Any]] = []
         with torch.random.fork_rng(devices=_cuda_devices(data.device)):
-            torch.manual_seed(derive(seed, "noise", epoch, *([] if team.is_main else [team.rank])))
+            torch.manual_seed(derive(seed, "noise", epoch))
             model.train()
-            for part, (inputs, targets_B) in zip(parts, data.read(shares, augment), strict=True):
+            for inputs, targets_B in data.read(parts, augment):
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(inputs.device, recipe.precision):
-                    value = team.weighted(loss_of(inputs, targets_B), len(targets_B), len(part))
+                    value = loss(model, inputs, targets_B)
                 value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
                 scheduler.step()
                 losses.append(value.detach())
-                team.average_statistics(model)
-                note = after_step(len(history.losses) + len(losses)) if after_step and team.is_main else None
+                note = after_step(len(history.losses) + len(losses)) if after_step else None
                 if note is not None:
                     step_notes.append(note)
                     model.train()
-        history.losses.extend(_finite(team.mean(torch.stack(losses)), epoch))
+        history.losses.extend(_finite(torch.stack(losses), epoch))
         mean = sum(history.losses[-len(losses) :]) / len(losses)
-        epoch_note: dict[str, Any] = team.done_by_main(partial(after_epoch, epoch + 1, mean) if after_epoch else dict)
-        history.step_notes.extend(team.from_main(step_notes))
+        epoch_note: dict[str, Any] = after_epoch(epoch + 1, mean) if after_epoch else {}
+        history.step_notes.extend(step_notes)
         history.epoch_notes.append(epoch_note)
         if best_by is not None:
             state.keep_best(best_by)
         if epoch_note.get("stop"):
             break
-        if state_path is not None and team.is_main and time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+        if state_path is not None and time.monotonic() - saved > SECONDS_BETWEEN_STATES:
             state.save(state_path)
             saved = time.monotonic()
-    state.finish(state_path, team)
+    state.finish(state_path)
     return history
 
 
@@ -217,15 +203,11 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is CUDA where torch has one, else the CPU.
 
-    Of several processes on one machine each gets a GPU of its own for ``auto`` and ``cuda``.
-
     Raises:
         ConfigError: no such device, or torch cannot use it here; there is no fallback.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -233,16 +215,6 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from None
     return device
-
-
-def device_name(device: torch.device) -> str:
-    """What another process gives to ``choose_device`` for a device of its own that is like this one.
-
-    Example:
-        >>> device_name(torch.device("cuda:1"))  # of one process; of several each has another number
-        'cuda:1'
-    """
-    return str(device) if launcher.num_processes() == 1 else device.type
 
 
 def _optimizer(
@@ -271,17 +243,6 @@ def _finite(losses: torch.Tensor, epoch: int) -> list[float]:
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-class _LossModule(nn.Module):
-    """A model and its loss as one module, because gradients are averaged for a module with a ``forward``."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, inputs: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
-        return self.loss(self.model, inputs, targets_B)
 
 
 @dataclass
@@ -319,24 +280,21 @@ class _State:
         )
         part.replace(path)
 
-    def resume(self, path: Path | None, team: Processes) -> None:
-        """Go on where ``path`` was saved, if it was; the main process reads for all."""
-        found = None
-        if path is not None and team.is_main and path.exists():
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        found = team.from_main(found)
-        if found is None:
+    def resume(self, path: Path | None) -> None:
+        """Go on where ``path`` was saved, if it was."""
+        if path is None or not path.exists():
             return
+        found = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.scheduler.load_state_dict(found["scheduler"])
         self.history, self.best = History(**found["history"]), found["best"]
 
-    def finish(self, path: Path | None, team: Processes) -> None:
+    def finish(self, path: Path | None) -> None:
         """Leave the model with the weights that were asked for, in eval mode, and no file."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.eval()
-        if path is not None and team.is_main:
+        if path is not None:
             path.unlink(missing_ok=True)
             path.with_suffix(".part").unlink(missing_ok=True)  # of a kill while it was written

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmcs_bench import launcher
-from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
 from fmcs_bench.results.training_table import TrainingBoard
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.resolve import PathLike, find_dataset, image_folder, only_dataset, workspace_at
-from fmcs_bench.together import led
 from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS, Sweep, parse_rafs
 from fmcs_bench.training_track.estimate import Plan, plan_methods
 from fmcs_bench.training_track.runner import train_methods
@@ -97,7 +94,7 @@ def train(
             )
 
     with chosen as worker:
-        return led(work, worker, device)
+        return work(worker)
 
 
 def plan_training(
@@ -116,8 +113,6 @@ def plan_training(
     Raises:
         FmcsBenchError: as for ``train``.
     """
-    if launcher.num_processes() > 1:
-        raise ConfigError("a plan is made by one process; leave out torchrun, or --plan")
     place = workspace_at(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     return plan_methods(opened, place, _sweep(methods, rafs, changes, **options), retry=retry, device=device)

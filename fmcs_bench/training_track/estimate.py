@@ -169,10 +169,7 @@ def _epoch_seconds(planned: Planned, unit: TrainingUnit, records: Iterable[Train
         if record.unit.family == unit.family
         and record.unit.recipe.batch_size == unit.recipe.batch_size
         and record.unit.recipe.precision == unit.recipe.precision
-        and all(
-            getattr(record.environment, name) == getattr(here, name)
-            for name in ("device", "processor", "threads", "processes")
-        )
+        and all(getattr(record.environment, name) == getattr(here, name) for name in ("device", "processor", "threads"))
     ]
     if alike:
         seconds = sum(record.cost.seconds for record in alike) / sum(len(record.curve) for record in alike)

@@ -36,7 +36,7 @@ from fmcs_bench.results.store import FailedStore, FailedTraining
 from fmcs_bench.results.training_table import TrainingBoard, training_boards
 from fmcs_bench.results.units import TrainingUnit
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.training.loop import Batches, History, choose_device, device_name, fit
+from fmcs_bench.training.loop import Batches, History, choose_device, fit
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.methods import Sweep
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, save_checkpoint
@@ -90,7 +90,6 @@ def train_methods(
         engine=engine,
         device=str(planned.device),
         folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
-        follow=track.follow,
     )
     boards = training_boards(outcome.results)
     if outcome.failures:
@@ -127,7 +126,7 @@ class _Track:
         return _opened, (
             DatasetThere.of(self.dataset),
             self.planned.workspace.root.absolute(),
-            device_name(self.planned.device),
+            str(self.planned.device),
             judges,
             EvaluatorThere.all_of(names),
             {
@@ -205,10 +204,6 @@ class _Track:
             raise DivergedError(f"{unit.label} with seed {unit.seed}: {error}", error.epoch) from error
         self.failed.remove(self.dataset.id, unit)
         return record
-
-    def follow(self, unit: TrainingUnit) -> None:
-        """Take part in a training of the main process; see ``together``."""
-        self._fit(unit, self._network(unit), self._batches("train"))
 
     def _batches(self, split: str) -> Batches:
         return image_batches(self.images, self.prepare, split, device=self.planned.device)

@@ -42,14 +42,6 @@ def test_a_training_names_judge_raf_length_and_seeds_from_the_first() -> None:
     assert not any("--data-dir" in note for note in found.notes)
 
 
-def test_records_of_several_processes_are_made_again_by_as_many() -> None:
-    record = factory.evaluator_record("conv", 0)
-    several = record.environment.model_copy(update={"processes": 4, "device": "cuda"})
-    words = evaluator_again([record.model_copy(update={"environment": several})]).command
-    assert words.startswith("torchrun --nproc-per-node 4 -m fmcs_bench evaluate digits-smallcnn-32px-base ")
-    assert words.endswith(" --device cuda")
-
-
 @pytest.mark.parametrize("judge", ["fitted", "random", "permuted"])
 @pytest.mark.parametrize("raf", [0.75, 0.0])
 @pytest.mark.parametrize("network", [{}, {"backbone": "resnet18"}, {"network": "dueheadnet", "fusion": "add"}], ids=str)
