@@ -119,7 +119,7 @@ def test_the_ideas_for_an_evaluator_have_the_errors_that_were_measured():
 def test_the_page_on_speed_shows_the_committed_results_and_rounds_nothing_up():
     text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     tables = measured_tables(text)
-    assert len(tables) == 8
+    assert len(tables) == 7
     for name, table in tables:
         result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
         rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
