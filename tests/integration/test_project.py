@@ -1,6 +1,7 @@
 """What a repository needs besides code: citation, workflows, forms, and the navigation of the documentation."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,19 @@ def test_scripts_that_workflows_run_exist():
     }
     assert scripts == {".ci/run", ".ci/wheel"}
     assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_every_dependency_has_a_reason_and_no_other_package_has_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = {re.split(r"[\[>=<]", item)[0] for items in lists for item in items} - {"fmcs-bench"}
+    section = (ROOT / "docs/decisions.md").read_text(encoding="utf-8").split("## Dependencies")[1].split("\n## ")[0]
+    words = set(re.findall(r"[\w-]+", section.lower()))
+    assert sorted(needed - words) == []
+    bold = [
+        re.split(r", | and ", text)
+        for text in re.findall(r"\*\*([^*]+)\*\*", section)
+        if text[:4] not in ("For ", "Lowe")
+    ]
+    named = {name.lower() for names in bold for name in names}
+    assert sorted(named - needed) == []
