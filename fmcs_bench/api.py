@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmcs_bench import in_bucket
 from fmcs_bench.build import recompute as verification
+from fmcs_bench.build.runner import build_dataset
 from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import PathLike
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub.patience import Patience
 from fmcs_bench.images import load as images
@@ -24,7 +25,6 @@ from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 from fmcs_bench.store.resolve import (
-    PathLike,
     all_datasets,
     dataset_location,
     find_dataset,
@@ -79,7 +79,7 @@ def build(
     """Build an FMCS dataset, go on with an unfinished one, or open it where it is finished.
 
     Args:
-        workspace: folder of everything that is made; see ``default_workspace``.
+        workspace: folder of everything that is made; see ``Workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         skip_broken: leave out images that cannot be decoded; the manifest has their number.
         download: fetch missing files of a named image dataset into ``data_dir``.
@@ -107,7 +107,7 @@ def build(
 
     def work(worker: Engine) -> None:
         with place.locked():
-            in_bucket.build(
+            build_dataset(
                 config,
                 place,
                 data_dir=image_folder(data_dir),
@@ -144,7 +144,7 @@ def download(
 
     Args:
         source: ``owner/name`` or ``owner/name@revision`` of the Hub, a URL, or a folder.
-        workspace: gets the dataset, in ``datasets/<its name>``; see ``default_workspace``.
+        workspace: gets the dataset, in ``datasets/<its name>``; see ``Workspace``.
         to: another folder for the dataset.
         only: ``maps``, ``parquet``, ``checkpoints``; none means all.
         stages: FMCS, 1 .. K; None is every stage.
@@ -158,7 +158,6 @@ def download(
         FmcsBenchError: see ``fmcs_bench.hub.download.download``.
     """
     place = workspace_at(workspace)
-    place.require_folder("a download")
     return hub_download.download(
         os.fspath(source),
         place,
@@ -202,7 +201,7 @@ def evaluate(
         grid: values of fields of ``EvaluatorConfig.recipe`` to try, as ``{"lr": [1e-3, 3e-4]}``, at most 12
             combinations; of each fit the best on the validation run is tested, and the record lists all.
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
-        workspace: see ``default_workspace``.
+        workspace: see ``Workspace``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         engine: ``local``, or ``ray``: fits at the same time, on one machine or many; see ``fmcs_bench.jobs.ray``.
         address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is a Ray of this machine alone.
@@ -260,7 +259,7 @@ def load_evaluator(
         evaluator: its name on the board, such as ``set`` or ``conv+corn``, or ``FILE.py:Class``, which runs that file.
         seed: of the fit.
         settings: of the fit; only needed where there are fits with several.
-        workspace: where it was made; see ``default_workspace``. A folder needs none.
+        workspace: where it was made; see ``Workspace``. A folder needs none.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
 
     Raises:
@@ -311,7 +310,7 @@ def publish(
         splits: ``train``, ``validation``, ``test``, ``unseen``; None is every split.
         superseded_by: repository or URL of the version to use instead; a notice is shown to whoever opens this one.
         fidelity: file with the line of ``benchmarks/fidelity.py`` about this dataset; its card shows it.
-        workspace: see ``default_workspace``.
+        workspace: see ``Workspace``.
         agree: asked before anything is sent, with what is about to be sent; None sends.
         progress: shows the work; silent by default.
 
@@ -347,14 +346,14 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
         MissingDataError: there is no record yet.
         LeftOutError: the page is made, and its path is the error's ``page``, but some records are not valid.
     """
-    if root is not None:
-        from fmcs_bench.leaderboard import build as leaderboard
+    from fmcs_bench.leaderboard import build as leaderboard
 
+    if root is not None:
         folder = Path(root)
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
     place = workspace_at(workspace)
     with place.locked():
-        return in_bucket.build_page(place)
+        return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
 
 
 def verify(
@@ -375,7 +374,7 @@ def verify(
         dataset: opened, or a name or path.
         recompute: also compute so many maps of every run and stage again, from the images and the stored checkpoints.
         seed: of the draw of these maps.
-        workspace: see ``default_workspace``.
+        workspace: see ``Workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from, for ``recompute``.
         stream_images: as for ``build``.

@@ -64,7 +64,7 @@ def build_dataset(
 
     Args:
         config: what to build; its ``dataset_name`` names the folder.
-        workspace: where; the caller holds its lock. What is not finished yet can only be built in a folder.
+        workspace: where; the caller holds its lock.
         data_dir: folder with the files of the image dataset.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where the images of a configuration with such a plain name
             lie; it is not kept.
@@ -90,8 +90,7 @@ def build_dataset(
         _require_equal(dataset.manifest.config, config, path)
         if image_source is not None:  # two folders may have one name
             _require_same_images(dataset.manifest.images.sha256, place.load(config, progress), path)
-        if workspace.is_here:  # left where a kill came right after the manifest
-            shutil.rmtree(path / schema.WORK, ignore_errors=True)
+        shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
     codecs.require(config.codec)
     backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once

@@ -48,7 +48,6 @@ def quickstart(workspace: str, device: str) -> None:
     from fmcs_bench.cli.progress import shown
 
     place = _place(workspace)
-    place.require_folder("the quickstart")
     with place.locked(), shown() as progress:
         result = road.run(place, device=device, progress=progress)
     click.echo(f"{result.dataset}\n")

@@ -58,7 +58,7 @@ def workspace_option(command: Command) -> Command:
         default="fmcs-workspace",
         show_default=True,
         show_envvar=True,
-        help="Folder, or URL such as s3://bucket/name, of everything that is made.",
+        help="Folder of everything that is made.",
     )(command)
 
 

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fmcs_bench.urls import UrlPath
-
 
 class PendingFile:
     """A file that is written beside its place, and moved there once it is on the disk.
@@ -55,15 +53,12 @@ class PendingFile:
         self._temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path | UrlPath, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
     """
-    if isinstance(path, UrlPath):
-        path.write_bytes(data)
-        return
     file = PendingFile(path)
     try:
         file.stream.write(data)

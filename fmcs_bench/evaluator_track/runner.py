@@ -111,7 +111,7 @@ def evaluate_dataset(
         progress=progress,
         engine=engine,
         device=str(track.device),
-        folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
+        folder=workspace.root,
     )
     boards = evaluator_boards(outcome.results)
     if outcome.failures:

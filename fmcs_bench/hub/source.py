@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.store.location import Location
-from fmcs_bench.urls import is_url
+from fmcs_bench.store.location import Location, is_url
 
 BLOCK_BYTES = 1 << 20
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:@([^@\s]+))?")

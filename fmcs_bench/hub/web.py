@@ -33,8 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented 
 
 from fmcs_bench.core.errors import ConfigError, FmcsBenchError, HubError, MissingDataError, nearest
 from fmcs_bench.hub.source import Body, Interrupted
-from fmcs_bench.store.location import secrets_of
-from fmcs_bench.urls import without_secrets
+from fmcs_bench.store.location import secrets_of, without_secrets
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 SECONDS_FOR_NAMES = 5.0

@@ -23,7 +23,6 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
 from fmcs_bench.store.retries import again, again_awaited
-from fmcs_bench.urls import UrlPath, is_url, without_secrets
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -43,6 +42,26 @@ BLOCK_BYTES = 1 << 23
 """What is asked for at once of a file that is read in order."""
 
 
+def is_url(text: object) -> bool:
+    """Whether this names a place by protocol.
+
+    Example:
+        >>> is_url("s3://bucket/name"), is_url("./folder")
+        (True, False)
+    """
+    return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.:-]*://", text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """A text without user, password, query and fragment of the URLs in it.
+
+    Example:
+        >>> without_secrets("no https://me:secret@host/data?token=1 there")
+        'no https://host/data there'
+    """
+    return re.sub(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", re.sub(r"://[^\s/?#'\"]*@", "://", text))
+
+
 class Location:
     """A dataset's folder, here or elsewhere.
 
@@ -58,8 +77,7 @@ class Location:
         ConfigError: a protocol that is unknown or needs a package, a URL with a query, or options of a folder.
     """
 
-    def __init__(self, place: str | Path | UrlPath, storage_options: Mapping[str, Any] | None = None) -> None:
-        place = place.url if isinstance(place, UrlPath) else place
+    def __init__(self, place: str | Path, storage_options: Mapping[str, Any] | None = None) -> None:
         self.local: Path | None = None if is_url(place) else Path(place)
         self.storage_options = dict(storage_options or {})
         self._url = ""

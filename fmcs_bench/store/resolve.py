@@ -11,18 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fmcs_bench.core.errors import ConfigError, MissingDataError
-from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.store import schema
-from fmcs_bench.store.location import Location
+from fmcs_bench.store.location import Location, is_url
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.urls import is_url
-
-PathLike = str | os.PathLike[str]
-
-
-def default_workspace() -> str:
-    """``FMCS_BENCH_WORKSPACE``, or ``fmcs-workspace`` in the current folder."""
-    return os.environ.get("FMCS_BENCH_WORKSPACE") or "fmcs-workspace"
 
 
 def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
@@ -88,8 +80,8 @@ def unfinished(workspace: Workspace) -> list[str]:
 
 
 def workspace_at(workspace: PathLike | None) -> Workspace:
-    """The workspace of that folder; None is ``default_workspace``."""
-    return Workspace(os.fspath(workspace) if workspace is not None else default_workspace())
+    """The workspace of that folder; see ``Workspace``."""
+    return Workspace(workspace)
 
 
 def image_folder(data_dir: PathLike | None) -> Path | None:

@@ -6,7 +6,6 @@ loss sequence with its checkpoints. Stages are chosen afterwards, by ``convergen
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -26,7 +25,6 @@ from fmcs_bench.training.loop import Batches, accuracy, fit
 from fmcs_bench.training.losses import Objective, freeze
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import RunConfig
-from fmcs_bench.urls import UrlPath
 
 
 class Checkpoint(Options):
@@ -151,15 +149,10 @@ def save_checkpoint(model: Backbone, path: Path, *, key: str | None = None) -> N
     files.write_atomically(path, save(state, None if key is None else {"key": key}))
 
 
-def checkpoint_key(path: Path | UrlPath) -> str | None:
+def checkpoint_key(path: Path) -> str | None:
     """The key that a checkpoint was saved with; None where it has none, is damaged, or is not there."""
     if not path.is_file():
         return None
-    if isinstance(path, UrlPath):
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / path.name
-            copy.write_bytes(path.read_bytes())
-            return checkpoint_key(copy)
     try:
         with safe_open(path, framework="pt") as file:
             key: str | None = (file.metadata() or {}).get("key")

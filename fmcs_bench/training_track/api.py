@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import PathLike
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
 from fmcs_bench.results.training_table import TrainingBoard
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import PathLike, find_dataset, image_folder, only_dataset, workspace_at
+from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
 from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS, Sweep, parse_rafs
 from fmcs_bench.training_track.estimate import Plan, plan_methods
 from fmcs_bench.training_track.runner import train_methods
@@ -55,7 +56,7 @@ def train(
         recipe: ``fmce``, ``dueheadnet-readme`` or ``dueheadnet-code``; None is the dataset's.
         changes: values of the recipe that differ, such as ``{"lr": 0.1}``.
         retry: train those again that failed before.
-        workspace: see ``default_workspace``.
+        workspace: see ``Workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
         stream_images: as for ``build``.

@@ -20,12 +20,12 @@ from fmcs_bench.backbones.gradcam import Saliency, Target, choose_images, explai
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.core.figure_style import require_kind, save
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import PathLike, find_dataset, image_folder, only_dataset, workspace_at
+from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.losses import freeze
 from fmcs_bench.training.trajectory import load_checkpoint
@@ -91,7 +91,7 @@ def explain(
         image_ids: images of these ids instead.
         target: the class whose evidence is shown: the one ``predicted`` by the network, or the image's ``label``.
         out: the picture, ``.png``, ``.svg`` or ``.pdf``; None is one in the workspace.
-        workspace: see ``default_workspace``.
+        workspace: see ``Workspace``.
         data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
         stream_images: as for ``build``.

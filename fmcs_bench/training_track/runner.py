@@ -89,7 +89,7 @@ def train_methods(
         progress=progress,
         engine=engine,
         device=str(planned.device),
-        folder=workspace.root if workspace.is_here else None,  # a URL means the same everywhere
+        folder=workspace.root,
     )
     boards = training_boards(outcome.results)
     if outcome.failures:

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from fmcs_bench import in_bucket
+from fmcs_bench import api
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError
@@ -48,7 +48,7 @@ def built(monkeypatch):
         found.append((config, options["skip_broken"]))
         raise ReachedBuilderError
 
-    monkeypatch.setattr(in_bucket, "build_dataset", note)
+    monkeypatch.setattr(api, "build_dataset", note)
     return found
 
 

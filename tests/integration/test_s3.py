@@ -21,7 +21,6 @@ from fmcs_bench.core.errors import (
     SupersededWarning,
     WorkspaceError,
 )
-from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub.publish import Copied
 from fmcs_bench.store.location import Location
 
@@ -290,23 +289,3 @@ def test_the_command_asks_before_it_sends(shelf, tiny_dataset, tmp_path):
     assert done.exit_code == 2
     assert "give --yes to send without asking" in done.output
     assert "Contents" not in shelf.s3.list_objects_v2(Bucket="shelf")
-
-
-def test_a_workspace_in_a_bucket(shelf, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("FMCS_BENCH_SCRATCH", str(tmp_path))
-    url = "s3://shelf/ws"
-    (board,) = fb.evaluate(tiny_dataset, evaluators=["norm"], seeds=1, workspace=url, device="cpu")
-    there = in_bucket(shelf)
-    assert {key.split("/")[1] for key in there} == {"records", "evaluators"}
-    (again,) = fb.evaluate(tiny_dataset, evaluators=["norm"], seeds=1, workspace=url, device="cpu")
-    assert again == board
-    assert in_bucket(shelf) == there
-    with Workspace(url).locked():
-        with pytest.raises(WorkspaceError, match=r"remove s3://shelf/ws/\.lock"), Workspace(url).locked():
-            pass
-        assert "ws/.lock" in in_bucket(shelf)
-    assert in_bucket(shelf) == there
-    fsspec.config.conf["s3"] = {"key": shelf.key, "secret": "SECRET-VALUE"}
-    with pytest.raises(WorkspaceError, match="the workspace s3://shelf/ws cannot be written") as caught:
-        fb.evaluate(tiny_dataset, evaluators=["norm"], seeds=2, workspace=url, device="cpu")
-    assert "SECRET-VALUE" not in str(caught.value)

@@ -19,8 +19,7 @@ from safetensors.torch import load
 import fmcs_bench as fb
 from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError
 from fmcs_bench.store import location, schema
-from fmcs_bench.store.location import Location, stays_inside
-from fmcs_bench.urls import without_secrets
+from fmcs_bench.store.location import Location, stays_inside, without_secrets
 
 
 @pytest.fixture
