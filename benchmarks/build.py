@@ -47,7 +47,7 @@ CODECS = ("zstd", "pco", "q8")
 
 
 def stages(num: int) -> tuple[schema.Stage, ...]:
-    """Stages that a writer needs to be told of; their numbers mean nothing here."""
+    """Stages for the writer; their numbers mean nothing here."""
     return tuple(
         schema.Stage(stage=k, step=k, epoch=float(k), train_loss=0.0, validation_accuracy=0.0, progress=0.0)
         for k in range(1, num + 1)

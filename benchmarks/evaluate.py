@@ -8,8 +8,8 @@ DATASET is the folder of the quickstart's digits, `<workspace>/datasets/digits-s
   the seconds of the first.
 - read: the train side, of DATASET and of others, decoded into new memory as a fit needs it (`load`; goal: 0.85),
   against the codec decoding the same chunks from memory with the same threads and keeping nothing; by turns in one
-  process, with the files in the page cache. `protocol` is the same with the checksum that is taken before the maps are
-  lent.
+  process, with the files in the page cache. `protocol` is the same with the checksum that is taken before an
+  evaluator gets the maps.
 """
 
 from __future__ import annotations

@@ -57,13 +57,13 @@ class _SortedNetwork(nn.Module):
         self.embed = nn.Linear(19, width)
         self.rank = nn.Parameter(0.02 * torch.randn(num_channels, width))
         self.blocks = nn.Sequential(EncoderBlock(width, 4), EncoderBlock(width, 4))
-        self.norm, self.judge = nn.LayerNorm(width), nn.Linear(width, num_outputs)
+        self.norm, self.answer = nn.LayerNorm(width), nn.Linear(width, num_outputs)
 
     def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
         described_BDE = channel_statistics(maps_BDHW)
         order_BD = described_BDE[..., 16].argsort(dim=1)
         described_BDE = torch.gather(described_BDE, 1, order_BD[..., None].expand_as(described_BDE))
-        outputs: torch.Tensor = self.judge(self.norm(self.blocks(self.embed(described_BDE) + self.rank)).mean(dim=1))
+        outputs: torch.Tensor = self.answer(self.norm(self.blocks(self.embed(described_BDE) + self.rank)).mean(dim=1))
         return outputs
 
 

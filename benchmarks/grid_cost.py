@@ -8,7 +8,7 @@ Flow: figures, each measured (a path in a JSON of `benchmarks/`) or assumed (a n
 -> Markdown: a table of the inputs, which says of each where it comes from, and one of what follows from them.
 
 The grid is that of arXiv 2508.06109: ResNet-50 and ShuffleNet v2, four image data sets at 224 px, ten RAF values, five
-seeds; with the controls of docs/training.md, and the FMCS data sets that the judges are fitted on.
+seeds; with the controls of docs/training.md, and the FMCS datasets on which the evaluators are fitted.
 """
 
 from __future__ import annotations

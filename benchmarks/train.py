@@ -38,7 +38,7 @@ from fmcs_bench.training.recipes import Recipe
 NETWORKS = {"smallcnn": 32, "shufflenet_v2": 224}
 BATCH_SIZE = 64
 NUM_STAGES = 9
-JUDGES = ("conv", "set")
+EVALUATORS = ("conv", "set")
 RAF = 0.9
 
 
@@ -102,10 +102,10 @@ def measure(
     num_classes = len(source.classes)
     shape = backbones.map_shape(backbones.create(name, num_classes, seed=0), size)
     objectives = {"baseline": Objective(Method())}
-    for judge in JUDGES:
-        evaluator = evaluators.create(EvaluatorConfig(evaluator=judge, seed=0), shape, NUM_STAGES, device=device)
+    for kind in EVALUATORS:
+        evaluator = evaluators.create(EvaluatorConfig(evaluator=kind, seed=0), shape, NUM_STAGES, device=device)
         evaluator.freeze()
-        objectives[judge] = Objective(Method(raf=RAF), evaluator.log_probs)
+        objectives[kind] = Objective(Method(raf=RAF), evaluator.log_probs)
 
     def training(objective: str, data: Batches) -> Callable[[], Any]:
         def work() -> None:
@@ -144,9 +144,9 @@ def measure(
         },
     }
     steps = {key: step_of(name, num_classes, few, objective, recipe) for key, objective in objectives.items()}
-    for judge in JUDGES:
-        step, base_step, ratio = by_turns(steps[judge], steps["baseline"], num_steps * rounds)
-        found[f"ral_{judge}"] = {
+    for kind in EVALUATORS:
+        step, base_step, ratio = by_turns(steps[kind], steps["baseline"], num_steps * rounds)
+        found[f"ral_{kind}"] = {
             "pairs_of_steps": num_steps * rounds,
             "step_seconds": round(step, 5),
             "baseline_step_seconds": round(base_step, 5),

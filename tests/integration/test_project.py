@@ -1,6 +1,7 @@
 """What a repository needs besides code: citation, workflows, forms, and the navigation of the documentation."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -61,3 +62,9 @@ def test_every_dependency_has_a_reason_and_no_other_package_has_one():
     ]
     named = {name.lower() for names in bold for name in names}
     assert sorted(named - needed) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_imports(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parent)
+    runpy.run_path(str(path), run_name="benchmark")
