@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from result import by_turns, report, seconds
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.build.extraction import batch_size, extract, memory_format
 from fmcs_bench.core import environment
-from fmcs_bench.images import load as images
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.writer import DatasetWriter
@@ -62,7 +62,7 @@ def extraction(
     """Ratio of the bare forward passes' time to that of extraction."""
     num_classes = len(source.classes)
     frozen = [
-        backbones.create(name, num_classes, seed=seed, image_size=image_size).eval().to(device)
+        create_backbone(name, num_classes, seed=seed, image_size=image_size).eval().to(device)
         for seed in range(num_networks)
     ]
     prepare = Preprocessor(source, image_size)
@@ -70,7 +70,7 @@ def extraction(
     size = batch_size(device)
     layout = memory_format(frozen, device, precision, image_size)
     batch = prepare(torch.from_numpy(source.images_NCHW[image_N[:size]])).to(device).contiguous(memory_format=layout)
-    shape = backbones.map_shape(frozen[0], image_size)
+    shape = map_shape(frozen[0], image_size)
 
     def bare() -> None:
         for first in range(0, num_images, size):
@@ -121,7 +121,7 @@ def trained_maps(
     prepare = Preprocessor(source, min(64, image_size)).to(device)
     index = source.indices("train")
     order = np.random.default_rng(0).permutation(index)
-    model = backbones.create(name, len(source.classes), seed=0).to(device)
+    model = create_backbone(name, len(source.classes), seed=0).to(device)
     recipe = Recipe.make(schedule="constant", precision=precision)
     begin, used, losses = time.monotonic(), 0, []
     while not losses or time.monotonic() - begin < train_seconds:
@@ -235,8 +235,8 @@ def peak_of_extraction(num_images: int) -> int:
 
 def extract_digits(num_images: int) -> int:
     """Extract in this process; returns its peak bytes."""
-    source = images.load("digits")
-    frozen = [backbones.create("smallcnn", 10, seed=seed).eval() for seed in range(2)]
+    source = load_images("digits")
+    frozen = [create_backbone("smallcnn", 10, seed=seed).eval() for seed in range(2)]
     image_N = np.arange(num_images) % len(source.labels_N)
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), (64, 28, 28)) as writer:
         writer.start_run(SEED, stages(2), image_N)
@@ -261,7 +261,7 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.part or parts
     device = torch.device(arguments.device)
-    source = images.load(arguments.images, arguments.data_dir, image_size=SIZE)
+    source = load_images(arguments.images, arguments.data_dir, image_size=SIZE)
     figures: dict[str, Any] = {"images": source.name, "image_size": SIZE}
 
     def note(name: str, value: Any) -> None:

@@ -31,7 +31,7 @@ from result import by_turns, per_second, report
 
 import fmcs_bench as fb
 from fmcs_bench.evaluator_track import protocol
-from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.evaluators.registry import parse_evaluators
 from fmcs_bench.store.reader import FmcsDataset
 
 GOAL_SECONDS = 240
@@ -66,7 +66,7 @@ def track(dataset: FmcsDataset, *, names: list[str], seeds: int, device: str) ->
             dataset, evaluators=names, seeds=seeds, workspace=workspace, device=device, progress=clock
         )
         seconds = time.monotonic() - begin
-    fits = evaluators.wanted(names)
+    fits = parse_evaluators(names)
     units = [fit.name if fit.labels == "true" else f"{fit.name}~permuted" for fit in fits for _ in range(seeds)]
     of_each = dict.fromkeys(units, 0.0)
     for name, spent in zip(units, np.diff(clock.moments), strict=True):

@@ -22,12 +22,13 @@ from torch import nn
 
 import fmcs_bench as fb
 from fmcs_bench.evaluator_track import protocol
-from fmcs_bench.evaluators.base import REGISTRY, Evaluator
+from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.models.attention import EncoderBlock
 from fmcs_bench.evaluators.models.conv import ConvEvaluator
 from fmcs_bench.evaluators.models.deepsets import channel_statistics
 from fmcs_bench.evaluators.models.invariants import NUM_GRAM, gram_spectra
 from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.store.reader import FmcsDataset
 
@@ -152,7 +153,7 @@ def validation_mae(dataset: FmcsDataset, kinds: list[type[Evaluator]], limits: p
     train, validation = (protocol.side(dataset, name, limits).load() for name in ("train", "validation_run"))
     found: dict[str, Any] = {"train_maps": len(train), "validation_maps": len(validation), "mae": {}, "fit_seconds": {}}
     for kind in kinds:
-        config = EvaluatorConfig(evaluator=kind.name if kind.name in REGISTRY else "idea", seed=0)
+        config = EvaluatorConfig(evaluator=kind.name if kind.name in EVALUATORS else "idea", seed=0)
         evaluator = kind(dataset.manifest.map_shape, dataset.num_stages, config)
         begin = time.process_time()
         curve = evaluator.fit(train, validation)
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--evaluator", action="append", default=[], help="only this idea or evaluator; repeat")
     parser.add_argument("--out", type=Path, help="also write the line to this file")
     arguments = parser.parse_args()
-    kinds = {kind.name: kind for kind in (*IDEAS, *(REGISTRY[name] for name in BESIDE))}
+    kinds = {kind.name: kind for kind in (*IDEAS, *(EVALUATORS[name] for name in BESIDE))}
     wanted = [kinds[name] for name in arguments.evaluator or kinds]
     limits = protocol.Limits(arguments.limit, arguments.ask)
     figures = {}

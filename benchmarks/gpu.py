@@ -38,7 +38,7 @@ from fmcs_bench.cli.progress import shown
 from fmcs_bench.core import environment, files
 from fmcs_bench.core.errors import FmcsBenchError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import load_images
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray
@@ -102,7 +102,7 @@ def reader_speed(maps: np.ndarray, codec: str, device: torch.device, *, rounds: 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> int:
     size, threads = arguments.image_size, len(os.sched_getaffinity(0))
-    source = images.load(arguments.images, arguments.data_dir, image_size=size)
+    source = load_images(arguments.images, arguments.data_dir, image_size=size)
     figures: Figures = {"images": source.name, "image_size": size}
     wanted = arguments.codec or ("zstd", "q8")
     rows: list[tuple[Any, ...]] = [("part", "images/s", "GB/s", "ratio", "of", "peak GPU GB", "peak host GB")]

@@ -23,11 +23,11 @@ import torch
 from result import by_turns, per_second, report, seconds
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.core import environment
-from fmcs_bench.evaluators import registry as evaluators
-from fmcs_bench.images import load as images
+from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.training.loop import Batches, autocast, choose_device, fit
@@ -52,7 +52,7 @@ def batches(source: ImageDataset, size: int, num: int, device: torch.device) -> 
 def bare_loop(name: str, num_classes: int, data: Batches, recipe: Recipe, *, prepared: bool) -> None:
     """One epoch as one would write it for one network; ``prepared``: always with the same prepared batch."""
     assert isinstance(data.inputs, torch.Tensor)
-    model = backbones.create(name, num_classes, seed=0).to(data.device).train()
+    model = create_backbone(name, num_classes, seed=0).to(data.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     parts = torch.randperm(len(data)).to(data.device).split(BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(parts))
@@ -72,7 +72,7 @@ def bare_loop(name: str, num_classes: int, data: Batches, recipe: Recipe, *, pre
 def step_of(name: str, num_classes: int, data: Batches, objective: Objective, recipe: Recipe) -> Callable[[], float]:
     """A function that trains a network for a step and says what it took; the first step is done."""
     assert isinstance(data.inputs, torch.Tensor)
-    model = backbones.create(name, num_classes, seed=0).to(data.device).train()
+    model = create_backbone(name, num_classes, seed=0).to(data.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     batch, labels_B = data.prepare(data.inputs[:BATCH_SIZE]), data.targets_N[:BATCH_SIZE]
 
@@ -100,16 +100,16 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of one network."""
     num_classes = len(source.classes)
-    shape = backbones.map_shape(backbones.create(name, num_classes, seed=0), size)
+    shape = map_shape(create_backbone(name, num_classes, seed=0), size)
     objectives = {"baseline": Objective(Method())}
     for kind in EVALUATORS:
-        evaluator = evaluators.create(EvaluatorConfig(evaluator=kind, seed=0), shape, NUM_STAGES, device=device)
+        evaluator = create_evaluator(EvaluatorConfig(evaluator=kind, seed=0), shape, NUM_STAGES, device=device)
         evaluator.freeze()
         objectives[kind] = Objective(Method(raf=RAF), evaluator.log_probs)
 
     def training(objective: str, data: Batches) -> Callable[[], Any]:
         def work() -> None:
-            model = backbones.create(name, num_classes, seed=0).to(device)
+            model = create_backbone(name, num_classes, seed=0).to(device)
             fit(model, data, objectives[objective], recipe, epochs=1, seed=0)
 
         return work
@@ -168,7 +168,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     recipe = Recipe(batch_size=BATCH_SIZE, precision=arguments.precision)
-    source = images.load(arguments.images, arguments.data_dir, image_size=max(NETWORKS.values()))
+    source = load_images(arguments.images, arguments.data_dir, image_size=max(NETWORKS.values()))
     figures: dict[str, Any] = {"images": source.name, "precision": arguments.precision}
     for name in arguments.network or NETWORKS:
         figures[name] = measure(

@@ -17,7 +17,7 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike
 from fmcs_bench.hub import download as hub_download
 from fmcs_bench.hub.patience import Patience
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import source_name
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
 from fmcs_bench.results.fit_config import GridValue, Head
@@ -101,7 +101,7 @@ def build(
     typed = options.get("image_dataset")
     image_source = typed if isinstance(typed, str) and ":" in typed else None
     if image_source is not None:
-        options["image_dataset"] = images.plain_name(image_source)
+        options["image_dataset"] = source_name(image_source)
     config = BuildConfig.create(**options)
     place = workspace_at(workspace)
 

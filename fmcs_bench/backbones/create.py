@@ -8,6 +8,7 @@ Tensor names: B batch, C channels of images (always 3), D channels of maps, H he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,19 +23,20 @@ from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.backbones.smallcnn import ShuffleNetV2, SmallCnn, find_width
 from fmcs_bench.backbones.timm import Timm
 from fmcs_bench.core.errors import ConfigError
+from fmcs_bench.core.options import Options
 from fmcs_bench.core.registry import Registry
 from fmcs_bench.core.seeding import derive
 
-__all__ = ["REGISTRY", "SCHEMES", "Backbone", "Factory", "create", "factory", "map_shape", "num_parameters"]
-
-REGISTRY: Registry[Factory] = Registry("backbone", group="fmcs_bench.backbones")
-REGISTRY.add("smallcnn", SmallCnn)
-REGISTRY.add("resnet50", Timm("resnet50"))
-REGISTRY.add("shufflenet_v2", ShuffleNetV2)
+DESCRIBED_CLASSES = 10
+"""Classes of the networks that ``describe`` makes."""
+BACKBONES: Registry[Factory] = Registry("backbone", group="fmcs_bench.backbones")
+BACKBONES.add("smallcnn", SmallCnn)
+BACKBONES.add("resnet50", Timm("resnet50"))
+BACKBONES.add("shufflenet_v2", ShuffleNetV2)
 for _depth in (18, 34, 50, 101, 152):
-    REGISTRY.add(f"seresnet{_depth}", Timm(f"seresnet{_depth}"))
+    BACKBONES.add(f"seresnet{_depth}", Timm(f"seresnet{_depth}"))
 
-SCHEMES: dict[str, Callable[[str], Factory]] = {
+BACKBONE_LIBRARIES: dict[str, Callable[[str], Factory]] = {
     "timm": timm_networks.find,
     "torchvision": torchvision_networks.find,
     "smallcnn": find_width,
@@ -42,19 +44,19 @@ SCHEMES: dict[str, Callable[[str], Factory]] = {
 """What may stand before the slash of ``LIBRARY/NAME``, or ``smallcnn/WIDTH``, and how such a network is found."""
 
 
-def factory(name: str) -> Factory:
+def find_backbone(name: str) -> Factory:
     """The maker of a backbone, by short name, as ``timm/NAME``, as ``torchvision/NAME`` or as ``smallcnn/WIDTH``.
 
     Raises:
         UnknownNameError: no such backbone; the message has the nearest names.
     """
     library, slash, network = name.partition("/")
-    if slash and library in SCHEMES:
-        return SCHEMES[library](network)
-    return REGISTRY[name]
+    if slash and library in BACKBONE_LIBRARIES:
+        return BACKBONE_LIBRARIES[library](network)
+    return BACKBONES[name]
 
 
-def create(
+def create_backbone(
     name: str,
     num_classes: int,
     *,
@@ -65,7 +67,7 @@ def create(
     """A backbone whose random weights ``seed`` alone decides; the global random state stays as it was.
 
     Args:
-        name: short name (``REGISTRY.names()``), ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
+        name: short name (``BACKBONES.names()``), ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
         num_classes: of the image dataset.
         seed: of the weights; with ``pretrained`` of the classifier alone.
         image_size: side of the square images, in pixels, for networks that are made for one size; None is their own.
@@ -77,11 +79,11 @@ def create(
         MissingDataError: published weights are wanted, are not here, and cannot be fetched.
 
     Example:
-        >>> create("smallcnn", 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
+        >>> create_backbone("smallcnn", 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
     options = options or BackboneOptions()
-    make = factory(name)
+    make = find_backbone(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         if isinstance(make, Library):
@@ -136,3 +138,52 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
 def num_parameters(module: nn.Module) -> int:
     """Number of the parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+class Description(Options):
+    """One backbone at one image size.
+
+    Attributes:
+        name: of the backbone.
+        image_size: side of the square images, in pixels.
+        map_shape: (D, H, W); None where the network cannot take these images.
+        num_parameters: of the network with a classifier for 10 classes.
+        map_bytes: of one map in float16, uncompressed.
+        problem: why there is no map.
+    """
+
+    name: str
+    image_size: int
+    map_shape: tuple[int, int, int] | None = None
+    num_parameters: int | None = None
+    map_bytes: int | None = None
+    problem: str | None = None
+
+
+def describe(name: str, image_size: int, options: BackboneOptions | None = None) -> Description:
+    """Make a backbone and look at its maps.
+
+    Args:
+        name: short name, ``timm/NAME`` or ``torchvision/NAME``.
+        image_size: side of the square images, in pixels.
+        options: of the backbone.
+
+    Raises:
+        UnknownNameError: no such backbone.
+
+    Example:
+        >>> describe("smallcnn", 32).map_shape
+        (64, 4, 4)
+    """
+    try:
+        backbone = create_backbone(name, DESCRIBED_CLASSES, seed=0, image_size=image_size, options=options)
+        shape = map_shape(backbone, image_size)
+    except ConfigError as error:
+        return Description(name=name, image_size=image_size, problem=str(error).splitlines()[0])
+    return Description(
+        name=name,
+        image_size=image_size,
+        map_shape=shape,
+        num_parameters=num_parameters(backbone),
+        map_bytes=2 * math.prod(shape),
+    )

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.seeding import derive
@@ -111,7 +111,7 @@ def create(
 ) -> DueHeadNet:
     """A DueHeadNet with random weights that ``seed`` decides.
 
-    Its first head has the weights of ``backbones.create(base, num_classes, seed=seed)``, so that for one seed it can be
+    Its first head has the weights of ``create_backbone(base, num_classes, seed=seed)``, so that for one seed it can be
     paired with that single network; the second head's weights are another draw. With ``pretrained`` the first head has
     the published weights and the second is random: two equal heads would stay equal.
 
@@ -124,14 +124,14 @@ def create(
         options: of the backbone, the same for both heads but for ``pretrained``.
 
     Raises:
-        ConfigError: see ``DueHeadNet`` and ``backbones.create``.
+        ConfigError: see ``DueHeadNet`` and ``create_backbone``.
     """
     options = options or BackboneOptions()
     second_options = options.model_copy(update={"pretrained": False})
     second_seed = derive(seed, "second head")
-    first = backbones.create(base, num_classes, seed=seed, image_size=image_size, options=options)
-    second = backbones.create(base, num_classes, seed=second_seed, image_size=image_size, options=second_options)
+    first = create_backbone(base, num_classes, seed=seed, image_size=image_size, options=options)
+    second = create_backbone(base, num_classes, seed=second_seed, image_size=image_size, options=second_options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "fusion"))
-        num_channels = backbones.map_shape(first, image_size)[0]
+        num_channels = map_shape(first, image_size)[0]
         return DueHeadNet(first, second, fusion=fusion, num_classes=num_classes, num_channels=num_channels)

@@ -81,8 +81,8 @@ def grad_cam(
         ConfigError: the logits do not come from the maps.
 
     Example:
-        >>> from fmcs_bench import backbones
-        >>> cams, predicted = grad_cam(backbones.create("smallcnn", 10, seed=0), torch.rand(2, 3, 32, 32))
+        >>> from fmcs_bench.backbones.create import create_backbone
+        >>> cams, predicted = grad_cam(create_backbone("smallcnn", 10, seed=0), torch.rand(2, 3, 32, 32))
         >>> cams.shape, bool((cams >= 0).all()), predicted.shape
         (torch.Size([2, 32, 32]), True, torch.Size([2]))
     """
@@ -177,8 +177,8 @@ def choose_images(images: ImageDataset, num: int | None = None, image_ids: Seque
         ConfigError: both are given, too many are asked for, or there is no image of this id.
 
     Example:
-        >>> from fmcs_bench import images
-        >>> digits = images.load("digits")
+        >>> from fmcs_bench.images.load import load_images
+        >>> digits = load_images("digits")
         >>> digits.labels_N[choose_images(digits)].tolist()
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """

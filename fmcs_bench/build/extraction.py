@@ -16,6 +16,7 @@ import torch
 from fmcs_bench.backbones.base import Backbone
 from fmcs_bench.training.recipes import Precision
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.loader import BatchReader
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.store.writer import DatasetWriter
@@ -98,7 +99,7 @@ def extract(
 
     Raises:
         DatasetError: a map is not finite in float16.
-        FmcsBenchError: an image cannot be read any more; see ``ImageDataset.read_batches``.
+        FmcsBenchError: an image cannot be read any more; see ``images.loader.BatchReader``.
         OSError: the disk is full, or cannot be written.
     """
     missing = writer.missing(seed, array, first_row, len(image_N))
@@ -121,7 +122,7 @@ def extract(
         task.advance(len(image_N) - sum(min(num_shard, len(image_N) - start) for start in starts))
         shards = [image_N[start : start + num_shard] for start in starts]
         batches = [[shard_N[i : i + size] for i in range(0, len(shard_N), size)] for shard_N in shards]
-        pixels = images.read_batches(list(chain.from_iterable(batches)), device=device)
+        pixels = BatchReader(images.images_NCHW, device=device)(list(chain.from_iterable(batches)))
         for turn, (start, shard_N, of_shard) in enumerate(zip(starts, shards, batches, strict=True)):
             block_KNDHW = blocks[turn % 2][:, : len(shard_N)]
             first = 0

@@ -11,8 +11,9 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
-from fmcs_bench.backbones import create as backbones
-from fmcs_bench.images import load as images
+from fmcs_bench.backbones.create import find_backbone
+from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images.load import load_images
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.images.preprocessing import Preprocessor
@@ -44,7 +45,7 @@ def verify(
         recompute: so many maps of every run and stage are computed again; 0 is none.
         data_dir: folder with the files of the image dataset, for ``recompute``.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that it was built from, for ``recompute``.
-        stream_images: see ``stream`` of ``images.load``.
+        stream_images: see ``stream`` of ``load_images``.
         device: where maps are computed again.
         seed: of the draw of these maps.
         progress: shows the work.
@@ -78,7 +79,7 @@ def verify(
         ("checkpoints", verifier.check_checkpoints),
     ]
     if recompute and sound:
-        backbones.factory(config.backbone)
+        find_backbone(config.backbone)
         source = dataset.load_images(data_dir, image_source, stream=stream_images, progress=progress)
         steps.append(("recompute", lambda fault: check_recomputed(verifier, fault, source, recompute, on, seed)))
     elif recompute:
@@ -117,7 +118,7 @@ def check_recomputed(
             fault(f"{name} is not that of the images")
     prepare = Preprocessor(source, verifier.config.image_size).to(device)
     drawn, worst = 0, 0.0
-    splits = [images.SPLITS.index(split) for split in part.splits]
+    splits = [SPLITS.index(split) for split in part.splits]
     for run in verifier.manifest.runs:
         image_N = verifier.values(f"{schema.run_group(run.seed)}/image")
         for row in range(verifier.config.stages):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import find_backbone, map_shape, num_parameters
 from fmcs_bench.core import environment, files
 from fmcs_bench.build.units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop
 from fmcs_bench.store.config import BuildConfig
@@ -70,7 +70,7 @@ def build_dataset(
             lie; it is not kept.
         skip_broken: leave out images that cannot be decoded; the manifest has their number.
         download: fetch missing files of a named image dataset into ``data_dir``.
-        stream_images: see ``stream`` of ``images.load``.
+        stream_images: see ``stream`` of ``load_images``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows the work.
         engine: who trains and computes; see ``fmcs_bench.jobs.ray``.
@@ -93,7 +93,7 @@ def build_dataset(
         shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
         return dataset
     codecs.require(config.codec)
-    backbones.factory(config.backbone)  # before the images are read: a wrong name is told at once
+    find_backbone(config.backbone)  # before the images are read: a wrong name is told at once
     _Build(config, path, place, device, progress, engine).finish(workspace.root)
     return open_dataset(path)
 
@@ -126,8 +126,8 @@ class _Build:
         self.device = str(choose_device(device))
         self.images = place.load(config, progress)
         probe = initial_backbone(config, len(self.images.classes), seed=0)
-        self.num_parameters = backbones.num_parameters(probe)
-        self.map_shape = backbones.map_shape(probe, config.image_size)
+        self.num_parameters = num_parameters(probe)
+        self.map_shape = map_shape(probe, config.image_size)
         inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
         self.workshop = Workshop(inputs, progress, self.images)
         self.environment = Environment.current(self.device, torch.get_num_threads())

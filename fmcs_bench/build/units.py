@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fmcs_bench.core import files
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import absolute_source, load_images
 from fmcs_bench.backbones.base import Backbone
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.core.environment import Environment
@@ -93,7 +93,7 @@ class Done:
 
 @dataclass(frozen=True)
 class ImagePlace:
-    """How the images of a build are loaded; see ``images.load``."""
+    """How the images of a build are loaded; see ``load_images``."""
 
     data_dir: str | Path | None = None
     source: str | None = None
@@ -104,7 +104,7 @@ class ImagePlace:
 
     def load(self, config: BuildConfig, progress: Progress) -> ImageDataset:
         """The images of a configuration."""
-        return images.load(
+        return load_images(
             config.image_dataset,
             self.data_dir,
             limit=config.limit,
@@ -122,7 +122,7 @@ class ImagePlace:
         return replace(
             self,
             data_dir=None if self.data_dir is None else Path(self.data_dir).absolute(),
-            source=images.image_place(self.source),
+            source=absolute_source(self.source),
             download=False,
             stream=True if is_streamed else self.stream,
         )
@@ -184,7 +184,7 @@ class Workshop:
         """The images, loaded by this process.
 
         Raises:
-            FmcsBenchError: they cannot be loaded here; see ``images.load``.
+            FmcsBenchError: they cannot be loaded here; see ``load_images``.
             DatasetError: they are others.
         """
         # This process has its threads for itself, the others of the machine are other processes'.

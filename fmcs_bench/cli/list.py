@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fmcs_bench.backbones import create as backbones
-from fmcs_bench.backbones.description import Description, describe
+from fmcs_bench.backbones.create import BACKBONE_LIBRARIES, BACKBONES, Description, describe, find_backbone
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.evaluators import registry as evaluators
-from fmcs_bench.images import load as images
+from fmcs_bench.evaluators.registry import EVALUATORS, find_evaluator
+from fmcs_bench.images.base import IMAGE_DATASETS
+from fmcs_bench.images.load import IMAGE_SCHEMES
 from fmcs_bench.store import resolve
 from fmcs_bench.training.methods import METHODS
 
@@ -23,10 +23,10 @@ def lines(what: str, workspace: Workspace) -> list[str]:
         workspace: whose FMCS datasets are listed.
     """
     if what == "backbones":
-        return [*backbones.REGISTRY, *(f"{library}/{_SECOND.get(library, 'NAME')}" for library in backbones.SCHEMES)]
+        return [*BACKBONES, *(f"{library}/{_SECOND.get(library, 'NAME')}" for library in BACKBONE_LIBRARIES)]
     if what == "datasets":
         built = sorted(path.parent.name for path in workspace.datasets.glob("*/dataset.json"))
-        sources = [*images.REGISTRY, *(usage for _, usage in images.SCHEMES.values())]
+        sources = [*IMAGE_DATASETS, *(usage for _, usage in IMAGE_SCHEMES.values())]
         return [
             "image datasets",
             *(f"  {source}" for source in sources),
@@ -36,8 +36,8 @@ def lines(what: str, workspace: Workspace) -> list[str]:
         ]
     if what == "evaluators":
         found = []
-        for name in evaluators.REGISTRY:
-            kind = evaluators.find(name)
+        for name in EVALUATORS:
+            kind = find_evaluator(name)
             traits = {
                 "differentiable": kind.differentiable,
                 "channel-invariant": kind.channel_invariant,
@@ -59,5 +59,5 @@ def describe_backbones(image_size: int, names: Sequence[str] = ()) -> list[Descr
         UnknownNameError: no such backbone.
     """
     for name in names:  # before any is made, which takes time
-        backbones.factory(name)
-    return [describe(name, image_size) for name in names or backbones.REGISTRY]
+        find_backbone(name)
+    return [describe(name, image_size) for name in names or BACKBONES]

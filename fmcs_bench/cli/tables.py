@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmcs_bench.backbones.description import NUM_CLASSES, Description
+from fmcs_bench.backbones.create import DESCRIBED_CLASSES, Description
 from fmcs_bench.results.evaluator_table import EvaluatorBoard
 from fmcs_bench.results.statistics import Estimate
 from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
@@ -152,7 +152,7 @@ def stage_table(manifest: Manifest) -> Table:
 def backbone_table(descriptions: Sequence[Description]) -> Table:
     """Maps of backbones at one image size; a network that cannot take it says why."""
     table = _table(f"Maps of images of {descriptions[0].image_size} px, in float16 before compression")
-    table.caption = Text(f"parameters: with a classifier for {NUM_CLASSES} classes")
+    table.caption = Text(f"parameters: with a classifier for {DESCRIBED_CLASSES} classes")
     table.add_column("backbone", overflow="fold")
     for name in ("D x H x W", "parameters", "bytes per map"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fmcs_bench.core.errors import DatasetError, PluginError
-from fmcs_bench.evaluators import lookup
-from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.evaluators.registry import evaluator_code, evaluator_file, resolve_evaluator
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 
@@ -64,7 +63,7 @@ class EvaluatorThere:
     @classmethod
     def all_of(cls, names: Iterable[str]) -> tuple[EvaluatorThere, ...]:
         """What stands for evaluators of these names, each once."""
-        return tuple(cls(name, lookup.file_of(name), evaluators.code_of(name)) for name in dict.fromkeys(names))
+        return tuple(cls(name, evaluator_file(name), evaluator_code(name)) for name in dict.fromkeys(names))
 
     def learn(self) -> None:
         """Make the name known in this process.
@@ -75,8 +74,8 @@ class EvaluatorThere:
             PluginError: its code is other code.
         """
         if self.file is not None:
-            evaluators.resolve(self.file)
-        if evaluators.code_of(self.name) != self.code:
+            resolve_evaluator(self.file)
+        if evaluator_code(self.name) != self.code:
             raise PluginError(
                 f"the evaluator {self.name} has other code here than where the command was typed; install, or copy, "
                 "one version everywhere"

@@ -15,8 +15,8 @@ import numpy as np
 from fmcs_bench.core.errors import DivergedError, EvaluatorError
 from fmcs_bench.evaluator_track import calls
 from fmcs_bench.evaluator_track.protocol import HeldMaps
-from fmcs_bench.evaluators import registry as evaluators
 from fmcs_bench.evaluators.base import Evaluator
+from fmcs_bench.evaluators.registry import find_evaluator
 from fmcs_bench.results import grid, metrics
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.grid import GridSearch, Trial
@@ -60,7 +60,7 @@ def fit_unit(
         EvaluatorError: a fit failed other than by diverging, or every combination diverged.
         ProtocolError: an evaluator broke its contract.
     """
-    applies = bool(unit.grid) and evaluators.find(unit.evaluator).uses_recipe
+    applies = bool(unit.grid) and find_evaluator(unit.evaluator).uses_recipe
     trials: list[Trial] = []
     kept: Fit | None = None
     diverged: EvaluatorError | None = None

@@ -26,9 +26,9 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track import calls, grid_search, protocol
 from fmcs_bench.evaluator_track.elsewhere import DatasetThere, EvaluatorThere
-from fmcs_bench.evaluators import registry as evaluators
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.checkpoint import is_intact, load_fitted, save_fitted
+from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code, parse_evaluators
 from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.results import metrics, records
 from fmcs_bench.results.evaluator_table import COLUMNS, Column, EvaluatorBoard, evaluator_boards
@@ -60,7 +60,7 @@ def evaluate_dataset(
     Args:
         dataset: opened for reading.
         workspace: where records and fitted evaluators go; the caller holds its lock.
-        evaluator_names: which, see ``fmcs_bench.evaluators.wanted``; none means all.
+        evaluator_names: which, see ``parse_evaluators``; none means all.
         head: of those that are named without one.
         num_seeds: seeds 0 .. num_seeds - 1.
         limit: at most this many images in each split of each run.
@@ -85,7 +85,7 @@ def evaluate_dataset(
     """
     if num_seeds < 1:
         raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
-    wanted = evaluators.wanted(evaluator_names, head)  # a wrong name is told before anything is fitted
+    wanted = parse_evaluators(evaluator_names, head)  # a wrong name is told before anything is fitted
     tried = {name: tuple(values) for name, values in (grid or {}).items()}
     options = {"limit": limit, "test_limit": test_limit, "grid": tried}
     units = [
@@ -93,7 +93,7 @@ def evaluate_dataset(
             evaluator=fit.name,
             head=fit.head,
             labels=fit.labels,
-            code=evaluators.code_of(fit.name),
+            code=evaluator_code(fit.name),
             seed=seed,
             **options,
         )
@@ -314,7 +314,7 @@ class _Track:
     def _make(self, config: EvaluatorConfig) -> Evaluator:
         shape = self.dataset.manifest.map_shape
         with calls.guarded(config.method, f"maps of {shape} (made)"):
-            return evaluators.create(config, shape, self.dataset.num_stages, device=self.device)
+            return create_evaluator(config, shape, self.dataset.num_stages, device=self.device)
 
     def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
         """The same fit, tested on datasets that its record lacks; the record without them is set aside."""

@@ -14,10 +14,10 @@ import torch
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.core.seeding import derive
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.evaluators import registry as evaluators
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.checkpoint import DESCRIPTION, load_fitted
 from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.registry import resolve_evaluator
 from fmcs_bench.results.evaluator_table import evaluator_boards
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
@@ -38,7 +38,7 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
         MissingDataError: nothing was evaluated on this dataset, or not this evaluator.
         ConfigError: the evaluator is not differentiable.
     """
-    evaluator = evaluator if evaluator is None else evaluators.resolve(evaluator)
+    evaluator = evaluator if evaluator is None else resolve_evaluator(evaluator)
     every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
     boards = {board.settings: board for board in evaluator_boards(every)}
     if not boards:
@@ -160,7 +160,7 @@ def find_fitted(
         MissingDataError: there is no such fit; the message says which there are.
         ConfigError: several fits are meant.
     """
-    evaluator = evaluators.resolve(evaluator)
+    evaluator = resolve_evaluator(evaluator)
     root = workspace.root / "evaluators"
     every = [path.parent.relative_to(root).parts for path in sorted(root.glob(f"*/*/*/seed-*/{DESCRIPTION}"))]
     of_dataset = [parts for parts in every if dataset in (parts[0], parts[0].partition("@")[0])]

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.core.registry import Registry
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import Epoch
 from fmcs_bench.store.selection import MapSet
@@ -133,6 +132,3 @@ class Evaluator(ABC):
                 f"the evaluator {self.name} takes maps of {own} (channels, height, width), not {given}; fit it on "
                 "maps of that shape, or use an evaluator of any shape, such as set"
             )
-
-
-REGISTRY: Registry[type[Evaluator]] = Registry("evaluator", group="fmcs_bench.evaluators")

@@ -16,7 +16,7 @@ from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, UnknownNameError
 from fmcs_bench.core.options import Options
 from fmcs_bench.evaluators.base import Evaluator, MapShape
-from fmcs_bench.evaluators.lookup import code_of, create
+from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code
 from fmcs_bench.results.fit_config import EvaluatorConfig
 
 WEIGHTS = "evaluator.safetensors"
@@ -66,7 +66,7 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
     """
     info, data = _read(folder)
     _check_code(info.config)
-    evaluator = create(info.config, info.map_shape, info.num_stages, device=device)
+    evaluator = create_evaluator(info.config, info.map_shape, info.num_stages, device=device)
     evaluator.from_bytes(data)
     return Fitted(evaluator, info)
 
@@ -97,7 +97,7 @@ def _check_code(config: EvaluatorConfig) -> None:
     if config.code is None:
         return
     try:
-        code = code_of(config.evaluator)
+        code = evaluator_code(config.evaluator)
     except UnknownNameError:
         raise ConfigError(
             f"the evaluator {config.evaluator} is a plug-in that is not here; install its package, or name its file: "

@@ -1,26 +1,20 @@
 """Labelled images, their splits, and the draw of a limited number of them.
 
-Flow: images in memory or encoded, with labels and ids -> one pass over their pixels (digest, mean and deviation,
-statistics) -> batches of uint8 images in any order.
-
-Tensor names: N images, M chosen images, B batch, C channels of images, H height, W width.
+Tensor names: N images, M chosen images, C channels of images, H height, W width, K classes, S splits.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.images.base import StoredSize
 from fmcs_bench.images.encoded import EncodedImages, ImageArray
-from fmcs_bench.images.loader import BatchReader, image_inputs
 from fmcs_bench.images.statistics import ImageStatistics, Scan, scan_images
 
 SPLITS = ("train", "validation", "test", "unseen")
@@ -32,16 +26,15 @@ class ImageDataset:
     """Labelled images, in memory or, where they are too many for it, encoded.
 
     Attributes:
-        name: short name, as typed.
-        images_NCHW: uint8, one channel (grey) or three (RGB): an array, or ``EncodedImages``, which has the shape and
-            the indexing (by an array of positions or a slice) of one, and decodes on the way.
+        name: plain name.
+        images_NCHW: uint8, one channel (grey) or three (RGB): an array, or ``EncodedImages``, indexed like one.
         labels_N: int64, 0 .. number of classes - 1.
-        ids_N: int64, unique and the same on every machine; what they mean is the dataset's own affair.
+        ids_N: int64, unique and the same on every machine.
         splits_N: uint8, index into ``SPLITS``.
         classes: name of each class.
         licence: of the images, as their owners state it.
         citation: where the images come from.
-        num_broken: images that cannot be read and were left out, as the caller asked.
+        num_broken: images that cannot be decoded and were left out (``skip_broken``).
         stored_size: height and width in the source; None where they are those of ``images_NCHW``.
     """
 
@@ -71,70 +64,40 @@ class ImageDataset:
         """Positions of the images of these splits, in order."""
         return np.flatnonzero(np.isin(self.splits_N, [SPLITS.index(split) for split in splits]))
 
-    def taking(self, rows_M: np.ndarray) -> ImageDataset:
+    def take(self, rows_M: np.ndarray) -> ImageDataset:
         """These images only; encoded ones stay encoded."""
         images = self.images_NCHW
-        return ImageDataset(
-            self.name, images[rows_M] if isinstance(images, np.ndarray) else images.take(rows_M),
-            self.labels_N[rows_M], self.ids_N[rows_M], self.splits_N[rows_M], self.classes, self.licence,
-            self.citation, self.num_broken, self.stored_size,
-        )  # fmt: skip
-
-    def limited(self, limit: int | None) -> ImageDataset:
-        """At most ``limit`` images in each split, drawn by the hash of their ids (the same for every backbone).
-
-        The images keep their order, and a larger limit holds all images of a smaller one.
-
-        Raises:
-            ConfigError: the limit is below 1.
-        """
-        return self if limit is None else self.taking(draw(self.name, self.ids_N, self.splits_N, limit))
-
-    def inputs(self, *splits: str, device: torch.device) -> torch.Tensor | BatchReader:
-        """The images of these splits for a training: see ``images.reading.image_inputs``."""
-        return image_inputs(self.images_NCHW, self.indices(*splits), device)
-
-    def read_batches(
-        self, batches: Sequence[np.ndarray], *, device: torch.device | str = "cpu"
-    ) -> Iterator[torch.Tensor]:
-        """Images batch by batch, in the order asked for; streamed ones are decoded ahead by worker processes.
-
-        Args:
-            batches: positions of the images of each batch.
-            device: where the batches go.
-
-        Returns:
-            Of each batch uint8 [B, C, H, W] on the device.
-
-        Raises:
-            ImageError: a streamed image cannot be decoded any more.
-            MissingDataError: its file cannot be opened any more.
-            ReaderError: a worker process died.
-        """
-        return BatchReader(self.images_NCHW, device=device)(batches)
+        return replace(
+            self,
+            images_NCHW=images[rows_M] if isinstance(images, np.ndarray) else images.take(rows_M),
+            labels_N=self.labels_N[rows_M],
+            ids_N=self.ids_N[rows_M],
+            splits_N=self.splits_N[rows_M],
+        )
 
     @cached_property
     def scan(self) -> Scan:
-        """What one pass over all pixels tells; done once."""
+        """The result of one pass over all pixels, made once."""
         return self.scan_now()
 
     def scan_now(self, *, skip_broken: bool = False, progress: Progress = SILENT) -> Scan:
-        """Make the pass of ``scan`` now, with its progress shown.
+        """Make the pass of ``scan`` now.
 
         Args:
-            skip_broken: note images that cannot be decoded, and go on; the pass is then kept only if there are none.
+            skip_broken: list images that cannot be decoded, and go on; the result is kept only if there are none.
             progress: shows images.
 
         Raises:
             ImageError: an image cannot be decoded, and broken ones are not to be skipped.
             MissingDataError: a file cannot be opened.
         """
+        is_train_N = self.splits_N == SPLITS.index("train")
         found = scan_images(
             self.name,
             self.images_NCHW,
             self.ids_N,
             self.labels_N,
-            self.splits_N == SPLITS.index("train"),
+            is_train_N,
             skip_broken=skip_broken,
             progress=progress,
         )
@@ -149,11 +112,11 @@ class ImageDataset:
 
     @property
     def statistics(self) -> ImageStatistics:
-        """What a card says about these images: mean and deviation of the train split, sizes, numbers by class.
+        """Mean and standard deviation of the train split, size, colour, and number of images by split and class.
 
         Example:
-            >>> from fmcs_bench import images
-            >>> found = images.load("digits", limit=100).statistics
+            >>> from fmcs_bench.images.load import load_images
+            >>> found = load_images("digits", limit=100).statistics
             >>> found.size, found.colour, found.num_images["train"][0]
             ((8, 8), 'grey', 9)
         """

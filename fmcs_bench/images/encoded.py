@@ -1,37 +1,125 @@
-"""Images that stay encoded and are decoded when they are asked for, or once, into one array.
+"""Encoded images (JPEG, PNG, ...): headers, pixels, and images that are decoded when they are indexed.
 
-Flow: positions in a source -> every header, which tells size and colour -> ``EncodedImages``, indexed like the uint8
-array that they would be -> that array where it fits into memory or was asked for, else as they are.
+Flow: content or path of each image -> its header, which gives size and colour -> ``EncodedImages``, indexed like the
+uint8 array that they would be: Pillow, the camera's orientation applied, grey or RGB, resized -> uint8 [C, H, W].
+Damage is a value (``Broken``), not an exception: the caller decides whether a broken image is skipped.
 
-Both ways give the same pixels, as both decode by ``EncodedImages``. N images, B block of images, C channels, H height,
-W width.
+N images, B block of images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmcs_bench.core.errors import ConfigError, ImageError
-from fmcs_bench.images.base import Pixels, Request, StoredSize
-from fmcs_bench.images.decoding import Blob, Broken, Header, Value, attempt, decode, read_header
-from fmcs_bench.images.memory import fits_memory, free_bytes, require_memory
+from fmcs_bench.core.errors import ImageError, MissingDataError
+
+Blob = bytes | Path
+"""An encoded image: its content, or where it lies."""
+Value = TypeVar("Value")
+
+_ORIENTATION = 0x0112
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREY = ("1", "L", "LA", "La", *_SIXTEEN_BITS)
+# What Pillow raises for content that is no image or a damaged one.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class Header(NamedTuple):
+    """What an image's header says."""
+
+    height: int
+    width: int
+    is_grey: bool
+
+
+class Broken(NamedTuple):
+    """An image that cannot be decoded, and why."""
+
+    reason: str
+
+    def error(self, image: str) -> ImageError:
+        """The error for this image, by its name."""
+        return ImageError(
+            f"{image} cannot be read as an image ({self.reason}); repair or remove it, or leave out such images with "
+            "--skip-broken"
+        )
+
+
+def attempt(work: Callable[[Blob], Value], blob: Blob) -> Value | Broken:
+    """What ``work`` makes of an image, or what is wrong with the image.
+
+    Raises:
+        MissingDataError: its file cannot be opened.
+    """
+    try:
+        return work(blob)
+    except UnidentifiedImageError:
+        return Broken("no known image format")
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the content's
+            raise MissingDataError(f"{blob!s:.200} cannot be opened ({os.strerror(error.errno)})") from error
+        return Broken(" ".join(str(error).split()) or type(error).__name__)
+
+
+def read_header(blob: Blob) -> Header:
+    """Size, after the camera's orientation, and whether the image is grey."""
+    with opened(blob) as image:
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION, 1) >= 5:  # turned by a quarter
+            width, height = height, width
+        return Header(height, width, image.mode in _GREY)
+
+
+def decode(blob: Blob, is_grey: bool, side: int | None) -> np.ndarray:
+    """Pixels, uint8 [C, H, W].
+
+    Args:
+        blob: content or path.
+        is_grey: give one channel; otherwise three.
+        side: of the square to bring the image to, in pixels; None leaves its size.
+    """
+    with opened(blob) as encoded:
+        image = ImageOps.exif_transpose(encoded)
+        if image.mode in _SIXTEEN_BITS:  # Pillow would cut values above 255 off
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"32-bit pixels (mode {image.mode}) have no agreed range")
+        if image.mode == "P":  # some palettes have transparency, which only RGBA takes over
+            image = image.convert("RGBA")
+        image = image.convert("L" if is_grey else "RGB")
+        if side is not None and image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+    return pixels[None] if is_grey else pixels.transpose(2, 0, 1)
+
+
+def opened(blob: Blob) -> Image.Image:
+    """The image with its header read; its pixels are read when they are asked for."""
+    return Image.open(io.BytesIO(blob) if isinstance(blob, bytes) else blob)
+
 
 BLOCK_BYTES = 16 * 2**20
 """Decoded images that are handled together; reading a whole set takes three such blocks, however large the set."""
-_BLOCK, _TASK = 512, 32
+_MAX_BLOCK, _MAX_TASK = 512, 32
 
 
-class Source(Protocol):
+class BlobSource(Protocol):
     """Where encoded images come from; it can be pickled, so that worker processes read from it."""
 
     def blobs(self, positions: list[int]) -> Sequence[Blob]:
@@ -63,11 +151,11 @@ class Files:
         return Path(os.fsdecode(self._names[self._ends_N[position] : self._ends_N[position + 1]]))
 
     def blobs(self, positions: list[int]) -> list[Blob]:
-        """See ``Source``."""
+        """See ``BlobSource``."""
         return [self.path(position) for position in positions]
 
     def describe(self, position: int) -> str:
-        """See ``Source``."""
+        """See ``BlobSource``."""
         return str(self.path(position))
 
 
@@ -82,11 +170,11 @@ class EncodedImages:
         size: height and width of every image, once decoded.
         is_grey: one channel, or three.
         side: of the square that images are brought to; None where they stay as they are.
-        num_workers: processes that read ahead; None is the rule of ``images.reading``.
+        num_workers: processes that decode ahead; see ``images.loader.default_num_workers``.
     """
 
     name: str
-    source: Source
+    source: BlobSource
     positions_N: np.ndarray
     size: tuple[int, int]
     is_grey: bool
@@ -118,7 +206,7 @@ class EncodedImages:
         for image_CHW, position, blob in zip(images_BCHW, positions, self.source.blobs(positions), strict=True):
             found = attempt(self._decode, blob)
             if isinstance(found, Broken):
-                raise self._error(position, found)
+                raise found.error(self.source.describe(position))
             image_CHW[...] = found
         return images_BCHW
 
@@ -136,8 +224,8 @@ class EncodedImages:
             ImageError: one cannot be decoded, and broken images are not to be skipped.
             MissingDataError: a file cannot be opened.
         """
-        size = max(1, min(_BLOCK, BLOCK_BYTES // math.prod(self.shape[1:])))
-        for start, found in _each(self.source, self.positions_N, size, self._decode):
+        size = max(1, min(_MAX_BLOCK, BLOCK_BYTES // math.prod(self.shape[1:])))
+        for start, found in each_block(self.source, self.positions_N, size, self._decode):
             rows: list[int] = []
             images_BCHW = np.empty((len(found), *self.shape[1:]), dtype=np.uint8)
             for row, image_CHW in enumerate(found, start):
@@ -145,7 +233,7 @@ class EncodedImages:
                     images_BCHW[len(rows)] = image_CHW
                     rows.append(row)
                 elif not skip_broken:
-                    raise self._error(int(self.positions_N[row]), image_CHW)
+                    raise image_CHW.error(self.source.describe(int(self.positions_N[row])))
             del found  # they are copied; the caller may take long
             yield np.array(rows, dtype=np.int64), images_BCHW[: len(rows)]
 
@@ -156,111 +244,18 @@ class EncodedImages:
             raise ValueError(f"it has {height} x {width} pixels now, and had {self.size[0]} x {self.size[1]}")
         return image_CHW
 
-    def _error(self, position: int, broken: Broken) -> ImageError:
-        return broken_image(self.source.describe(position), broken)
-
 
 ImageArray = np.ndarray | EncodedImages
 """uint8 images [N, C, H, W], in memory or encoded."""
 
 
-def broken_image(where: str, broken: Broken) -> ImageError:
-    """The error for an image that cannot be decoded."""
-    return ImageError(
-        f"{where} cannot be read as an image ({broken.reason}); repair or remove it, or leave out such images with "
-        "--skip-broken"
-    )
-
-
-def read_encoded(positions_N: np.ndarray, *, source: Source, request: Request) -> Pixels:
-    """Read images of a source: into one array, or, where that does not fit or was asked for, as they are.
-
-    They become grey where all of them are grey, and RGB otherwise; transparency is dropped, as torchvision's
-    ``ImageFolder`` does, and a camera's orientation is applied. Where all have one size, no larger than the request's
-    ``image_size``, they stay as they are; otherwise all are brought to a square of ``image_size`` (bilinear, with
-    antialiasing).
-
-    Args:
-        positions_N: which images of the source.
-        source: where they come from.
-        request: says ``image_size``, whether broken images are skipped and whether images stay encoded.
-
-    Returns:
-        The images whose header can be read, and of an array those whose pixels can be read as well.
-
-    Raises:
-        ImageError: an image cannot be decoded, and broken images are not to be skipped.
-        ConfigError: the sizes differ and no ``image_size`` was given, or the images do not fit into memory.
-        MissingDataError: a file cannot be opened.
-    """
-    name, num = request.name, len(positions_N)
-    is_read_N = np.ones(num, dtype=bool)
-    sizes, is_grey = set(), True
-    with request.progress.task(f"{name}: headers of {num:,} images", num) as task:
-        for start, headers in _each(source, positions_N, _BLOCK, read_header):
-            for row, header in enumerate(headers, start):
-                if isinstance(header, Header):
-                    sizes.add((header.height, header.width))
-                    is_grey &= header.is_grey
-                elif request.skip_broken:
-                    is_read_N[row] = False
-                else:
-                    raise broken_image(source.describe(int(positions_N[row])), header)
-            task.advance(len(headers))
-    if not sizes:
-        raise ImageError(f"not one of the {num:,} images of {name} can be read")
-    side = _side(sizes, request)
-    stored_size: StoredSize = next(iter(sizes)) if len(sizes) == 1 else "various"
-    encoded = EncodedImages(
-        name, source, positions_N[is_read_N], (side, side) if side else next(iter(sizes)), is_grey, side,
-        request.num_workers,
-    )  # fmt: skip
-    if _stays_encoded(encoded, request):
-        return Pixels(encoded, is_read_N, stored_size)
-    images_MCHW, place = np.empty(encoded.shape, dtype=np.uint8), 0
-    is_decoded_M = np.zeros(len(encoded), dtype=bool)
-    with request.progress.task(f"{name}: decoding {len(encoded):,} images", len(encoded)) as task:
-        for rows_B, images_BCHW in encoded.blocks(skip_broken=request.skip_broken):
-            images_MCHW[place : place + len(rows_B)] = images_BCHW
-            is_decoded_M[rows_B] = True
-            place += len(rows_B)
-            task.advance(len(rows_B))
-    is_read_N[is_read_N] = is_decoded_M
-    return Pixels(images_MCHW[:place], is_read_N, stored_size)
-
-
-def _stays_encoded(encoded: EncodedImages, request: Request) -> bool:
-    if request.stream is None and not fits_memory(encoded.shape):
-        request.progress.say(
-            f"{len(encoded):,} images of {request.name} would take {math.prod(encoded.shape):,} bytes of memory, more "
-            f"than half of the {free_bytes():,} that are free: they stay encoded, and are decoded when they are needed"
-        )
-        return True
-    if not request.stream:
-        require_memory(encoded.shape, request.name)
-    return bool(request.stream)
-
-
-def _side(sizes: set[tuple[int, int]], request: Request) -> int | None:
-    """Side of the square that all images are brought to; None where they stay as they are."""
-    if request.image_size is None:
-        if len(sizes) > 1:
-            raise ConfigError(
-                f"the images of {request.name} have {len(sizes)} different sizes; say with image_size to which side "
-                "they are brought"
-            )
-        return None
-    one_size = len(sizes) == 1 and max(next(iter(sizes))) <= request.image_size
-    return None if one_size else request.image_size
-
-
-def _each(
-    source: Source, positions_N: np.ndarray, size: int, work: Callable[[Blob], Value]
+def each_block(
+    source: BlobSource, positions_N: np.ndarray, size: int, work: Callable[[Blob], Value]
 ) -> Iterator[tuple[int, list[Value | Broken]]]:
     """First row and results of every ``size`` images, in order; threads work on the next ones meanwhile."""
     num_threads = min(8, os.cpu_count() or 1)
     # Small images are decoded faster than a thread takes its next task: several make one task.
-    per_task = max(1, min(_TASK, size // num_threads))
+    per_task = max(1, min(_MAX_TASK, size // num_threads))
     pool = ThreadPoolExecutor(max_workers=num_threads)
     try:
         ahead: Iterator[list[Value | Broken]] | None = None

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from fmcs_bench.core.errors import ImageError, MissingDataError
-from fmcs_bench.images.base import UNKNOWN, Listing, Request
-from fmcs_bench.images.encoded import Files, read_encoded
+from fmcs_bench.images.base import UNKNOWN, ImageRequest, Listing, read_encoded
+from fmcs_bench.images.encoded import Files
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm")
 """Files with other suffixes are no images and are left alone."""
 VALIDATION = ("val", "valid", "validation")
 
 
-def list_folder(request: Request, location: str) -> Listing:
+def list_folder(request: ImageRequest, location: str) -> Listing:
     """List a folder.
 
     Args:

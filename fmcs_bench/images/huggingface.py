@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from fmcs_bench.core.errors import ImageError, MissingDataError
-from fmcs_bench.images.base import UNKNOWN, Listing, Request
-from fmcs_bench.images.decoding import Blob
-from fmcs_bench.images.encoded import read_encoded
+from fmcs_bench.images.base import UNKNOWN, ImageRequest, Listing, read_encoded
+from fmcs_bench.images.encoded import Blob, opened
 
 IMAGE_NAMES = ("img", "image")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
@@ -40,7 +39,7 @@ class Cells:
         self.part_N = np.repeat(np.arange(len(parts)), np.diff(self._starts))
 
     def blobs(self, positions: list[int]) -> list[Blob]:
-        """See ``Source``."""
+        """See ``BlobSource``."""
         found: dict[int, Blob] = {}
         for part in sorted({int(self.part_N[i]) for i in positions}):
             own = [i for i in positions if self.part_N[i] == part]
@@ -49,12 +48,12 @@ class Cells:
         return [found[i] for i in positions]
 
     def describe(self, position: int) -> str:
-        """See ``Source``."""
+        """See ``BlobSource``."""
         part = int(self.part_N[position])
         return f"hub:{self._location}, split {self._names[part]}, row {position - int(self._starts[part])},"
 
 
-def list_hub(request: Request, location: str) -> Listing:
+def list_hub(request: ImageRequest, location: str) -> Listing:
     """List a dataset of the hub.
 
     Args:
@@ -188,8 +187,6 @@ def _blob(cell: dict[str, Any] | None) -> Blob:
 
 def _encoding(blob: Blob) -> str:
     from PIL import Image, UnidentifiedImageError
-
-    from fmcs_bench.images.decoding import opened
 
     try:
         with opened(blob) as image:

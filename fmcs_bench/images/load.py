@@ -1,11 +1,9 @@
-"""Image datasets and their splits.
+"""Image datasets by what a person types: a name (``mnist``), ``folder:DIR`` or ``hub:NAME_OR_PATH``.
 
-Flow: a source's files -> Listing (labels and stable ids of all images) -> split of every image, by a hash of its id ->
-the images that a limit leaves are decoded -> ImageDataset (uint8 in memory; what is too large stays encoded and is
-decoded again for every batch) -> batches, resized and normalised on the device (``Preprocessor``).
+Flow: a source's files -> ``Listing`` (labels and stable ids of all images) -> split of every image, by a hash of its id
+-> the images that a limit leaves are decoded -> ``ImageDataset`` (uint8 in memory; what is too large stays encoded).
 
-A source is typed as a name (``mnist``), as ``folder:DIR`` or as ``hub:NAME_OR_PATH``. Inside configurations, manifests
-and folder names stands its plain name (``folder_<name of DIR>``), never a path; see docs/images.md.
+Configurations, manifests and folder names have the plain name of a source (``folder_<name of DIR>``), never a path.
 """
 
 from __future__ import annotations
@@ -19,68 +17,56 @@ import numpy as np
 
 from fmcs_bench.core.errors import ConfigError, ImageError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.images import digits as _digits
-from fmcs_bench.images import sources as _torchvision_files
-from fmcs_bench.images.base import REGISTRY, Listing, Loader, Pixels, Request, from_memory
+from fmcs_bench.images import sources
+from fmcs_bench.images.base import IMAGE_DATASETS, ImageRequest, Lister, Listing
 from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits, draw, fifth_as_test
 from fmcs_bench.images.folder import list_folder
 from fmcs_bench.images.huggingface import list_hub
-from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.images.statistics import ImageStatistics
 
-__all__ = [
-    "REGISTRY", "SPLITS", "ImageDataset", "ImageStatistics", "Listing", "Loader", "Pixels", "Preprocessor", "Request",
-    "assign_splits", "from_memory", "image_place", "load", "plain_name",
-]  # fmt: skip
-
-SCHEMES: dict[str, tuple[Callable[[Request, str], Listing], str]] = {
+IMAGE_SCHEMES: dict[str, tuple[Callable[[ImageRequest, str], Listing], str]] = {
     "folder": (list_folder, "folder:DIR (one class for each sub-folder)"),
     "hub": (list_hub, "hub:NAME_OR_PATH (a Hugging Face dataset, or local Parquet files)"),
 }
-"""Sources with a place of their own, and how they are typed."""
+"""Sources with a location of their own, and how they are typed."""
 
-_BUILT_IN = (_digits, _torchvision_files)  # importing them registers their names
+_BUILT_IN = sources  # importing it registers the names
 
 
-def plain_name(source: str) -> str:
-    """The name that a source has in configurations, manifests and folder names.
+def source_name(source: str) -> str:
+    """The plain name of a source, for configurations, manifests and folder names.
 
     Raises:
         UnknownNameError: it begins like ``scheme:`` and there is no such scheme.
         ConfigError: nothing follows the scheme.
 
     Example:
-        >>> plain_name("mnist"), plain_name("folder:/home/me/My Flowers/"), plain_name("hub:uoft-cs/cifar10")
+        >>> source_name("mnist"), source_name("folder:/home/me/My Flowers/"), source_name("hub:uoft-cs/cifar10")
         ('mnist', 'folder_My_Flowers', 'hub_uoft-cs_cifar10')
     """
     scheme, location = _split(source)
     if not scheme:
         return source
-    path = Path(location).expanduser()
-    if scheme == "hub" and not path.exists() and not location.startswith((".", "/", "~")):
+    if scheme == "hub" and not _is_path(scheme, location):
         last = location
     else:
+        path = Path(location).expanduser()
         last = (path if path.name not in ("", "..") else path.resolve()).name
         last = last.removesuffix(".parquet") if scheme == "hub" else last
     return f"{scheme}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', last)[:48]}"
 
 
-def image_place(source: str | None) -> str | None:
-    """A source of images (``folder:DIR``, ``hub:NAME_OR_PATH``) that means the same from any working folder.
+def absolute_source(source: str | None) -> str | None:
+    """The source with an absolute path, where it has a path.
 
     Example:
-        >>> image_place("hub:owner/name"), image_place("folder:/images/../birds")
+        >>> absolute_source("hub:owner/name"), absolute_source("folder:/images/../birds")
         ('hub:owner/name', 'folder:/images/../birds')
     """
     scheme, _, location = (source or "").partition(":")
-    if not location:
-        return source  # nothing, or what the loader will refuse
-    path = Path(location).expanduser()
-    is_path = scheme == "folder" or path.exists() or location.startswith((".", "/", "~"))
-    return f"{scheme}:{path.absolute()}" if is_path else source
+    return f"{scheme}:{Path(location).expanduser().absolute()}" if location and _is_path(scheme, location) else source
 
 
-def load(
+def load_images(
     name: str,
     data_dir: str | Path | None = None,
     *,
@@ -95,17 +81,17 @@ def load(
 ) -> ImageDataset:
     """Load an image dataset.
 
-    Images of different sizes are brought to a square of ``image_size``; images of one size, no larger than that, stay
+    Images of different sizes are resized to a square of ``image_size``; images of one size, no larger than that, stay
     as they are stored. All are decoded once, into one uint8 array in memory. Where that would take more than half of
-    the free memory, encoded images (of folders, the hub, Caltech-101 and Flowers-102) are decoded without being kept,
-    and again for every batch: they are streamed. Both ways give the same pixels, digest, mean and deviation.
+    the free memory, encoded images (of folders, the hub, Caltech-101 and Flowers-102) are streamed: decoded without
+    being kept, and again for every batch. Both ways give the same pixels, digest, mean and deviation.
 
     Args:
-        name: one of ``REGISTRY.names()``, ``folder:DIR``, ``hub:NAME_OR_PATH``, or the plain name of such a source.
+        name: one of ``IMAGE_DATASETS.names()``, ``folder:DIR``, ``hub:NAME_OR_PATH``, or the plain name of a source.
         data_dir: folder with the dataset's files; not needed for digits, which is embedded, nor for folder and hub.
         limit: at most this many images in each split; where the source allows it, others are not decoded.
         image_size: side in pixels; needed for images of different sizes.
-        source: where a dataset of this plain name lies (``folder:DIR``, ``hub:NAME_OR_PATH``).
+        source: where a dataset of this plain name is stored (``folder:DIR``, ``hub:NAME_OR_PATH``).
         skip_broken: leave out and count images that cannot be decoded.
         download: fetch missing files of a named dataset into ``data_dir``.
         stream: True streams, False refuses what takes more than half of the free memory, None decides.
@@ -119,22 +105,23 @@ def load(
         ConfigError: a split has no image, the images do not fit into memory, or cannot be streamed.
 
     Example:
-        >>> load("digits")
+        >>> load_images("digits")
         ImageDataset digits: 10 classes, 1 x 8 x 8; 1,105 train, 149 validation, 174 test, 369 unseen
     """
-    loader = _loader(source if source is not None else name)
-    name = plain_name(name)
-    request = Request(
-        name=name,
-        data_dir=Path(data_dir) if data_dir is not None else None,
-        image_size=image_size,
-        skip_broken=skip_broken,
-        download=download,
-        stream=stream,
-        num_workers=num_workers,
-        progress=progress,
+    lister = _find_lister(source if source is not None else name)
+    name = source_name(name)
+    listing = lister(
+        ImageRequest(
+            name=name,
+            data_dir=Path(data_dir) if data_dir is not None else None,
+            image_size=image_size,
+            skip_broken=skip_broken,
+            download=download,
+            stream=stream,
+            num_workers=num_workers,
+            progress=progress,
+        )
     )
-    listing = loader(request)
     is_test_N = fifth_as_test(name, listing.ids_N) if listing.is_test_N is None else listing.is_test_N
     _check_classes(name, listing, is_test_N)
     splits_N = assign_splits(name, listing.ids_N, is_test_N)
@@ -159,12 +146,12 @@ def load(
         stored_size=pixels.stored_size,
     )
     # Whether a streamed image can be decoded is known after a pass. Images that cannot (and are to be skipped) change
-    # ids and labels, with which the digest begins, so that another pass is needed.
+    # ids and labels, with which the digest begins, so that a second pass is needed.
     while dataset.is_streamed:
         broken = dataset.scan_now(skip_broken=skip_broken, progress=progress).broken_M
         if not len(broken):
             break
-        kept = dataset.taking(np.setdiff1d(np.arange(len(dataset.ids_N)), broken))
+        kept = dataset.take(np.setdiff1d(np.arange(len(dataset.ids_N)), broken))
         dataset = replace(kept, num_broken=dataset.num_broken + len(broken))
     lost = np.setdiff1d(listing.labels_N[chosen_N], dataset.labels_N)
     if len(lost):
@@ -173,35 +160,40 @@ def load(
     return dataset
 
 
-def _check_splits(name: str, splits_N: np.ndarray) -> None:
-    for i, split in enumerate(SPLITS):
-        if not (splits_N == i).any():
-            raise ConfigError(f"the image dataset {name} has no image in its {split} split; more images are needed")
-
-
 def _split(source: str) -> tuple[str, str]:
     """Scheme, empty where there is none, and what follows it."""
     scheme, colon, location = source.partition(":")
     if not colon:
         return "", source
-    if scheme not in SCHEMES:
-        raise UnknownNameError(f"unknown image source {scheme + ':'!r}; {nearest(scheme, SCHEMES)}")
+    if scheme not in IMAGE_SCHEMES:
+        raise UnknownNameError(f"unknown image source {scheme + ':'!r}; {nearest(scheme, IMAGE_SCHEMES)}")
     if not location:
-        raise ConfigError(f"nothing follows {source!r}; type {SCHEMES[scheme][1]}")
+        raise ConfigError(f"nothing follows {source!r}; type {IMAGE_SCHEMES[scheme][1]}")
     return scheme, location
 
 
-def _loader(source: str) -> Loader:
+def _is_path(scheme: str, location: str) -> bool:
+    """Whether a location is a path; ``hub:`` also takes a repository's name."""
+    return scheme == "folder" or location.startswith((".", "/", "~")) or Path(location).expanduser().exists()
+
+
+def _find_lister(source: str) -> Lister:
     scheme, location = _split(source)
     if scheme:
-        list_source = SCHEMES[scheme][0]
+        list_source = IMAGE_SCHEMES[scheme][0]
         return lambda request: list_source(request, location)
-    for known in SCHEMES:
-        if source.startswith(f"{known}_") and source not in REGISTRY:
+    for known in IMAGE_SCHEMES:
+        if source.startswith(f"{known}_") and source not in IMAGE_DATASETS:
             raise MissingDataError(
-                f"{source} does not say where its images lie; name the place with --images, as {SCHEMES[known][1]}"
+                f"{source} does not say where its images are; give that with --images, as {IMAGE_SCHEMES[known][1]}"
             )
-    return REGISTRY[source]
+    return IMAGE_DATASETS[source]
+
+
+def _check_splits(name: str, splits_N: np.ndarray) -> None:
+    for i, split in enumerate(SPLITS):
+        if not (splits_N == i).any():
+            raise ConfigError(f"the image dataset {name} has no image in its {split} split; more images are needed")
 
 
 def _check_classes(name: str, listing: Listing, is_test_N: np.ndarray) -> None:

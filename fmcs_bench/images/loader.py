@@ -1,14 +1,15 @@
 """Batches of images in a given order, on a device: from its memory, from the host's, or decoded ahead by processes.
 
-Flow: rows of each batch -> device memory; or host memory -> pinned -> device; or torch's ``DataLoader``, whose worker
-processes decode the next batches meanwhile -> pinned -> device. Pixels, order and batches are the same on every way.
+Pixels, order and batches are the same in each of the three ways.
 
 B batch, N images, M chosen images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import sys
 import warnings
 import weakref
@@ -36,12 +37,12 @@ def default_num_workers() -> int:
 
 
 def free_device_bytes(device: torch.device) -> int | None:
-    """Free memory of a GPU, in bytes; None for devices that do not tell."""
+    """Free memory of a GPU, in bytes; None for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def image_inputs(images: ImageArray, rows_M: np.ndarray, device: torch.device) -> torch.Tensor | BatchReader:
-    """The images of some rows, where a training takes its batches from.
+    """The images of some rows, as a training takes its batches from them.
 
     Images in memory go to a GPU whole where they take no more than half of its free memory. All others stay where they
     are, and go to the device batch by batch.
@@ -49,7 +50,7 @@ def image_inputs(images: ImageArray, rows_M: np.ndarray, device: torch.device) -
     Args:
         images: uint8 [N, C, H, W], in memory or encoded.
         rows_M: which of them.
-        device: where the batches are wanted.
+        device: where the training runs.
 
     Returns:
         uint8 [M, C, H, W] on the device, or a reader of batches of row numbers 0 .. M - 1.
@@ -66,7 +67,7 @@ class BatchReader:
 
     Args:
         images: uint8 [N, C, H, W], in memory or encoded.
-        rows_M: images that batches count from 0; None is all of them.
+        rows_M: the images that row numbers refer to; None is all of them.
         device: where the batches go.
     """
 
@@ -77,16 +78,16 @@ class BatchReader:
         self._rows_M = np.arange(len(images)) if rows_M is None else rows_M
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
-        self._ended: weakref.finalize[..., BatchReader] | None = None
+        self._end: weakref.finalize[..., BatchReader] | None = None
 
     def __call__(self, batches: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
-        """Read batches, in this order.
+        """Read batches, in this order. Finish or drop one call's iterator before the next call.
 
         Args:
             batches: row numbers of each batch.
 
         Returns:
-            Of each batch uint8 [B, C, H, W], on the device. One call is used up, or given up, before the next.
+            For each batch uint8 [B, C, H, W], on the device.
 
         Raises:
             ImageError: an image cannot be decoded any more.
@@ -113,20 +114,20 @@ class BatchReader:
                 batch_size=None,  # an item is a batch
                 sampler=self._order,
                 num_workers=num,
-                collate_fn=_as_it_is,
+                collate_fn=_identity,
                 persistent_workers=num > 0,
                 multiprocessing_context=START_METHOD if num else None,
                 generator=torch.Generator(),  # otherwise it would draw from the noise of the training
             )
         self._order.batches = order
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _interrupts_held():
             # Python 3.12 and newer warn of any fork beside threads; see START_METHOD.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
             found = iter(self._loader)
-        if self._ended is None and self._loader.num_workers:
-            # Left to the garbage collector, the queues may close before their processes were told to end, and each
-            # process is then waited for in vain; a finalizer runs first, and nothing public ends them.
-            self._ended = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
+        if self._end is None and self._loader.num_workers:
+            # The garbage collector may close the queues first, and then each process is waited for in vain. A finalizer
+            # runs before that, and torch has no public name for this.
+            self._end = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
         for _ in order:
             assert self._order.batches is order, "two readings of one reader at once"
             try:
@@ -134,18 +135,35 @@ class BatchReader:
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker"):
                     raise
-                self._loader = self._ended = None
+                self._loader = self._end = None
                 raise ReaderError(
                     f"a process that decodes images of {images.name} died ({error}); most often memory is short: use a "
-                    "smaller --batch-size or --image-size, or fewer processes (num_workers of images.load)"
+                    "smaller --batch-size or --image-size, or fewer processes (num_workers of load_images)"
                 ) from error
             if isinstance(item, FmcsBenchError):
                 raise item
             yield item
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back while processes start: they inherit that for life, and this process gets it afterwards.
+
+    A terminal sends an interrupt to all processes at once. A worker that it stopped while it held a lock of the queues
+    would leave the lock closed, and this process would wait for it for ever. So this process alone ends the workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Order(Sampler[np.ndarray]):
-    """The batches that a reader was asked for last; the loader keeps this object for good."""
+    """The batches that a reader was asked for last; the loader keeps this object."""
 
     def __init__(self) -> None:
         self.batches: list[np.ndarray] = []
@@ -158,12 +176,12 @@ class _Order(Sampler[np.ndarray]):
 
 
 class _Decoding(Dataset[Any]):
-    """What a worker process has: it takes row numbers and gives NumPy arrays.
+    """What a worker process does: row numbers -> images, as a NumPy array.
 
     Arrays go through a pipe. Torch's tensors would go through shared memory, which containers limit to 64 MB and
     whose files count against the limit of open ones; decoding takes many times longer than the pipe.
 
-    Errors are handed over as values, since torch would put a traceback into their message.
+    Errors are returned as values, since torch would put a traceback into their message.
     """
 
     def __init__(self, images: EncodedImages) -> None:
@@ -176,5 +194,5 @@ class _Decoding(Dataset[Any]):
             return error
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

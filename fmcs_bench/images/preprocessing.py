@@ -30,12 +30,10 @@ class Preprocessor(nn.Module):
     def __init__(self, images: ImageDataset, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        mean_C, variance_C = images.scan.mean_C, images.scan.variance_C
+        variance_C = images.scan.variance_C
         if (variance_C <= 0).any():
-            raise ConfigError(
-                f"the train images of {images.name} all have one colour; nothing can be learned from them"
-            )
-        self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
+            raise ConfigError(f"all train images of {images.name} have one colour; nothing can be learned from them")
+        self.register_buffer("mean_C", torch.tensor(images.scan.mean_C, dtype=torch.float32))
         self.register_buffer("std_C", torch.tensor(np.sqrt(variance_C), dtype=torch.float32))
 
     @torch.no_grad()
@@ -49,8 +47,8 @@ class Preprocessor(nn.Module):
             float32 [B, 3, image_size, image_size].
         """
         x_BCHW = images_BCHW.float().div_(255)
-        if x_BCHW.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
+        size = (self.image_size, self.image_size)
+        if x_BCHW.shape[-2:] != size:
             shrinks = max(x_BCHW.shape[-2:]) > self.image_size
             x_BCHW = nn.functional.interpolate(x_BCHW, size=size, mode="bilinear", antialias=shrinks)
         x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]

@@ -1,4 +1,4 @@
-"""Datasets as torchvision keeps them on disk: mnist, fashionmnist, cifar10, cifar100, caltech101, flowers102.
+"""Named image datasets: digits, which scikit-learn embeds, and six as torchvision keeps them on disk.
 
 The id of an image is its position: training images first, then the source's own test images.
 """
@@ -16,15 +16,35 @@ from typing import Any
 import numpy as np
 
 from fmcs_bench.core.errors import MissingDataError
-from fmcs_bench.images.base import REGISTRY, UNKNOWN, Listing, Request, from_memory
-from fmcs_bench.images.encoded import Files, read_encoded
+from fmcs_bench.images.base import IMAGE_DATASETS, UNKNOWN, ImageRequest, Listing, from_memory, read_encoded
+from fmcs_bench.images.encoded import Files
 
 _CIFAR_CITATION = "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009"
 _IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
 
 
-@REGISTRY.register("mnist")
-def mnist(request: Request) -> Listing:
+@IMAGE_DATASETS.register("digits")
+def digits(request: ImageRequest) -> Listing:  # noqa: ARG001  (embedded in scikit-learn)
+    """1,797 grey images of 8 x 8 pixels; the source has no test images of its own."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images_NCHW = np.rint(source.images * (255 / 16)).astype(np.uint8)[:, None]
+    return Listing(
+        labels_N=source.target.astype(np.int64),
+        ids_N=np.arange(len(images_NCHW), dtype=np.int64),
+        is_test_N=None,
+        classes=tuple(str(i) for i in range(10)),
+        licence="CC BY 4.0",
+        citation=(
+            "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998"
+        ),
+        read=from_memory(images_NCHW),
+    )
+
+
+@IMAGE_DATASETS.register("mnist")
+def mnist(request: ImageRequest) -> Listing:
     """60,000 + 10,000 grey images of handwritten digits, 28 x 28."""
     return _idx(
         request,
@@ -38,8 +58,8 @@ def mnist(request: Request) -> Listing:
     )
 
 
-@REGISTRY.register("fashionmnist")
-def fashionmnist(request: Request) -> Listing:
+@IMAGE_DATASETS.register("fashionmnist")
+def fashionmnist(request: ImageRequest) -> Listing:
     """60,000 + 10,000 grey images of clothes, 28 x 28."""
     from torchvision.datasets import FashionMNIST
 
@@ -55,29 +75,25 @@ def fashionmnist(request: Request) -> Listing:
     )
 
 
-@REGISTRY.register("cifar10")
-def cifar10(request: Request) -> Listing:
+@IMAGE_DATASETS.register("cifar10")
+def cifar10(request: ImageRequest) -> Listing:
     """50,000 + 10,000 colour images, 32 x 32, of 10 classes."""
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(request, CIFAR10)
+    return _cifar(request, "CIFAR10")
 
 
-@REGISTRY.register("cifar100")
-def cifar100(request: Request) -> Listing:
+@IMAGE_DATASETS.register("cifar100")
+def cifar100(request: ImageRequest) -> Listing:
     """50,000 + 10,000 colour images, 32 x 32, of 100 classes."""
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(request, CIFAR100)
+    return _cifar(request, "CIFAR100")
 
 
-@REGISTRY.register("caltech101")
-def caltech101(request: Request) -> Listing:
+@IMAGE_DATASETS.register("caltech101")
+def caltech101(request: ImageRequest) -> Listing:
     """About 8,700 photographs of different sizes, of 101 classes; the source has no test images of its own."""
     from torchvision.datasets import Caltech101
 
     inside = "caltech101/101_ObjectCategories"
-    folder = _folder(request, "Caltech101", [inside], partial(Caltech101, download=True)) / inside
+    folder = _folder(request, "Caltech101", [inside]) / inside
     source = _open(request, partial(Caltech101, folder.parents[1]), folder)
     paths = [
         folder / source.categories[label] / f"image_{number:04d}.jpg"
@@ -94,13 +110,13 @@ def caltech101(request: Request) -> Listing:
     )
 
 
-@REGISTRY.register("flowers102")
-def flowers102(request: Request) -> Listing:
+@IMAGE_DATASETS.register("flowers102")
+def flowers102(request: ImageRequest) -> Listing:
     """2,040 + 6,149 photographs of different sizes, of 102 classes; the source's train and val are trained on."""
     from torchvision.datasets import Flowers102
 
     inside = [f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")]
-    root = _folder(request, "Flowers102", inside, partial(Flowers102, download=True))
+    root = _folder(request, "Flowers102", inside)
     # A loader that hands on the path: torchvision knows which files there are, we decode those that are used.
     found = [
         list(_open(request, partial(Flowers102, root, split=split, loader=_same), root / "flowers-102"))
@@ -126,11 +142,9 @@ def _same(path: Path) -> Path:
     return path
 
 
-def _idx(request: Request, kind: str, *, classes: tuple[str, ...], licence: str, citation: str) -> Listing:
-    import torchvision.datasets
-
+def _idx(request: ImageRequest, kind: str, *, classes: tuple[str, ...], licence: str, citation: str) -> Listing:
     inside = [f"{kind}/raw/{name}" for name in _IDX]
-    root = _folder(request, kind, inside, partial(getattr(torchvision.datasets, kind), download=True))
+    root = _folder(request, kind, inside)
     train, train_labels, test, test_labels = (_read_idx(root / file) for file in inside)
     for images, labels in ((train, train_labels), (test, test_labels)):
         if len(images) != len(labels):
@@ -159,10 +173,13 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _cifar(request: Request, kind: Any) -> Listing:
+def _cifar(request: ImageRequest, kind_name: str) -> Listing:
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, kind_name)
     files = [kind.meta["filename"], *(name for name, _ in [*kind.train_list, *kind.test_list])]
     inside = [f"{kind.base_folder}/{name}" for name in files]
-    root = _folder(request, kind.__name__, inside, partial(kind, download=True))
+    root = _folder(request, kind_name, inside)
     # torchvision compares every file's MD5 before it unpickles one.
     train, test = (_open(request, partial(kind, root, train=train), root / kind.base_folder) for train in (True, False))
     images_NCHW = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
@@ -178,33 +195,35 @@ def _cifar(request: Request, kind: Any) -> Listing:
     )
 
 
-def _open(request: Request, make: Callable[[], Any], place: Path) -> Any:
+def _open(request: ImageRequest, make: Callable[[], Any], folder: Path) -> Any:
     try:
         return make()
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise MissingDataError(
-            f"the {request.name} files in {place} are damaged or incomplete ({_one_line(error)}); "
+            f"the {request.name} files in {folder} are damaged or incomplete ({_one_line(error)}); "
             "remove them and get them again"
         ) from error
 
 
-def _folder(request: Request, kind: str, inside: Sequence[str], fetch: Callable[[Path], Any]) -> Path:
-    """The data folder, after a check that the dataset's files are in it; fetches them where that was asked for.
+def _folder(request: ImageRequest, kind: str, inside: Sequence[str]) -> Path:
+    """The data folder, with the dataset's files in it; missing files are fetched where that was asked for.
 
     Raises:
-        MissingDataError: no folder was named, a file is missing, or the download failed.
+        MissingDataError: no folder was given, a file is missing, or the download failed.
     """
     how = (
         f"get them with `python -c \"import torchvision; torchvision.datasets.{kind}('DIR', download=True)\"` "
-        "and name that folder with --data-dir DIR or FMCS_BENCH_DATA, or let `build --download` do it"
+        "and give that folder with --data-dir DIR or FMCS_BENCH_DATA, or let `build --download` do it"
     )
     root = request.data_dir
     if root is None:
-        raise MissingDataError(f"the image dataset {request.name} needs its files, and no folder was named: {how}")
+        raise MissingDataError(f"the image dataset {request.name} needs its files, and no folder was given: {how}")
     if request.download and _missing(root, inside):
+        import torchvision.datasets
+
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision says on standard output where it downloads
-                fetch(root)
+            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints its progress to standard output
+                getattr(torchvision.datasets, kind)(root, download=True)
         except (RuntimeError, OSError, ValueError) as error:
             raise MissingDataError(
                 f"{request.name} is not in {root} and could not be downloaded ({_one_line(error)}); {how}"
@@ -213,9 +232,10 @@ def _folder(request: Request, kind: str, inside: Sequence[str], fetch: Callable[
     if missing:
         folder = root / inside[0].rpartition("/")[0]
         names = ", ".join(name.rpartition("/")[2] for name in missing)
-        other = root / request.name
-        hint = f"; {other} has Parquet files: --dataset hub:{other} reads those" if any(other.glob("*.parquet")) else ""
-        raise MissingDataError(f"no {request.name} files here: looked in {folder} for {names}; {how}{hint}")
+        parquet = root / request.name
+        has_parquet = any(parquet.glob("*.parquet"))
+        hint = f"; {parquet} has Parquet files: --dataset hub:{parquet} reads those" if has_parquet else ""
+        raise MissingDataError(f"no {request.name} files: looked in {folder} for {names}; {how}{hint}")
     return root
 
 

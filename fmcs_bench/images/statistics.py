@@ -1,7 +1,6 @@
-"""What one pass over all pixels of a dataset tells: their SHA-256, how often each value occurs, what is broken.
+"""One pass over all pixels of an image dataset: digest, mean and standard deviation, broken images.
 
-Flow: images, a block at a time -> SHA-256 of ids, labels and pixels, counts of the train images' values -> mean and
-standard deviation, statistics for people. Memory does not grow with the number of images.
+Memory does not grow with the number of images.
 
 N images, B block of images, C channels, V pixel values, K classes.
 """
@@ -29,7 +28,7 @@ class Scan:
     Attributes:
         sha256: of ids, labels and pixels.
         count_CV: int64, how often each of the 256 values occurs in the train images.
-        broken_M: int64, rows of the images that could not be decoded; the other fields are worth nothing then.
+        broken_M: int64, rows of the images that could not be decoded; where there are any, ignore the other fields.
     """
 
     sha256: str
@@ -39,21 +38,23 @@ class Scan:
     @property
     def mean_C(self) -> np.ndarray:
         """Mean of the train pixels, float64, from 0 to 1."""
-        weight_CV = self.count_CV / self.count_CV.sum(axis=1, keepdims=True)
-        return np.asarray(weight_CV @ _VALUE_V)
+        return self._mean_of(_VALUE_V)
 
     @property
     def variance_C(self) -> np.ndarray:
         """Variance of the train pixels, float64; 0 where all have one value."""
+        return np.asarray((self._mean_of(_VALUE_V**2) - self.mean_C**2).clip(min=0))
+
+    def _mean_of(self, value_V: np.ndarray) -> np.ndarray:
         weight_CV = self.count_CV / self.count_CV.sum(axis=1, keepdims=True)
-        return np.asarray((weight_CV @ _VALUE_V**2 - self.mean_C**2).clip(min=0))
+        return np.asarray(weight_CV @ value_V)
 
 
 _VALUE_V = np.arange(256) / 255
 
 
 class ImageStatistics(Options):
-    """What a card says about an image dataset.
+    """Statistics of an image dataset, for its data card.
 
     Attributes:
         mean: of the train images' pixels from 0 to 1, for each channel.
@@ -84,11 +85,11 @@ def scan_images(
 
     Args:
         name: of the dataset.
-        images: uint8 [N, C, H, W], in memory or encoded.
+        images: uint8 [N, C, H, W].
         ids_N: int64.
         labels_N: int64.
         is_train_N: boolean, the images whose values are counted.
-        skip_broken: note encoded images that cannot be decoded, and go on.
+        skip_broken: list encoded images that cannot be decoded, and go on.
         progress: shows images.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fmcs_bench.core.errors import MissingDataError, RecordError
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.faults import Fault, Report, Tell, teller
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
@@ -244,7 +244,7 @@ def _is_deterministic_pair(one: EvaluatorRecord | TrainingRecord, other: Evaluat
     if not isinstance(one, EvaluatorRecord) or not isinstance(other, EvaluatorRecord) or one.method != other.method:
         return False
     name = one.unit.evaluator
-    fixed = one.unit.code is not None or (name in REGISTRY and REGISTRY[name].deterministic)
+    fixed = one.unit.code is not None or (name in EVALUATORS and EVALUATORS[name].deterministic)
     return fixed or one.seed == other.seed
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fmcs_bench.core.errors import FmcsBenchError
-from fmcs_bench.images import load as images
+from fmcs_bench.images.base import IMAGE_DATASETS
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.load import load_images
 from fmcs_bench.store import schema
 from fmcs_bench.store.schema import Manifest
 
@@ -87,12 +88,12 @@ class KnownDatasets:
 
     def _load(self, manifest: Manifest) -> ImageDataset | str:
         config = manifest.config
-        if config.image_dataset not in images.REGISTRY:
+        if config.image_dataset not in IMAGE_DATASETS:
             return f"{config.image_dataset} is no named image dataset, so its files are not looked for"
         if config.image_dataset != "digits" and self._data_dir is None:
             return "no folder with its files was named (--data-dir)"
         try:
-            found = images.load(
+            found = load_images(
                 config.image_dataset,
                 self._data_dir,
                 limit=config.limit,

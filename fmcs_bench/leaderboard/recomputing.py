@@ -16,8 +16,7 @@ import numpy as np
 
 from fmcs_bench.core.errors import ProtocolError
 from fmcs_bench.evaluator_track import runner as evaluation
-from fmcs_bench.evaluators.base import REGISTRY
-from fmcs_bench.evaluators.lookup import TRAITS
+from fmcs_bench.evaluators.registry import EVALUATORS, TRAITS
 from fmcs_bench.leaderboard.faults import Tell
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading
@@ -170,11 +169,11 @@ def _check_traits(record: EvaluatorRecord, tell: Tell) -> None:
     name = record.unit.evaluator
     if record.unit.code is not None:
         return
-    if name not in REGISTRY:
-        tell(f"an evaluator {name!r} without the digest of its code", f"one of {', '.join(REGISTRY.names())}", _AGAIN)
+    if name not in EVALUATORS:
+        tell(f"an evaluator {name!r} without the digest of its code", f"one of {', '.join(EVALUATORS.names())}", _AGAIN)
         return
     for trait in (*TRAITS, "control"):
-        stated, is_so = getattr(record, trait), getattr(REGISTRY[name], trait)
+        stated, is_so = getattr(record, trait), getattr(EVALUATORS[name], trait)
         is_so = is_so or (trait == "control" and record.unit.labels == "permuted")
         if stated != is_so:
             tell(f"{trait} is {stated} for {name}", f"{is_so}", _AGAIN)

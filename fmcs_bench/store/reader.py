@@ -19,8 +19,8 @@ import zarr
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.images import load as images
 from fmcs_bench.images.dataset import SPLITS, ImageDataset
+from fmcs_bench.images.load import load_images
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray, gather, open_group
@@ -219,14 +219,14 @@ class FmcsDataset:
         Args:
             data_dir: folder with the files of the image dataset.
             image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where it was built from one.
-            stream: decode images when they are needed; see ``fmcs_bench.images.load``.
+            stream: decode images when they are needed; see ``load_images``.
             progress: shows the reading.
 
         Raises:
-            FmcsBenchError: see ``fmcs_bench.images.load``.
+            FmcsBenchError: see ``load_images``.
         """
         config = self.manifest.config
-        return images.load(
+        return load_images(
             config.image_dataset,
             data_dir,
             limit=config.limit,

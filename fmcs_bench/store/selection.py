@@ -76,7 +76,7 @@ class MapSelection:
         stages_M: 0 .. K - 1; the FMCS is one more.
         image_ids_M: ids of the images.
         labels_M: classes of the images.
-        splits_M: index into ``fmcs_bench.images.SPLITS``.
+        splits_M: index into ``fmcs_bench.images.dataset.SPLITS``.
         runs_M: seeds of the runs.
     """
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from fmcs_bench.images import load as images
-from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images.dataset import SPLITS, assign_splits
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.stages import choose_stages
@@ -156,7 +155,7 @@ class Verifier:
         num_classes = len(self.manifest.images.classes)
         if len(labels_N) and not (labels_N.min() >= 0 and labels_N.max() < num_classes):
             fault(f"labels reach from {labels_N.min()} to {labels_N.max()}; there are {num_classes} classes")
-        expected_N = images.assign_splits(self.config.image_dataset, ids_N, splits_N == SPLITS.index("unseen"))
+        expected_N = assign_splits(self.config.image_dataset, ids_N, splits_N == SPLITS.index("unseen"))
         if (wrong_N := ids_N[expected_N != splits_N]).size:
             fault(f"{wrong_N.size:,} images are in another split than their id gives, the first with id {wrong_N[0]}")
         counts = {split: int((splits_N == i).sum()) for i, split in enumerate(SPLITS)}

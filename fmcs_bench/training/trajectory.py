@@ -13,12 +13,13 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.core import files
 from fmcs_bench.core.options import Options
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.loader import image_inputs
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.training.convergence import checkpoint_steps
 from fmcs_bench.training.loop import Batches, accuracy, fit
@@ -47,10 +48,10 @@ class Run(Options):
 def image_batches(images: ImageDataset, prepare: Preprocessor, *splits: str, device: torch.device) -> Batches:
     """The images of some splits as uint8, with the preprocessing of the input on the device.
 
-    They lie on the device, in the host's memory, or are decoded ahead: see ``images.reading.image_inputs``.
+    They lie on the device, in the host's memory, or are decoded ahead: see ``images.loader.image_inputs``.
     """
     return Batches(
-        images.inputs(*splits, device=device),
+        image_inputs(images.images_NCHW, images.indices(*splits), device),
         torch.from_numpy(images.labels_N[images.indices(*splits)]).to(device),
         prepare.to(device),
     )
@@ -127,7 +128,7 @@ def train_run(
 
 def initial_backbone(config: RunConfig, num_classes: int, *, seed: int) -> Backbone:
     """The backbone of a configuration as a run from this seed starts with it."""
-    return backbones.create(
+    return create_backbone(
         config.backbone, num_classes, seed=seed, image_size=config.image_size, options=config.backbone_options
     )
 
@@ -165,6 +166,6 @@ def load_checkpoint(config: RunConfig, num_classes: int, checkpoint: Path | byte
     """The backbone with the weights of a checkpoint (a file or its bytes), frozen, in eval mode, on the CPU."""
     # Published weights are where a run started; here they would be fetched only to be replaced.
     options = config.backbone_options.model_copy(update={"pretrained": False})
-    model = backbones.create(config.backbone, num_classes, seed=0, image_size=config.image_size, options=options)
+    model = create_backbone(config.backbone, num_classes, seed=0, image_size=config.image_size, options=options)
     model.load_state_dict(load(checkpoint if isinstance(checkpoint, bytes) else checkpoint.read_bytes()))
     return freeze(model)

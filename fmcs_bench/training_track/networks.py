@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.create import create_backbone, map_shape, num_parameters
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.backbones.smallcnn import SmallCnn
 from fmcs_bench.core.errors import ConfigError
@@ -77,7 +77,7 @@ def make(
     """
     name, options = (backbone, options) if method.backbone is None else (method.backbone, BackboneOptions())
     if method.network == "single":
-        return backbones.create(name, num_classes, seed=seed, image_size=image_size, options=options)
+        return create_backbone(name, num_classes, seed=seed, image_size=image_size, options=options)
     assert method.fusion is not None  # Method has checked it
     if method.pretrained_first:
         options = options.model_copy(update={"pretrained": True})
@@ -86,7 +86,7 @@ def make(
 
 def judged_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
     """Shape (D, H, W) of the maps that a judge is asked about: those of one head where there are two."""
-    return backbones.map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
+    return map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
 
 
 def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int) -> str:
@@ -102,7 +102,7 @@ def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: in
         image_size: side of the images, in pixels.
 
     Returns:
-        A name for ``backbones.create``; of ``smallcnn`` a width, as ``smallcnn/23``.
+        A name for ``create_backbone``; of ``smallcnn`` a width, as ``smallcnn/23``.
 
     Raises:
         ConfigError: the backbone is of no kind that comes in sizes, or no size is within 25 %.
@@ -112,10 +112,10 @@ def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: in
         'smallcnn/23'
     """
     # The count is that of two heads and one classifier, without making a DueHeadNet, which not every backbone can be.
-    create = partial(backbones.create, num_classes=num_classes, seed=0, image_size=image_size)
+    create = partial(create_backbone, num_classes=num_classes, seed=0, image_size=image_size)
     one, headless = create(backbone, options=options), create(backbone, options=options)
     headless.drop_head()
-    wanted = backbones.num_parameters(one) + backbones.num_parameters(headless)
+    wanted = num_parameters(one) + num_parameters(headless)
     if backbone == "smallcnn" or backbone.startswith("smallcnn/"):
         width = int(backbone.partition("/")[2] or SmallCnn.usual_width)
         candidates = tuple(f"smallcnn/{2 * width - i}" for i in range(width))
@@ -128,7 +128,7 @@ def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: in
             f"equal-parameters knows no larger network of the kind of {backbone}, only of {known}; name one yourself: "
             "--method single-NAME"
         )
-    counts = {name: backbones.num_parameters(create(name)) for name in candidates}
+    counts = {name: num_parameters(create(name)) for name in candidates}
     name = min(counts, key=lambda name: (abs(math.log(counts[name] / wanted)), counts[name]))
     if abs(counts[name] - wanted) > TOLERANCE * wanted:
         raise ConfigError(
@@ -163,7 +163,7 @@ def longer(
     images_BCHW = torch.ones(2, 3, image_size, image_size)
 
     def flops(method: Method) -> int:
-        model = backbones.create(backbone, num_classes, seed=0, image_size=image_size, options=options).train()
+        model = create_backbone(backbone, num_classes, seed=0, image_size=image_size, options=options).train()
         counter = FlopCounterMode(display=False)
         # Attention as plain products: PyTorch counts some of the fused kernels and not others.
         with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]), counter:

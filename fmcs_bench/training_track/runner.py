@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.create import num_parameters
 from fmcs_bench.core import environment
 from fmcs_bench.core.errors import DatasetError, DivergedError, UnitsFailedError
 from fmcs_bench.core.progress import PRINTED, SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.elsewhere import DatasetThere, EvaluatorThere
 from fmcs_bench.images.dataset import ImageDataset
-from fmcs_bench.images.load import image_place
+from fmcs_bench.images.load import absolute_source
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Outcome, run_units
 from fmcs_bench.results import records
@@ -66,7 +66,7 @@ def train_methods(
         retry: train those again that failed before.
         data_dir: folder with the files of the image dataset.
         image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
-        stream_images: see ``stream`` of ``images.load``.
+        stream_images: see ``stream`` of ``load_images``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished trainings and the time left.
         engine: who trains; see ``fmcs_bench.jobs.ray``.
@@ -134,7 +134,7 @@ class _Track:
                 "keep_weights": self.keep_weights,
                 "retry": self.retry,
                 "data_dir": None if self.data_dir is None else Path(self.data_dir).absolute(),
-                "image_source": image_place(self.image_source),
+                "image_source": absolute_source(self.image_source),
                 "stream_images": self.stream_images,
             },
         )
@@ -266,7 +266,7 @@ class _Track:
             ),
             cost=records.Cost(
                 seconds=sum(note["seconds"] for note in history.epoch_notes),
-                num_parameters=backbones.num_parameters(model),
+                num_parameters=num_parameters(model),
                 process_peak_bytes=environment.process_peak_bytes(),
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.backbones.layers import LayerBackbone
 from fmcs_bench.backbones.layout import Form
 from fmcs_bench.backbones.options import BackboneOptions
@@ -34,7 +34,7 @@ SHUFFLE = "torchvision/shufflenet_v2_x0_5"
 
 
 def create(name, *, seed=0, size=SIZE, num_classes=7, **options):
-    return backbones.create(name, num_classes, seed=seed, image_size=size, options=BackboneOptions(**options))
+    return create_backbone(name, num_classes, seed=seed, image_size=size, options=BackboneOptions(**options))
 
 
 # ---- layer
@@ -60,7 +60,7 @@ def create(name, *, seed=0, size=SIZE, num_classes=7, **options):
 )
 def test_a_layers_maps_are_its_output_and_the_logits_those_of_the_whole_network(name, layer, shape):
     model, whole = create(name, layer=layer).eval(), create(name).eval()
-    assert backbones.map_shape(model, SIZE) == shape
+    assert map_shape(model, SIZE) == shape
     with torch.no_grad():
         maps, logits = model.maps_and_logits(IMAGES)
         torch.testing.assert_close(logits, whole(IMAGES))
@@ -128,7 +128,7 @@ def test_an_unknown_layer_comes_with_the_nearest():
 )
 def test_a_layer_whose_output_is_no_map_is_refused_with_its_shape(name, layer, message):
     with pytest.raises(ConfigError, match=message):
-        backbones.map_shape(create(name, layer=layer), SIZE)
+        map_shape(create(name, layer=layer), SIZE)
 
 
 def test_a_container_that_never_runs_is_refused():
@@ -141,7 +141,7 @@ def test_a_container_that_never_runs_is_refused():
             return self.blocks[0](images).mean(dim=(2, 3))
 
     with pytest.raises(ConfigError, match=r"the layer 'blocks' never runs as a module of its own"):
-        backbones.map_shape(LayerBackbone(Loop(), "blocks", Form(), SIZE), SIZE)
+        map_shape(LayerBackbone(Loop(), "blocks", Form(), SIZE), SIZE)
 
 
 def test_dueheadnet_takes_a_layer_and_keeps_no_parameter_that_it_does_not_use():
@@ -153,7 +153,7 @@ def test_dueheadnet_takes_a_layer_and_keeps_no_parameter_that_it_does_not_use():
     assert maps.shape == (2, 256, 8, 8)
     F.cross_entropy(logits, torch.tensor([0, 1])).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    single = backbones.create("timm/resnet10t", 7, seed=0, image_size=SIZE, options=options)
+    single = create_backbone("timm/resnet10t", 7, seed=0, image_size=SIZE, options=options)
     assert torch.equal(model.first.net.layer2[0].conv1.weight, single.net.layer2[0].conv1.weight)
 
 
@@ -162,7 +162,7 @@ def test_dueheadnet_takes_a_layer_and_keeps_no_parameter_that_it_does_not_use():
 
 @pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50", "timm/test_efficientnet"])
 def test_an_output_stride_makes_the_maps_larger(name):
-    sides = {stride: backbones.map_shape(create(name, output_stride=stride), SIZE)[1] for stride in (8, 16, 32)}
+    sides = {stride: map_shape(create(name, output_stride=stride), SIZE)[1] for stride in (8, 16, 32)}
     assert sides == {8: 8, 16: 4, 32: 2}
 
 
@@ -246,7 +246,7 @@ def test_the_head_is_random_also_for_as_many_classes_as_were_published(served):
 def test_a_layer_of_published_weights(served):
     served(published_shufflenet())
     model = create(SHUFFLE, pretrained=True, layer="stage3")
-    assert backbones.map_shape(model, SIZE) == (96, 4, 4)
+    assert map_shape(model, SIZE) == (96, 4, 4)
     assert torch.equal(model.net.conv5[0].weight, published_shufflenet()["conv5.0.weight"])
 
 

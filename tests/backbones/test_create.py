@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import BACKBONES, create_backbone, find_backbone, map_shape, num_parameters
 from fmcs_bench.core.errors import ConfigError, UnknownNameError
 from fmcs_bench.core.seeding import derive
 
@@ -34,20 +34,20 @@ def run_batch_norm(module):
 
 
 def test_every_name_is_tested_here_or_known_to_timm():
-    assert set(backbones.REGISTRY) == SHAPES.keys() | LARGE
+    assert set(BACKBONES) == SHAPES.keys() | LARGE
     for name in LARGE:
         assert timm.is_model(name)
-        backbones.factory(name)
+        find_backbone(name)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_maps_are_spatial_and_classify_gives_the_logits(name):
-    model = backbones.create(name, 7, seed=0).eval()
+    model = create_backbone(name, 7, seed=0).eval()
     with torch.no_grad():
         maps = model.features(IMAGES)
         logits = model.classify(maps)
         assert maps.shape == (2, *SHAPES[name])
-        assert backbones.map_shape(model, SIZE) == SHAPES[name]
+        assert map_shape(model, SIZE) == SHAPES[name]
         assert logits.shape == (2, 7)
         assert torch.equal(model(IMAGES), logits)
     assert maps.min() >= 0  # the last map is behind a ReLU
@@ -58,14 +58,14 @@ def test_a_backbone_is_the_network_it_is_named_after(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(5, "weights"))
         plain = run_batch_norm(underlying(name, 7))
-    model = run_batch_norm(backbones.create(name, 7, seed=5))
-    assert backbones.num_parameters(model) == sum(p.numel() for p in plain.parameters())
+    model = run_batch_norm(create_backbone(name, 7, seed=5))
+    assert num_parameters(model) == sum(p.numel() for p in plain.parameters())
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES), plain(IMAGES))
 
 
 def test_resnet50_maps_are_what_its_last_block_gives():
-    model = backbones.create("resnet50", 7, seed=0).eval()
+    model = create_backbone("resnet50", 7, seed=0).eval()
     seen = []
     model.net.layer4.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     with torch.no_grad():
@@ -75,9 +75,9 @@ def test_resnet50_maps_are_what_its_last_block_gives():
 @pytest.mark.parametrize("name", ["smallcnn", "shufflenet_v2", "timm/resnet10t"])
 def test_the_seed_alone_decides_the_weights(name):
     torch.manual_seed(1)
-    first = backbones.create(name, 10, seed=3).state_dict()
+    first = create_backbone(name, 10, seed=3).state_dict()
     torch.manual_seed(2)
-    again, other = (backbones.create(name, 10, seed=seed).state_dict() for seed in (3, 4))
+    again, other = (create_backbone(name, 10, seed=seed).state_dict() for seed in (3, 4))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
@@ -86,53 +86,53 @@ def test_the_global_random_state_stays_as_it_was():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    backbones.create("smallcnn", 10, seed=3)
+    create_backbone("smallcnn", 10, seed=3)
     dueheadnet.create("smallcnn", 10, fusion="concat", image_size=16, seed=3)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_an_unknown_backbone_comes_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown backbone 'resnet5'; did you mean .*resnet50"):
-        backbones.create("resnet5", 10, seed=0)
+        create_backbone("resnet5", 10, seed=0)
     with pytest.raises(UnknownNameError, match=r"timm has no network 'resnet5'; did you mean .*resnet50"):
-        backbones.create("timm/resnet5", 10, seed=0)
+        create_backbone("timm/resnet5", 10, seed=0)
     with pytest.raises(UnknownNameError, match=r"timm has no network '\.\./\.\./x'; known are"):
-        backbones.factory("timm/../../x")
+        find_backbone("timm/../../x")
     with pytest.raises(UnknownNameError, match=r"timm has no weights 'a1_in2k' of 'resnet50'; did you mean .*a1_in1k"):
-        backbones.factory("timm/resnet50.a1_in2k")
+        find_backbone("timm/resnet50.a1_in2k")
     with pytest.raises(UnknownNameError, match=r"no classification network 'resnet5'; did you mean .*resnet50"):
-        backbones.factory("torchvision/resnet5")
+        find_backbone("torchvision/resnet5")
     with pytest.raises(UnknownNameError, match=r"no classification network 'fcn_resnet50'"):
-        backbones.factory("torchvision/fcn_resnet50")  # torchvision has it, but it segments
+        find_backbone("torchvision/fcn_resnet50")  # torchvision has it, but it segments
     with pytest.raises(UnknownNameError, match="unknown backbone 'timn/resnet50'"):
-        backbones.factory("timn/resnet50")
+        find_backbone("timn/resnet50")
 
 
 def test_a_size_that_a_network_cannot_take_is_refused():
     with pytest.raises(ConfigError, match=r"this backbone cannot take images of 224 px: .*window"):
-        backbones.map_shape(backbones.create("timm/test_maxvit", 10, seed=0), 224)
+        map_shape(create_backbone("timm/test_maxvit", 10, seed=0), 224)
 
 
 def test_finding_the_shape_changes_nothing():
-    model = backbones.create("smallcnn", 10, seed=0).train()
+    model = create_backbone("smallcnn", 10, seed=0).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert backbones.map_shape(model, 32) == (64, 4, 4)
+    assert map_shape(model, 32) == (64, 4, 4)
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert backbones.map_shape(model.eval(), 30) == (64, 4, 4)
+    assert map_shape(model.eval(), 30) == (64, 4, 4)
     assert not model.training
 
 
 @pytest.mark.parametrize("name", ["smallcnn", "shufflenet_v2", "timm/resnet10t"])
 def test_a_dropped_head_takes_its_parameters_and_leaves_the_maps(name):
-    model = backbones.create(name, 10, seed=0).eval()
-    num_channels = backbones.map_shape(model, SIZE)[0]
-    before = backbones.num_parameters(model)
+    model = create_backbone(name, 10, seed=0).eval()
+    num_channels = map_shape(model, SIZE)[0]
+    before = num_parameters(model)
     with torch.no_grad():
         maps = model.features(IMAGES)
         model.drop_head()
         assert torch.equal(model.features(IMAGES), maps)
-    assert before - backbones.num_parameters(model) == 10 * num_channels + 10
+    assert before - num_parameters(model) == 10 * num_channels + 10
 
 
 # ---- DueHeadNet
@@ -141,7 +141,7 @@ def test_a_dropped_head_takes_its_parameters_and_leaves_the_maps(name):
 @pytest.mark.parametrize("base", ["smallcnn", "timm/resnet10t"])
 @pytest.mark.parametrize("fusion", ["add", "concat"])
 def test_the_first_head_is_the_single_network_of_the_same_seed_and_the_second_another(base, fusion):
-    single = backbones.create(base, 10, seed=6).state_dict()
+    single = create_backbone(base, 10, seed=6).state_dict()
     model = dueheadnet.create(base, 10, fusion=fusion, image_size=SIZE, seed=6)
     first, second = model.first.state_dict(), model.second.state_dict()
     missing = single.keys() - first.keys()
@@ -155,7 +155,7 @@ def test_the_first_head_is_the_single_network_of_the_same_seed_and_the_second_an
 @pytest.mark.parametrize("base", ["smallcnn", "shufflenet_v2"])
 def test_no_parameter_is_left_that_the_logits_do_not_use(base):
     num_channels = SHAPES[base][0]
-    single = backbones.num_parameters(backbones.create(base, 10, seed=0))
+    single = num_parameters(create_backbone(base, 10, seed=0))
     body = single - (num_channels * 10 + 10)
     sizes = {
         "add": 2 * body + num_channels * 10 + 10,
@@ -165,7 +165,7 @@ def test_no_parameter_is_left_that_the_logits_do_not_use(base):
         model = dueheadnet.create(base, 10, fusion=fusion, image_size=SIZE, seed=0).train()
         model(IMAGES).square().sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
-        assert backbones.num_parameters(model) == expected
+        assert num_parameters(model) == expected
 
 
 def test_add_sums_the_maps_and_concat_puts_them_side_by_side():
@@ -177,7 +177,7 @@ def test_add_sums_the_maps_and_concat_puts_them_side_by_side():
             assert torch.equal(model(IMAGES), model.classify(maps))
         assert maps.shape[1] == num_channels
         assert torch.equal(maps, first + second if fusion == "add" else torch.cat([first, second], dim=1))
-        assert backbones.map_shape(model, SIZE) == (num_channels, 8, 8)
+        assert map_shape(model, SIZE) == (num_channels, 8, 8)
 
 
 def test_with_add_the_classifier_is_the_first_networks_own():
@@ -197,5 +197,5 @@ def test_with_concat_the_classifier_is_the_one_of_the_code():
 def test_a_dueheadnet_can_lose_its_head_too(fusion):
     model = dueheadnet.create("smallcnn", 10, fusion=fusion, image_size=SIZE, seed=0)
     model.drop_head()
-    body = backbones.num_parameters(backbones.create("smallcnn", 10, seed=0)) - 650
-    assert backbones.num_parameters(model) == 2 * body
+    body = num_parameters(create_backbone("smallcnn", 10, seed=0)) - 650
+    assert num_parameters(model) == 2 * body

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.backbones.gradcam import BATCH_SIZE, Saliency, choose_images, explain_networks, grad_cam
 from fmcs_bench.backbones.layers import LayerBackbone
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.figure_style import encode, save
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.training.losses import freeze
 from fmcs_bench.training_track.explain_figure import overlay, saliency_figure
@@ -56,7 +56,7 @@ def close(found, expected):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_the_formula_of_the_paper(name):
     size = NETWORKS[name]
-    model = backbones.create(name, 7, seed=0, image_size=size).eval()
+    model = create_backbone(name, 7, seed=0, image_size=size).eval()
     cams, predicted = grad_cam(model, batch(size))
     maps, logits = model.maps_and_logits(batch(size))
     assert torch.equal(predicted, logits.argmax(dim=1))
@@ -72,7 +72,7 @@ def test_it_is_the_formula_of_the_paper(name):
 @pytest.mark.parametrize(("name", "layer"), LAYERS)
 def test_a_layer_inside_is_watched_where_the_network_uses_it(name, layer):
     size = LAYERS[name, layer]
-    model = backbones.create(name, 7, seed=0, image_size=size, options=BackboneOptions(layer=layer)).eval()
+    model = create_backbone(name, 7, seed=0, image_size=size, options=BackboneOptions(layer=layer)).eval()
     assert isinstance(model, LayerBackbone)
     cams, predicted = grad_cam(model, batch(size))
     maps, gradients = [], []
@@ -95,7 +95,7 @@ def test_a_layer_inside_is_watched_where_the_network_uses_it(name, layer):
 @pytest.mark.parametrize(("name", "layer"), [*((name, None) for name in NETWORKS), *LAYERS])
 def test_maps_put_back_unchanged_give_the_same_logits_and_others_do_not(name, layer):
     size = NETWORKS.get(name) or LAYERS[name, layer]
-    model = backbones.create(name, 7, seed=0, image_size=size, options=BackboneOptions(layer=layer)).eval()
+    model = create_backbone(name, 7, seed=0, image_size=size, options=BackboneOptions(layer=layer)).eval()
     shapes = []
 
     def watch(maps):
@@ -104,7 +104,7 @@ def test_maps_put_back_unchanged_give_the_same_logits_and_others_do_not(name, la
 
     logits = model.logits_through(batch(size), watch)
     close(logits, model(batch(size)))
-    assert shapes == [backbones.map_shape(model, size)]
+    assert shapes == [map_shape(model, size)]
     assert not torch.allclose(logits, model.logits_through(batch(size), lambda maps: maps * 2), atol=0)
 
 
@@ -118,14 +118,14 @@ def test_the_fused_map_of_two_heads(fusion):
 
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_vit_relpos"])
 def test_logits_that_do_not_come_from_the_maps_are_refused(name):
-    model = backbones.create(name, 7, seed=0, image_size=64)
+    model = create_backbone(name, 7, seed=0, image_size=64)
     with pytest.raises(ConfigError, match=r"do not come from its maps .*class token.* \(--layer\)"):
         grad_cam(model, batch(64))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_network_stays_as_it_was(frozen):
-    model = backbones.create("timm/test_resnet", 7, seed=0, image_size=64)
+    model = create_backbone("timm/test_resnet", 7, seed=0, image_size=64)
     if frozen:
         freeze(model)
     model.train()
@@ -145,7 +145,7 @@ def test_the_network_stays_as_it_was(frozen):
 
 
 def test_no_image_depends_on_the_others():
-    model = backbones.create("smallcnn", 7, seed=0)
+    model = create_backbone("smallcnn", 7, seed=0)
     pixels = batch(32, BATCH_SIZE + 3)
     cams, predicted = grad_cam(model, pixels)
     assert len(cams) == BATCH_SIZE + 3
@@ -156,15 +156,13 @@ def test_no_image_depends_on_the_others():
 
 
 def two_networks(digits, target="predicted"):
-    networks = {
-        name: lambda s=s: backbones.create("smallcnn", 10, seed=s) for s, name in enumerate(("one\n10%", "two"))
-    }
+    networks = {name: lambda s=s: create_backbone("smallcnn", 10, seed=s) for s, name in enumerate(("one\n10%", "two"))}
     return explain_networks(networks, digits, choose_images(digits, 4), Preprocessor(digits, 32), target=target)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return images.load("digits")
+    return load_images("digits")
 
 
 def test_several_networks_on_the_same_images(digits):
@@ -177,7 +175,7 @@ def test_several_networks_on_the_same_images(digits):
     seen = F.interpolate(stored, (32, 32), mode="bilinear").expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found.images_NHWC, seen, atol=1e-5)
     alone, predicted = grad_cam(
-        backbones.create("smallcnn", 10, seed=1), Preprocessor(digits, 32)(torch.from_numpy(digits.images_NCHW[chosen]))
+        create_backbone("smallcnn", 10, seed=1), Preprocessor(digits, 32)(torch.from_numpy(digits.images_NCHW[chosen]))
     )
     np.testing.assert_allclose(found.cams_PNHW[1], alone, atol=1e-6)
     assert found.predicted_PN[1].tolist() == predicted.tolist()
@@ -189,7 +187,7 @@ def test_several_networks_on_the_same_images(digits):
 
 def test_maps_that_nothing_comes_from_are_an_error_and_no_blank_picture(digits):
     options = BackboneOptions(layer="blocks.5")  # the last: the logits come from its class token alone
-    networks = {"vit": lambda: backbones.create("timm/test_vit", 10, seed=0, image_size=64, options=options)}
+    networks = {"vit": lambda: create_backbone("timm/test_vit", 10, seed=0, image_size=64, options=options)}
     with pytest.raises(ConfigError, match=r"Grad-CAM is zero everywhere, .* class token"):
         explain_networks(networks, digits, choose_images(digits, 2), Preprocessor(digits, 64))
 
@@ -201,7 +199,7 @@ def test_images_are_chosen_by_class_and_by_the_hash_of_their_ids(digits):
     few, more = choose_images(digits, 3), choose_images(digits, 25)
     assert set(few) < set(first) < set(more)
     assert set(np.bincount(digits.labels_N[more])) == {2, 3}
-    backwards = digits.taking(np.arange(len(digits.ids_N))[::-1])
+    backwards = digits.take(np.arange(len(digits.ids_N))[::-1])
     assert backwards.ids_N[choose_images(backwards, 25)].tolist() == digits.ids_N[more].tolist()
     ids = [int(digits.ids_N[5]), int(digits.ids_N[2])]
     assert choose_images(digits, image_ids=ids).tolist() == [5, 2]

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import get_model
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.base import Backbone
+from fmcs_bench.backbones.create import create_backbone, map_shape, num_parameters
 from fmcs_bench.backbones.torchvision import list_networks
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.evaluators.lookup import create as create_evaluator
+from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.methods import Method
@@ -42,8 +43,8 @@ MAPS = {
 }
 
 
-def create(name, *, seed=0):
-    return backbones.create(name, 7, seed=seed, image_size=MAPS[name][0])
+def make_backbone(name, *, seed=0):
+    return create_backbone(name, 7, seed=seed, image_size=MAPS[name][0])
 
 
 def images(name, num=2):
@@ -54,8 +55,8 @@ def images(name, num=2):
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_and_logits_come_from_one_pass(name):
     size, shape, classifies = MAPS[name]
-    model, batch = create(name).eval(), images(name)
-    assert backbones.map_shape(model, size) == shape
+    model, batch = make_backbone(name).eval(), images(name)
+    assert map_shape(model, size) == shape
     assert model.classifies_maps == classifies
     maps, logits = model.maps_and_logits(batch)
     assert maps.shape == (2, *shape)
@@ -82,8 +83,8 @@ def test_a_torchvision_backbone_is_the_network_it_is_named_after(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(5, "weights"))
         plain = get_model(short, weights=None, num_classes=7, **options.get(short, {}))
-    model = create(name, seed=5)
-    assert backbones.num_parameters(model) == backbones.num_parameters(plain)
+    model = make_backbone(name, seed=5)
+    assert num_parameters(model) == num_parameters(plain)
     for kind in ("train", "eval"):
         for one in (model, plain):
             getattr(one, kind)()
@@ -103,7 +104,7 @@ def test_torchvision_maps_are_what_goes_into_its_pooling():
         ("swin_t", "avgpool"),
     ):
         full = f"torchvision/{name}"
-        model, seen = create(full).eval(), []
+        model, seen = make_backbone(full).eval(), []
         if pooling:
             model.head.get_submodule(pooling).register_forward_pre_hook(
                 lambda _, inputs, seen=seen: seen.append(inputs[0])
@@ -118,12 +119,12 @@ def test_torchvision_maps_are_what_goes_into_its_pooling():
 
 def test_class_and_register_tokens_are_dropped_and_the_others_stand_where_their_patch_is():
     for name, num_prefix in (("timm/test_vit", 1), ("timm/vit_tiny_patch16_dinov3_qkvb", 5)):
-        model, batch = create(name).eval(), images(name)
+        model, batch = make_backbone(name).eval(), images(name)
         with torch.no_grad():
             tokens, maps = model.net.forward_features(batch), model.features(batch)
         assert tokens.shape[1] == num_prefix + 16
         torch.testing.assert_close(maps[:, :, 1, 2], tokens[:, num_prefix + 1 * 4 + 2])
-    model, batch = create("torchvision/vit_b_32").eval(), images("torchvision/vit_b_32")
+    model, batch = make_backbone("torchvision/vit_b_32").eval(), images("torchvision/vit_b_32")
     with torch.no_grad():
         tokens, maps = model.body(batch)["features"], model.features(batch)
     assert torch.equal(maps[:, :, 1, 0], tokens[:, 1 + 1 * 2 + 0])
@@ -132,7 +133,7 @@ def test_class_and_register_tokens_are_dropped_and_the_others_stand_where_their_
 def test_a_change_of_one_corner_of_the_image_shows_there_first():
     """Axes that were swapped or tokens that were scrambled would show it elsewhere."""
     for name in ("timm/test_mambaout", "torchvision/swin_t", "timm/test_vit"):
-        model, size = backbones.create(name, 7, seed=0, image_size=128).eval(), 128
+        model, size = create_backbone(name, 7, seed=0, image_size=128).eval(), 128
         plain = torch.zeros(1, 3, size, size)
         changed = plain.clone()
         changed[:, :, :32, -32:] = 3  # upper right
@@ -143,7 +144,7 @@ def test_a_change_of_one_corner_of_the_image_shows_there_first():
 
 
 def test_channels_that_come_last_are_brought_first():
-    model, batch = create("timm/test_mambaout").eval(), images("timm/test_mambaout")
+    model, batch = make_backbone("timm/test_mambaout").eval(), images("timm/test_mambaout")
     with torch.no_grad():
         features = model.net.forward_features(batch)
         assert features.shape == (2, 2, 2, 64)
@@ -161,11 +162,11 @@ def test_channels_that_come_last_are_brought_first():
 )
 def test_a_size_that_a_network_cannot_be_made_for_is_refused(name, size, message):
     with pytest.raises(ConfigError, match=message):
-        backbones.create(name, 7, seed=0, image_size=size)
+        create_backbone(name, 7, seed=0, image_size=size)
 
 
 def test_features_that_are_no_maps_are_refused_with_their_shape():
-    class Flat(backbones.Backbone):
+    class Flat(Backbone):
         def features(self, images_BCHW):
             return images_BCHW.flatten(1)
 
@@ -175,7 +176,7 @@ def test_features_that_are_no_maps_are_refused_with_their_shape():
     model = Flat()
     model.weight = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(ConfigError, match=r"shape \(1, 192\); spatial maps \[B, D, H, W\] are needed"):
-        backbones.map_shape(model, 8)
+        map_shape(model, 8)
 
 
 def test_all_classification_networks_of_torchvision_have_a_name():
@@ -191,7 +192,7 @@ def test_ral_trains_any_backbone(name):
     judge.freeze()
     gradients = {}
     for raf in (1.0, 0.5, 0.0):
-        model = create(name).train()
+        model = make_backbone(name).train()
         torch.manual_seed(0)
         loss = Objective(Method(raf=raf), judge.log_probs)(model, images(name, 4), torch.tensor([0, 1, 2, 3]))
         loss.backward()
@@ -228,7 +229,7 @@ def test_every_small_architecture_of_timm_gives_maps():
     assert len(names) > 10
     for name in names:
         size = timm.get_pretrained_cfg(name).input_size[-1]
-        model = backbones.create(f"timm/{name}", 7, seed=0, image_size=size).eval()
+        model = create_backbone(f"timm/{name}", 7, seed=0, image_size=size).eval()
         batch = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         maps, logits = model.maps_and_logits(batch)
         assert maps.ndim == 4, name

@@ -6,10 +6,10 @@ import torch
 import zarr
 from conftest import build_tiny
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.build.extraction import BATCH_SIZES, extract, memory_format
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.store import schema
 from fmcs_bench.store.writer import DatasetWriter
@@ -34,12 +34,12 @@ class Counting(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def source():
-    return images.load("digits")
+    return load_images("digits")
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    return [backbones.create("smallcnn", 10, seed=seed).eval() for seed in (0, 1, 2)]
+    return [create_backbone("smallcnn", 10, seed=seed).eval() for seed in (0, 1, 2)]
 
 
 BATCH_SIZE = BATCH_SIZES["cpu"]

@@ -26,7 +26,7 @@ WRONG = {
     "name with a path": ("build --backbone smallcnn --name ../x", "name = '../x'"),
     "negative threshold": ("build --backbone smallcnn --cqi-threshold -1", "threshold = -1.0"),
     "device": ("build --backbone smallcnn --device gpu7", "device 'gpu7' cannot be used here"),
-    "mnist without a folder": ("build --backbone smallcnn --dataset mnist", "no folder was named", "--data-dir"),
+    "mnist without a folder": ("build --backbone smallcnn --dataset mnist", "no folder was given", "--data-dir"),
     "mnist elsewhere": (
         "build --backbone smallcnn --dataset mnist --data-dir {folder}",
         "looked in {folder}/MNIST/raw",

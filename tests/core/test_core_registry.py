@@ -3,11 +3,11 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import BACKBONES
 from fmcs_bench.core.errors import FmcsBenchError, PluginError, UnknownNameError
 from fmcs_bench.core.registry import Registry
-from fmcs_bench.evaluators import registry as evaluators
-from fmcs_bench.images import load as images
+from fmcs_bench.evaluators.registry import EVALUATORS
+from fmcs_bench.images.base import IMAGE_DATASETS
 
 GROUP = "fmcs_bench.test_colours"
 
@@ -118,8 +118,8 @@ def test_a_plugin_of_another_group_is_not_ours(colours, install):
     assert colours.names() == ["red"]
 
 
-@pytest.mark.parametrize("module", [backbones, evaluators, images])
-def test_our_registries_take_plugins_under_their_own_group(module, install):
-    install("extra", {"extra-thing": "extra_thing:MAKE"}, group=module.REGISTRY.group, extra_thing="MAKE = len\n")
-    assert module.REGISTRY["extra-thing"] is len
-    assert module.REGISTRY.names()[-1] == "extra-thing"
+@pytest.mark.parametrize("registry", [BACKBONES, EVALUATORS, IMAGE_DATASETS])
+def test_our_registries_take_plugins_under_their_own_group(registry, install):
+    install("extra", {"extra-thing": "extra_thing:MAKE"}, group=registry.group, extra_thing="MAKE = len\n")
+    assert registry["extra-thing"] is len
+    assert registry.names()[-1] == "extra-thing"

@@ -21,8 +21,8 @@ from fmcs_bench.evaluator_track import calls
 from fmcs_bench.evaluator_track import runner as evaluation
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute
 from fmcs_bench.evaluator_track.selection import judge_record, load_judge
-from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.evaluators.models.norm import NormEvaluator
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results.evaluator_table import COLUMNS
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
@@ -110,7 +110,7 @@ class Spy(NormEvaluator):
 
 
 def add(monkeypatch, kind):
-    monkeypatch.setitem(REGISTRY._own, kind.name, kind)
+    monkeypatch.setitem(EVALUATORS._own, kind.name, kind)
 
 
 def test_fitting_sees_train_images_of_training_runs_and_validation_images_of_the_validation_run(

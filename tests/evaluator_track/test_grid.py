@@ -18,9 +18,9 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.protocol import SIDES
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.evaluator_track.selection import judge_record
-from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.evaluators.checkpoint import load_fitted
 from fmcs_bench.evaluators.models.chance import ChanceEvaluator
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results import grid
 from fmcs_bench.results.evaluator_table import COLUMNS, evaluator_boards
 from fmcs_bench.results.fit_config import EvaluatorConfig
@@ -104,7 +104,7 @@ def run(dataset: FmcsDataset, place: Path, *names: str, values=None, seeds: int 
     )
 
 
-class Counted(REGISTRY["norm"]):  # type: ignore[misc]
+class Counted(EVALUATORS["norm"]):  # type: ignore[misc]
     """Keeps which fits were asked about how many maps."""
 
     name = "counted"
@@ -116,7 +116,7 @@ class Counted(REGISTRY["norm"]):  # type: ignore[misc]
 
 
 def test_only_the_kept_combination_is_asked_about_test_sides(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setitem(REGISTRY._own, "counted", Counted)
+    monkeypatch.setitem(EVALUATORS._own, "counted", Counted)
     monkeypatch.setattr(Counted, "asked", [])
     rates = (1e-5, 0.03, 1e-4)
     (row,) = run(tiny_dataset, tmp_path, "counted", values={"lr": rates}).rows
@@ -138,7 +138,7 @@ def test_only_the_kept_combination_is_asked_about_test_sides(tiny_dataset, tmp_p
     # The kept fit is the one that its recipe alone gives, and it is what the folder holds.
     fitted = load_fitted(Workspace(tmp_path).fitted(tiny_dataset.id, record.settings, "counted", 0))
     assert fitted.info.config.recipe.lr == kept.combination["lr"]
-    alone = REGISTRY["norm"](tiny_dataset.manifest.map_shape, 3, fitted.info.config)
+    alone = EVALUATORS["norm"](tiny_dataset.manifest.map_shape, 3, fitted.info.config)
     alone.fit(
         *(tiny_dataset.sel(role, split=split).load() for role, split in (SIDES["train"], SIDES["validation_run"]))
     )
@@ -162,7 +162,11 @@ def test_a_search_is_on_a_board_of_its_own_and_is_found_again(tiny_dataset, tmp_
 
 
 def test_a_grid_does_not_apply_to_who_uses_no_recipe_and_the_record_says_so(tiny_dataset, tmp_path, monkeypatch):
-    assert {name for name, kind in REGISTRY._own.items() if not kind.uses_recipe} == {"chance", "logistic", "boosting"}
+    assert {name for name, kind in EVALUATORS._own.items() if not kind.uses_recipe} == {
+        "chance",
+        "logistic",
+        "boosting",
+    }
     fits = []
     monkeypatch.setattr(ChanceEvaluator, "fit", lambda *_: fits.append(1) or [])
     (row,) = run(tiny_dataset, tmp_path, "chance", values={"lr": (0.1, 0.2)}).rows

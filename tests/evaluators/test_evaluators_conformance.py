@@ -1,91 +1,91 @@
 """Every evaluator of ours keeps the contract, by the suite that third parties run."""
 
-from fmcs_bench.evaluators.base import REGISTRY
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.testing.conformance import EvaluatorConformance
 
 
 class TestChance(EvaluatorConformance):
-    evaluator = REGISTRY["chance"]
+    evaluator = EVALUATORS["chance"]
 
 
 class TestNorm(EvaluatorConformance):
-    evaluator = REGISTRY["norm"]
+    evaluator = EVALUATORS["norm"]
 
 
 class TestMoments(EvaluatorConformance):
-    evaluator = REGISTRY["moments"]
+    evaluator = EVALUATORS["moments"]
 
 
 class TestLinear(EvaluatorConformance):
-    evaluator = REGISTRY["linear"]
+    evaluator = EVALUATORS["linear"]
 
 
 class TestMlp(EvaluatorConformance):
-    evaluator = REGISTRY["mlp"]
+    evaluator = EVALUATORS["mlp"]
 
 
 class TestConv(EvaluatorConformance):
-    evaluator = REGISTRY["conv"]
+    evaluator = EVALUATORS["conv"]
 
 
 class TestResNet(EvaluatorConformance):
-    evaluator = REGISTRY["resnet"]
+    evaluator = EVALUATORS["resnet"]
 
 
 class TestAttention(EvaluatorConformance):
-    evaluator = REGISTRY["attention"]
+    evaluator = EVALUATORS["attention"]
 
 
 class TestSet(EvaluatorConformance):
-    evaluator = REGISTRY["set"]
+    evaluator = EVALUATORS["set"]
 
 
 class TestSpectrum(EvaluatorConformance):
-    evaluator = REGISTRY["spectrum"]
+    evaluator = EVALUATORS["spectrum"]
 
 
 class TestInvariants(EvaluatorConformance):
-    evaluator = REGISTRY["invariants"]
+    evaluator = EVALUATORS["invariants"]
 
 
 class TestLogistic(EvaluatorConformance):
-    evaluator = REGISTRY["logistic"]
+    evaluator = EVALUATORS["logistic"]
 
 
 class TestBoosting(EvaluatorConformance):
-    evaluator = REGISTRY["boosting"]
+    evaluator = EVALUATORS["boosting"]
 
 
 class TestConvCorn(EvaluatorConformance):
-    evaluator = REGISTRY["conv"]
+    evaluator = EVALUATORS["conv"]
     head = "corn"
 
 
 class TestSetCoral(EvaluatorConformance):
-    evaluator = REGISTRY["set"]
+    evaluator = EVALUATORS["set"]
     head = "coral"
 
 
 class TestBoostingOfTwoStages(EvaluatorConformance):
-    evaluator = REGISTRY["boosting"]
+    evaluator = EVALUATORS["boosting"]
     num_stages = 2
 
 
 class TestLogisticOfTwoStages(EvaluatorConformance):
-    evaluator = REGISTRY["logistic"]
+    evaluator = EVALUATORS["logistic"]
     num_stages = 2
 
 
 class TestSpectrumOfMoreChannelsThanPositions(EvaluatorConformance):
-    evaluator = REGISTRY["spectrum"]
+    evaluator = EVALUATORS["spectrum"]
     map_shape = (24, 3, 3)
 
 
 class TestInvariantsOfMoreChannelsThanPositions(EvaluatorConformance):
-    evaluator = REGISTRY["invariants"]
+    evaluator = EVALUATORS["invariants"]
     map_shape = (24, 3, 3)
 
 
 def test_every_evaluator_of_ours_is_here():
     tested = {kind.evaluator.name for name, kind in globals().items() if name.startswith("Test")}
-    assert tested == set(REGISTRY._own)
+    assert tested == set(EVALUATORS._own)

@@ -3,17 +3,16 @@ import pytest
 import torch
 
 from fmcs_bench.core.errors import ConfigError, DatasetError
-from fmcs_bench.evaluators.base import REGISTRY
 from fmcs_bench.evaluators.heads import HEADS, coral_loss, corn_loss
-from fmcs_bench.evaluators.lookup import create, wanted
 from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator, parse_evaluators
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.testing.conformance import tiny_map_set
 from fmcs_bench.training.recipes import Recipe
 
 ORDINAL = pytest.mark.parametrize("head", ["corn", "coral"])
 ALL_HEADS = pytest.mark.parametrize("head", list(HEADS))
-NETWORKS = [name for name, kind in REGISTRY._own.items() if issubclass(kind, NetworkEvaluator)]
+NETWORKS = [name for name, kind in EVALUATORS._own.items() if issubclass(kind, NetworkEvaluator)]
 
 
 def logits_of(head, num_stages, factor=1.0, num_maps=50):
@@ -100,12 +99,12 @@ def test_every_network_takes_every_head(name, head):
     train, validation, test = (tiny_map_set(run) for run in (0, 1, 0))
     recipe = Recipe(lr=0.01, batch_size=32)
     config = EvaluatorConfig(evaluator=name, seed=0, epochs=3, recipe=recipe, head=head)
-    judge = create(config, (6, 5, 4), 4)
+    judge = create_evaluator(config, (6, 5, 4), 4)
     curve = judge.fit(train, validation)
     assert curve[-1].train_loss < curve[0].train_loss
     probs = judge.predict_proba(test.maps_MDHW)
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
-    again = create(config, (6, 5, 4), 4)
+    again = create_evaluator(config, (6, 5, 4), 4)
     again.from_bytes(judge.to_bytes())
     np.testing.assert_array_equal(again.predict_proba(test.maps_MDHW), probs)
     judge.freeze()
@@ -118,7 +117,8 @@ def test_every_network_takes_every_head(name, head):
 
 def test_weights_of_another_head_are_refused():
     softmax, coral = (
-        create(EvaluatorConfig(evaluator="norm", seed=0, head=head), (6, 5, 4), 4) for head in ("softmax", "coral")
+        create_evaluator(EvaluatorConfig(evaluator="norm", seed=0, head=head), (6, 5, 4), 4)
+        for head in ("softmax", "coral")
     )
     with pytest.raises(DatasetError, match=r"no weights of the evaluator norm\+coral"):
         coral.from_bytes(softmax.to_bytes())
@@ -139,14 +139,20 @@ def test_the_head_is_part_of_the_fit_s_name_and_softmax_of_none():
 
 
 def test_what_is_wanted():
-    assert wanted([]) == [*((name, "softmax", "true") for name in REGISTRY), ("conv", "softmax", "permuted")]
-    assert wanted([], "corn") == [*((name, "corn", "true") for name in NETWORKS), ("conv", "corn", "permuted")]
-    assert wanted(["conv", "conv+corn", "conv", "set+softmax"], "coral") == [
+    assert parse_evaluators([]) == [
+        *((name, "softmax", "true") for name in EVALUATORS),
+        ("conv", "softmax", "permuted"),
+    ]
+    assert parse_evaluators([], "corn") == [
+        *((name, "corn", "true") for name in NETWORKS),
+        ("conv", "corn", "permuted"),
+    ]
+    assert parse_evaluators(["conv", "conv+corn", "conv", "set+softmax"], "coral") == [
         ("conv", "coral", "true"), ("conv", "corn", "true"), ("set", "softmax", "true"),
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"unknown head 'korn' in 'conv\+korn'; did you mean corn"):
-        wanted(["conv+korn"])
+        parse_evaluators(["conv+korn"])
     with pytest.raises(ConfigError, match="unknown head 'cora'; did you mean coral"):
-        wanted(["conv"], "cora")
+        parse_evaluators(["conv"], "cora")
     with pytest.raises(ConfigError, match="evaluator boosting has no network, so it has no head 'corn'"):
-        wanted(["boosting"], "corn")
+        parse_evaluators(["boosting"], "corn")

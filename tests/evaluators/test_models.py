@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
 from fmcs_bench.evaluator_track.permuted import permute_stages, with_permuted_labels
-from fmcs_bench.evaluators.lookup import create
 from fmcs_bench.evaluators.models import boosting, logistic
 from fmcs_bench.evaluators.models.features import NUM_STATISTICS, moments, quantiles, statistics
 from fmcs_bench.evaluators.models.spectrum import log_spectra
+from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.evaluators.sklearn import log_loss, softmax
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.store.selection import MapSet
@@ -29,7 +29,7 @@ def random_maps(size, seed=0):
 
 
 def evaluator(name, num_stages=4):
-    return create(EvaluatorConfig(evaluator=name, seed=0, epochs=2), (6, 5, 4), num_stages)
+    return create_evaluator(EvaluatorConfig(evaluator=name, seed=0, epochs=2), (6, 5, 4), num_stages)
 
 
 # ---- statistics
@@ -140,7 +140,7 @@ def test_permuted_labels_are_hard_to_learn():
     for other in (with_permuted_labels(train, 4, 1, "train"), with_permuted_labels(train, 4, 0, "validation")):
         assert not np.array_equal(permuted.stages_M, other.stages_M)
     config = EvaluatorConfig(evaluator="conv", seed=0, epochs=12, patience=12, recipe=Recipe(lr=0.01, batch_size=32))
-    losses = [create(config, (6, 5, 4), 4).fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
+    losses = [create_evaluator(config, (6, 5, 4), 4).fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
     assert losses[1] > 1.1 > 2 * losses[0]
 
 
@@ -250,7 +250,7 @@ def test_coefficients_of_other_stages_are_refused():
 def test_what_has_no_network_has_no_head(name):
     config = EvaluatorConfig(evaluator=name, seed=0, head="corn")
     with pytest.raises(ConfigError, match=f"evaluator {name} has no network that the head 'corn'"):
-        create(config, (6, 5, 4), 4)
+        create_evaluator(config, (6, 5, 4), 4)
 
 
 @pytest.mark.parametrize("name", ["logistic", "boosting"])

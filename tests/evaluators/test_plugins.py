@@ -22,9 +22,16 @@ from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, U
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.evaluator_track.selection import judge_record, load_judge
-from fmcs_bench.evaluators import lookup
-from fmcs_bench.evaluators import registry as evaluators
+from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.models.norm import NormEvaluator
+from fmcs_bench.evaluators.registry import (
+    EVALUATORS,
+    create_evaluator,
+    evaluator_code,
+    find_evaluator,
+    parse_evaluators,
+    resolve_evaluator,
+)
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
 from fmcs_bench.testing.conformance import tiny_map_set
@@ -37,7 +44,7 @@ PAGE = (ROOT / "docs/evaluators.md").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(lookup, "_FROM_FILES", {})
+    monkeypatch.setattr(registry, "_FROM_FILES", {})
 
 
 @pytest.fixture
@@ -89,64 +96,64 @@ def test_an_installed_package_adds_an_evaluator(tmp_path, workspace):
     [
         (len, "it is no subclass of"),
         (NormEvaluator, "its name attribute is 'norm'"),
-        (evaluators.Evaluator, "it lacks fit, from_bytes, num_parameters, predict_proba, to_bytes, name, diff"),
+        (Evaluator, "it lacks fit, from_bytes, num_parameters, predict_proba, to_bytes, name, diff"),
         (type("X", (NormEvaluator,), {"name": "extra", "any_shape": 1}), "any_shape must be True or False"),
         (type("X", (NormEvaluator,), {"name": "extra", "control": "no"}), "control must be True or False"),
     ],
 )  # fmt: skip
 def test_a_package_that_offers_no_evaluator_is_told(monkeypatch, value, message):
-    monkeypatch.setitem(evaluators.REGISTRY._own, "extra", value)  # as an entry point of that name would
+    monkeypatch.setitem(EVALUATORS._own, "extra", value)  # as an entry point of that name would
     with pytest.raises(PluginError, match=rf"evaluator plug-in 'extra' cannot be used: .*{message}"):
-        evaluators.find("extra")
+        find_evaluator("extra")
 
 
 def test_code_that_no_file_holds_is_told(monkeypatch):
     kind = type("Typed", (NormEvaluator,), {"name": "typed", "__module__": "__console__"})
-    monkeypatch.setitem(evaluators.REGISTRY._own, "typed", kind)
+    monkeypatch.setitem(EVALUATORS._own, "typed", kind)
     with pytest.raises(PluginError, match=r"no file holds the code of the evaluator 'typed'.*FILE\.py:Class"):
-        evaluators.code_of("typed")
+        evaluator_code("typed")
 
 
 # ---- a file
 
 
 def test_a_file_is_an_evaluator_like_any_other(file):
-    name = evaluators.resolve(f"{file}:PeakEvaluator")
+    name = resolve_evaluator(f"{file}:PeakEvaluator")
     assert name == "peak"
-    assert evaluators.code_of("peak") == hashlib.sha256(SOURCE.encode()).hexdigest()
-    assert evaluators.find("peak").channel_invariant
-    judge = evaluators.create(EvaluatorConfig(evaluator="peak", seed=0), (6, 5, 4), 4)
+    assert evaluator_code("peak") == hashlib.sha256(SOURCE.encode()).hexdigest()
+    assert find_evaluator("peak").channel_invariant
+    judge = create_evaluator(EvaluatorConfig(evaluator="peak", seed=0), (6, 5, 4), 4)
     assert judge.predict_proba(tiny_map_set().maps_MDHW).shape == (96, 4)
-    assert "peak" not in evaluators.REGISTRY
-    assert evaluators.wanted([f"{file}:PeakEvaluator+corn", "norm"]) == [
+    assert "peak" not in EVALUATORS
+    assert parse_evaluators([f"{file}:PeakEvaluator+corn", "norm"]) == [
         ("peak", "corn", "true"),
         ("norm", "softmax", "true"),
     ]
-    assert all(evaluators.code_of(name) is None for name in evaluators.REGISTRY)
+    assert all(evaluator_code(name) is None for name in EVALUATORS)
 
 
 def test_two_files_cannot_share_a_name(file):
     other = file.with_name("other.py")
     other.write_text(SOURCE + "\n")
     with pytest.raises(ConfigError, match=r"other\.py:PeakEvaluator' and another evaluator have the name 'peak'; give"):
-        evaluators.wanted([f"{file}:PeakEvaluator", f"{other}:PeakEvaluator"])
+        parse_evaluators([f"{file}:PeakEvaluator", f"{other}:PeakEvaluator"])
     typed = f"{file}:PeakEvaluator"
-    assert evaluators.wanted([typed, f"{typed}+corn", "peak"]) == [
+    assert parse_evaluators([typed, f"{typed}+corn", "peak"]) == [
         ("peak", "softmax", "true"),
         ("peak", "corn", "true"),
     ]
-    assert evaluators.wanted([f"{typed}~permuted"]) == [("peak", "softmax", "permuted")]
+    assert parse_evaluators([f"{typed}~permuted"]) == [("peak", "softmax", "permuted")]
 
 
 def test_a_file_that_was_changed_is_read_again(file):
-    evaluators.resolve(f"{file}:PeakEvaluator")
-    before = evaluators.find("peak"), evaluators.code_of("peak")
+    resolve_evaluator(f"{file}:PeakEvaluator")
+    before = find_evaluator("peak"), evaluator_code("peak")
     times = file.stat()
     file.write_text(SOURCE.replace("any_shape = True", "any_shape = None").replace("None", "1 > 2"))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # what a cache of compiled code goes by
-    evaluators.resolve(f"{file}:PeakEvaluator")
-    assert (before[0].any_shape, evaluators.find("peak").any_shape) == (True, False)
-    assert evaluators.code_of("peak") != before[1]
+    resolve_evaluator(f"{file}:PeakEvaluator")
+    assert (before[0].any_shape, find_evaluator("peak").any_shape) == (True, False)
+    assert evaluator_code("peak") != before[1]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_what_is_wrong_with_a_file_is_one_line(file, source, typed, error, messa
     file.unlink() if source is None else file.write_text(source)
     modules = set(sys.modules)
     with pytest.raises(error, match=message) as caught:
-        evaluators.resolve(f"{file}{typed}")
+        resolve_evaluator(f"{file}{typed}")
     assert len(str(caught.value).splitlines()) == 1
     if error is PluginError:
         assert caught.value.__cause__ is not None
@@ -176,13 +183,13 @@ def test_what_is_wrong_with_a_file_is_one_line(file, source, typed, error, messa
 
 
 def test_a_name_is_not_taken_for_a_file():
-    assert [evaluators.resolve(name) for name in ("conv", "a.b-c", "conv+corn~permuted")] == [
+    assert [resolve_evaluator(name) for name in ("conv", "a.b-c", "conv+corn~permuted")] == [
         "conv",
         "a.b-c",
         "conv+corn~permuted",
     ]
     with pytest.raises(UnknownNameError, match=r"unknown evaluator 'a\.b-c'"):
-        evaluators.wanted(["a.b-c"])
+        parse_evaluators(["a.b-c"])
 
 
 def test_a_file_judges_on_the_board_and_in_training(file, workspace):
@@ -215,7 +222,7 @@ def test_a_file_judges_on_the_board_and_in_training(file, workspace):
         2, [f"Error: {file} has no class 'Peak'; known are: PeakEvaluator"],
     )  # fmt: skip
 
-    lookup._FROM_FILES.clear()
+    registry._FROM_FILES.clear()
     with pytest.raises(ConfigError, match=r"peak is a plug-in that is not here; .*--evaluator FILE\.py:Class"):
         load_judge(workspace, again, device=torch.device("cpu"))
 
@@ -253,7 +260,7 @@ def test_the_page_has_the_example_and_it_passes_the_suite(tmp_path):
 
 def test_the_page_lists_every_evaluator_with_its_traits():
     rows = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \| (yes|no) \| (yes|no) \|", PAGE, flags=re.MULTILINE)
-    kinds = [evaluators.REGISTRY[name] for name in evaluators.REGISTRY._own]
+    kinds = [EVALUATORS[name] for name in EVALUATORS._own]
     traits = [(kind.channel_invariant, kind.any_shape, kind.differentiable) for kind in kinds]
     assert [(name, *(value == "yes" for value in values)) for name, *values in rows] == [
         (kind.name, *values) for kind, values in zip(kinds, traits, strict=True)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, ImageError, MissingDataError, UnknownNameError
-from fmcs_bench.images import decoding, encoded, memory
-from fmcs_bench.images import load as images
-from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images import base, encoded
+from fmcs_bench.images.dataset import SPLITS, draw
+from fmcs_bench.images.load import load_images, source_name
 from fmcs_bench.store import schema
 from fmcs_bench.store.schema import Manifest
 
@@ -54,7 +54,7 @@ def test_a_folder_has_one_class_for_each_sub_folder(pets):
     (pets / "README.txt").write_text("not an image")
     (pets / "cat" / ".hidden.png").write_text("not an image")
     (pets / ".git").mkdir()
-    dataset = images.load(f"folder:{pets}", image_size=16)
+    dataset = load_images(f"folder:{pets}", image_size=16)
     assert dataset.name == "folder_pets"
     assert dataset.classes == ("cat", "dog")
     assert dataset.images_NCHW.shape == (50, 3, 7, 9)
@@ -70,11 +70,11 @@ def test_a_folder_has_one_class_for_each_sub_folder(pets):
 
 def test_images_below_sub_folders_of_a_class_count(pets):
     write_image(pets / "cat" / "kittens" / "x.png")
-    assert len(images.load(f"folder:{pets}").ids_N) == 51
+    assert len(load_images(f"folder:{pets}").ids_N) == 51
 
 
 def test_a_fifth_by_hash_stands_for_the_test_images(pets):
-    dataset = images.load(f"folder:{pets}")
+    dataset = load_images(f"folder:{pets}")
     unseen = {int(i) for i in dataset.ids_N[dataset.indices("unseen")]}
     expected = {
         int(i)
@@ -86,11 +86,11 @@ def test_a_fifth_by_hash_stands_for_the_test_images(pets):
 
 
 def test_ids_and_splits_stay_when_images_come_and_when_the_folder_moves(pets, tmp_path):
-    before = images.load(f"folder:{pets}")
+    before = load_images(f"folder:{pets}")
     write_image(pets / "cat" / "000a.png")
     write_classes(pets, classes=("ant",))
     moved = pets.rename(tmp_path / "elsewhere")
-    after = images.load("folder_pets", source=f"folder:{moved}")
+    after = load_images("folder_pets", source=f"folder:{moved}")
     now = dict(zip(after.ids_N.tolist(), after.splits_N.tolist(), strict=True))
     assert {i: now[i] for i in before.ids_N.tolist()} == dict(
         zip(before.ids_N.tolist(), before.splits_N.tolist(), strict=True)
@@ -106,7 +106,7 @@ def test_two_names_with_one_id_are_refused(monkeypatch, pets):
 
     monkeypatch.setattr("fmcs_bench.images.folder.hashlib", SimpleNamespace(sha256=Same))
     with pytest.raises(ImageError, match=r"images cat/000.png and cat/001.png get the same id"):
-        images.load(f"folder:{pets}")
+        load_images(f"folder:{pets}")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_two_names_with_one_id_are_refused(monkeypatch, pets):
 def test_train_and_test_folders_are_recognised(tmp_path, names, unseen):
     for name in names:
         write_classes(tmp_path / name, num=30)
-    dataset = images.load(f"folder:{tmp_path}")
+    dataset = load_images(f"folder:{tmp_path}")
     assert dataset.classes == ("cat", "dog")
     tests = {expected_id(f"{unseen}/{c}/{i:03d}.png") for c in ("cat", "dog") for i in range(30)}
     assert {int(i) for i in dataset.ids_N[dataset.indices("unseen")]} == tests
@@ -125,27 +125,27 @@ def test_train_and_test_folders_are_recognised(tmp_path, names, unseen):
 
 def test_train_alone_is_split_by_hash(tmp_path):
     write_classes(tmp_path / "train")
-    dataset = images.load(f"folder:{tmp_path}")
+    dataset = load_images(f"folder:{tmp_path}")
     assert 0 < len(dataset.indices("unseen")) < 25
 
 
 def test_classes_may_be_called_train_and_test(tmp_path):
     write_classes(tmp_path, classes=("train", "test"))
-    assert images.load(f"folder:{tmp_path}").classes == ("test", "train")
+    assert load_images(f"folder:{tmp_path}").classes == ("test", "train")
 
 
 def test_a_train_folder_beside_classes_is_refused(tmp_path):
     write_classes(tmp_path / "train")
     write_classes(tmp_path, classes=("bird",))
     with pytest.raises(ImageError, match=r"sub-folder train with folders in it, and beside it bird"):
-        images.load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 def test_a_class_that_is_in_the_test_folder_only_is_refused(tmp_path):
     write_classes(tmp_path / "train")
     write_classes(tmp_path / "test", classes=("cat", "dog", "emu"))
     with pytest.raises(ImageError, match="without a training image: emu"):
-        images.load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 # ---- names
@@ -166,25 +166,25 @@ def test_a_class_that_is_in_the_test_folder_only_is_refused(tmp_path):
     ],
 )
 def test_the_plain_name_is_a_file_name(source, name):
-    assert images.plain_name(source) == name
+    assert source_name(source) == name
 
 
 def test_the_plain_name_of_the_current_folder(pets, monkeypatch):
     monkeypatch.chdir(pets)
-    assert images.plain_name("folder:.") == "folder_pets"
-    assert images.plain_name("folder:cat/..") == "folder_pets"
+    assert source_name("folder:.") == "folder_pets"
+    assert source_name("folder:cat/..") == "folder_pets"
 
 
 def test_an_unknown_scheme_comes_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown image source 'foldr:'; did you mean folder"):
-        images.load("foldr:/x")
+        load_images("foldr:/x")
     with pytest.raises(ConfigError, match=r"nothing follows 'folder:'; type folder:DIR"):
-        images.load("folder:")
+        load_images("folder:")
 
 
 def test_a_plain_name_alone_asks_for_the_place():
     with pytest.raises(MissingDataError, match=r"folder_pets does not say where .* --images, as folder:DIR"):
-        images.load("folder_pets")
+        load_images("folder_pets")
 
 
 # ---- decoding
@@ -192,22 +192,22 @@ def test_a_plain_name_alone_asks_for_the_place():
 
 def test_a_limit_leaves_the_other_images_closed(pets, monkeypatch):
     opened = []
-    monkeypatch.setattr(decoding, "opened", lambda blob, own=decoding.opened: opened.append(blob) or own(blob))
-    whole = images.load(f"folder:{pets}")
+    monkeypatch.setattr(encoded, "opened", lambda blob, own=encoded.opened: opened.append(blob) or own(blob))
+    whole = load_images(f"folder:{pets}")
     opened.clear()
-    part = images.load(f"folder:{pets}", limit=2)
+    part = load_images(f"folder:{pets}", limit=2)
     assert len({str(path) for path in opened}) == 8
     assert [len(part.indices(split)) for split in SPLITS] == [2, 2, 2, 2]
-    expected = whole.limited(2)
+    expected = whole.take(draw(whole.name, whole.ids_N, whole.splits_N, 2))
     assert part.sha256 == expected.sha256
     np.testing.assert_array_equal(part.splits_N, expected.splits_N)
 
 
 def test_different_sizes_are_brought_to_the_image_size(pets):
     write_image(pets / "cat" / "wide.png", size=(40, 5))
-    with pytest.raises(ConfigError, match=r"have 2 different sizes; say with image_size"):
-        images.load(f"folder:{pets}")
-    dataset = images.load(f"folder:{pets}", image_size=12)
+    with pytest.raises(ConfigError, match=r"2 different sizes; .*image_size"):
+        load_images(f"folder:{pets}")
+    dataset = load_images(f"folder:{pets}", image_size=12)
     assert dataset.images_NCHW.shape == (51, 3, 12, 12)
     (row,) = np.flatnonzero(dataset.ids_N == expected_id("cat/wide.png"))
     expected = Image.open(pets / "cat" / "wide.png").resize((12, 12), Image.Resampling.BILINEAR)
@@ -215,8 +215,8 @@ def test_different_sizes_are_brought_to_the_image_size(pets):
 
 
 def test_images_larger_than_the_image_size_shrink_and_smaller_ones_stay(pets):
-    assert images.load(f"folder:{pets}", image_size=8).images_NCHW.shape[2:] == (8, 8)
-    assert images.load(f"folder:{pets}", image_size=9).images_NCHW.shape[2:] == (7, 9)
+    assert load_images(f"folder:{pets}", image_size=8).images_NCHW.shape[2:] == (8, 8)
+    assert load_images(f"folder:{pets}", image_size=9).images_NCHW.shape[2:] == (7, 9)
 
 
 def test_all_grey_images_stay_grey(tmp_path):
@@ -225,7 +225,7 @@ def test_all_grey_images_stay_grey(tmp_path):
     write_image(tmp_path / "cat" / "b.png", mode="1")
     deep = np.arange(63, dtype=np.uint16).reshape(7, 9) * 1000
     Image.fromarray(deep).save(tmp_path / "cat" / "c.png")
-    dataset = images.load(f"folder:{tmp_path}")
+    dataset = load_images(f"folder:{tmp_path}")
     assert dataset.images_NCHW.shape == (53, 1, 7, 9)
     (row,) = np.flatnonzero(dataset.ids_N == expected_id("cat/c.png"))
     np.testing.assert_array_equal(dataset.images_NCHW[row, 0], deep // 256)
@@ -237,7 +237,7 @@ def test_grey_palette_and_transparent_images_among_colour_become_rgb(tmp_path):
         write_image(tmp_path / "cat" / f"{mode}.png", mode=mode)
     see_through = Image.open(tmp_path / "cat" / "P.png")
     see_through.save(tmp_path / "cat" / "P2.png", transparency=bytes(range(256)))
-    dataset = images.load(f"folder:{tmp_path}")
+    dataset = load_images(f"folder:{tmp_path}")
     assert dataset.images_NCHW.shape == (55, 3, 7, 9)
 
     def pixels(name):
@@ -257,21 +257,21 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     Image.fromarray(source).save(tmp_path / "cat" / "turned.png", exif=exif)
-    dataset = images.load(f"folder:{tmp_path}")
+    dataset = load_images(f"folder:{tmp_path}")
     (row,) = np.flatnonzero(dataset.ids_N == expected_id("cat/turned.png"))
     np.testing.assert_array_equal(dataset.images_NCHW[row].transpose(1, 2, 0), np.rot90(source, -1))
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_taken(pets, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    monkeypatch.setattr(base, "free_bytes", lambda: 10_000)
     monkeypatch.setattr(encoded, "decode", lambda *_: pytest.fail("memory was taken"))
     message = r"images of folder_pets take 9,450 bytes, more than half of the 10,000 .*--stream-images.*--limit"
     with pytest.raises(ConfigError, match=message):
-        images.load(f"folder:{pets}", stream=False)
+        load_images(f"folder:{pets}", stream=False)
 
 
 def test_the_free_memory_is_told():
-    free = memory.free_bytes()
+    free = base.free_bytes()
     assert free is None or 2**20 < free < 2**50
 
 
@@ -290,31 +290,31 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(pets, damage):
     path = pets / "dog" / "007.png"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ImageError, match=r"dog/007\.png cannot be read as an image \(.*\); .*--skip-broken") as caught:
-        images.load(f"folder:{pets}")
+        load_images(f"folder:{pets}")
     assert "\n" not in str(caught.value)
-    dataset = images.load(f"folder:{pets}", skip_broken=True)
+    dataset = load_images(f"folder:{pets}", skip_broken=True)
     assert dataset.num_broken == 1
     assert len(dataset.ids_N) == len(dataset.images_NCHW) == len(dataset.labels_N) == len(dataset.splits_N) == 49
     assert expected_id("dog/007.png") not in dataset.ids_N
     path.unlink()
-    assert images.load(f"folder:{pets}").sha256 == dataset.sha256
+    assert load_images(f"folder:{pets}").sha256 == dataset.sha256
 
 
 def test_pixels_without_an_agreed_range_are_refused(pets):
     Image.fromarray(np.ones((7, 9), dtype=np.float32)).save(pets / "cat" / "f.tif")
     with pytest.raises(ImageError, match=r"f\.tif cannot be read as an image \(32-bit pixels"):
-        images.load(f"folder:{pets}")
+        load_images(f"folder:{pets}")
 
 
 def test_a_class_of_broken_images_only_is_refused(pets):
     for path in (pets / "dog").iterdir():
         path.write_bytes(b"")
     with pytest.raises(ImageError, match="no image of the class 'dog' of folder_pets can be read"):
-        images.load(f"folder:{pets}", skip_broken=True)
+        load_images(f"folder:{pets}", skip_broken=True)
     for path in (pets / "cat").iterdir():
         path.write_bytes(b"")
     with pytest.raises(ImageError, match="not one of the 50 images"):
-        images.load(f"folder:{pets}", skip_broken=True)
+        load_images(f"folder:{pets}", skip_broken=True)
 
 
 def empty_class(pets):
@@ -383,7 +383,7 @@ def test_a_build_from_a_folder_publishes_no_path_and_can_be_trained_on(pets, tmp
     train = ["train", "--method", "baseline", "--seeds", "1", "--epochs", "1", "--device", "cpu"]
     lost = typed(*train, workspace=workspace)
     assert lost.exit_code == 2
-    assert "name the place with --images, as folder:DIR" in lost.stderr
+    assert "--images, as folder:DIR" in lost.stderr
     moved = pets.rename(tmp_path / "moved")
     found = typed(*train, "--images", f"folder:{moved}", workspace=workspace)
     assert found.exit_code == 0, found.output

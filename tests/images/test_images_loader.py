@@ -22,8 +22,8 @@ from test_streaming import both, write_mixed
 
 from fmcs_bench.core.errors import FmcsBenchError, ImageError, MissingDataError, ReaderError
 from fmcs_bench.images import encoded, loader
-from fmcs_bench.images import load as images
 from fmcs_bench.images.encoded import Files
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.loader import BatchReader, default_num_workers
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.training.trajectory import image_batches
@@ -48,7 +48,7 @@ def test_the_rule_for_the_number_of_processes(monkeypatch):
 def test_encoded_images_can_be_pickled(pets, tmp_path):
     write_parquet(tmp_path / "farm.parquet", range(60))
     for source in (f"folder:{pets}", f"hub:{tmp_path / 'farm.parquet'}"):
-        dataset = images.load(source, image_size=12, stream=True)
+        dataset = load_images(source, image_size=12, stream=True)
         again = pickle.loads(pickle.dumps(dataset.images_NCHW))
         np.testing.assert_array_equal(again[:], dataset.images_NCHW[:])
 
@@ -58,7 +58,7 @@ def test_processes_that_are_not_forked_read_the_same(pets, monkeypatch):
     monkeypatch.setattr(loader, "START_METHOD", "spawn")
     held, streamed = both(f"folder:{pets}")
     batches = np.array_split(np.arange(57)[::-1], 5)
-    for batch, index_B in zip(streamed.read_batches(batches), batches, strict=True):
+    for batch, index_B in zip(BatchReader(streamed.images_NCHW)(batches), batches, strict=True):
         assert torch.equal(batch, torch.from_numpy(held.images_NCHW[index_B]))
 
 
@@ -112,7 +112,7 @@ def test_processes_end_at_once_where_the_garbage_collector_finds_their_reader(pe
     ids=["vanished", "damaged"],
 )
 def test_an_error_of_a_process_names_the_image(pets, num_workers, harm, kind, message):
-    dataset = images.load(f"folder:{pets}", image_size=12, stream=True, num_workers=num_workers)
+    dataset = load_images(f"folder:{pets}", image_size=12, stream=True, num_workers=num_workers)
     (row,) = np.flatnonzero(dataset.ids_N == expected_id("cat/004.png"))
     harm(pets / "cat" / "004.png")
     reader = BatchReader(dataset.images_NCHW)
@@ -127,7 +127,7 @@ def test_an_error_of_a_process_names_the_image(pets, num_workers, harm, kind, me
 
 def test_an_image_that_has_changed_its_size_is_refused(tmp_path):
     root = write_classes(tmp_path / "same")
-    dataset = images.load(f"folder:{root}", stream=True)
+    dataset = load_images(f"folder:{root}", stream=True)
     write_image(root / "cat" / "000.png", size=(5, 6))
     with pytest.raises(ImageError, match=r"cat/000\.png .*it has 6 x 5 pixels now, and had 7 x 9"):
         dataset.images_NCHW[:]
@@ -135,17 +135,37 @@ def test_an_image_that_has_changed_its_size_is_refused(tmp_path):
 
 def test_a_process_that_dies_is_an_error_and_no_hang(pets, monkeypatch):
     monkeypatch.setattr(encoded.EncodedImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    dataset = images.load(f"folder:{pets}", image_size=12, stream=True, num_workers=1)
+    dataset = load_images(f"folder:{pets}", image_size=12, stream=True, num_workers=1)
     with pytest.raises(ReaderError, match=r"decodes images of folder_pets died .*memory is short.*num_workers"):
-        list(dataset.read_batches([np.arange(3)]))
+        list(BatchReader(dataset.images_NCHW)([np.arange(3)]))
+
+
+def test_an_interrupt_leaves_the_processes_to_their_parent(pets, monkeypatch):
+    """A process that an interrupt stops inside a queue keeps its lock, and its parent would wait for that."""
+    own = encoded.EncodedImages.__getitem__
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return own(*args)
+
+    images = load_images(f"folder:{pets}", image_size=12, stream=True, num_workers=2).images_NCHW
+    expected = images[:6]
+    monkeypatch.setattr(encoded.EncodedImages, "__getitem__", interrupted)
+    reader = BatchReader(images)
+    for batch, index_B in zip(reader([np.arange(3), np.arange(3, 6)]), (slice(3), slice(3, 6)), strict=True):
+        np.testing.assert_array_equal(batch, expected[index_B])
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # here it still works
+    del reader
+    assert multiprocessing.active_children() == []
 
 
 SCRIPT = """
 import sys, numpy as np, torch
-from fmcs_bench import images
+from fmcs_bench.images.load import load_images
+from fmcs_bench.images.loader import BatchReader
 torch.set_num_threads(1)
-dataset = images.load(sys.argv[1], image_size=12, stream=True, num_workers=2)
-reader = images.reading.BatchReader(dataset.images_NCHW)
+dataset = load_images(sys.argv[1], image_size=12, stream=True, num_workers=2)
+reader = BatchReader(dataset.images_NCHW)
 for epoch in range(10**9):
     for batch in reader(np.array_split(np.arange(57), 9)):
         print(len(batch), flush=True)

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from test_images_load import MNIST_FILES, write_idx
 
 from fmcs_bench.core.errors import ImageError, MissingDataError
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import load_images
 
 RNG = np.random.default_rng(0)
 
@@ -27,7 +27,7 @@ def fashion(tmp_path):
 
 
 def test_fashionmnist_is_what_torchvision_reads(fashion):
-    dataset = images.load("fashionmnist", fashion)
+    dataset = load_images("fashionmnist", fashion)
     for train, rows in ((True, slice(0, 300)), (False, slice(300, 350))):
         source = tv.FashionMNIST(fashion, train=train)
         np.testing.assert_array_equal(dataset.images_NCHW[rows, 0], source.data)
@@ -57,7 +57,7 @@ def cifar(request, tmp_path, monkeypatch):
 
 def test_cifar_is_what_torchvision_reads(cifar):
     name, kind, folder = cifar
-    dataset = images.load(name, folder)
+    dataset = load_images(name, folder)
     train, test = kind(folder, train=True), kind(folder, train=False)
     np.testing.assert_array_equal(dataset.images_NCHW.transpose(0, 2, 3, 1), np.concatenate([train.data, test.data]))
     np.testing.assert_array_equal(dataset.labels_N, [*train.targets, *test.targets])
@@ -72,14 +72,14 @@ def test_cifar_files_of_other_content_are_refused_unread(cifar, monkeypatch):
     monkeypatch.setattr(kind, "test_list", [[file, "0" * 32] for file, _ in kind.test_list])
     monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("an unchecked file was unpickled"))
     with pytest.raises(MissingDataError, match=rf"the {name} files in .*{kind.base_folder} are damaged or incomplete"):
-        images.load(name, folder)
+        load_images(name, folder)
 
 
 def test_missing_cifar10_points_to_parquet_files_beside_it(tmp_path):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "train.parquet").write_bytes(b"")
     with pytest.raises(MissingDataError, match=r"looked in .*cifar-10-batches-py .*--dataset hub:.*/cifar10 reads"):
-        images.load("cifar10", tmp_path)
+        load_images("cifar10", tmp_path)
 
 
 def write_photo(path, size):
@@ -92,7 +92,7 @@ def test_caltech101(tmp_path):
     for name in ("ant", "BACKGROUND_Google", "wrench"):
         for i in range(1, 31):
             write_photo(root / name / f"image_{i:04d}.jpg", (10 + i, 8))
-    dataset = images.load("caltech101", tmp_path, image_size=12)
+    dataset = load_images("caltech101", tmp_path, image_size=12)
     assert dataset.classes == ("ant", "wrench")
     assert dataset.images_NCHW.shape == (60, 3, 12, 12)
     np.testing.assert_array_equal(dataset.ids_N, np.arange(60))
@@ -105,13 +105,13 @@ def test_caltech101(tmp_path):
     assert 0 < len(dataset.indices("unseen")) < 30
     (root / "ant" / "image_0003.jpg").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"image_0003\.jpg cannot be read as an image"):
-        images.load("caltech101", tmp_path, image_size=12)
+        load_images("caltech101", tmp_path, image_size=12)
     (root / "ant" / "image_0003.jpg").rename(root / "ant" / "x.jpg")
     with pytest.raises(MissingDataError, match=r"image_0003\.jpg cannot be opened \(No such file"):
-        images.load("caltech101", tmp_path, image_size=12)
+        load_images("caltech101", tmp_path, image_size=12)
     (root / "BACKGROUND_Google").rename(root / "other")
     with pytest.raises(MissingDataError, match="damaged or incomplete"):
-        images.load("caltech101", tmp_path, image_size=12)
+        load_images("caltech101", tmp_path, image_size=12)
 
 
 def test_flowers102(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_flowers102(tmp_path, monkeypatch):
     train = np.arange(1, 205)  # every class twice
     rest = order[order > 204]
     savemat(folder / "setid.mat", {"trnid": train, "valid": rest[:100], "tstid": rest[100:]})
-    dataset = images.load("flowers102", tmp_path, image_size=8)
+    dataset = load_images("flowers102", tmp_path, image_size=8)
     assert len(dataset.classes) == 102
     np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(304, num))
     source = [item for split in ("train", "val", "test") for item in tv.Flowers102(tmp_path, split=split)]
@@ -148,11 +148,11 @@ def test_flowers102(tmp_path, monkeypatch):
     ],
 )
 def test_missing_files_say_where_it_looked_and_how_to_get_them(tmp_path, name, kind, inside):
-    message = rf"no {name} files here: looked in {tmp_path / inside} for .*datasets\.{kind}\(.*--download"
+    message = rf"no {name} files: looked in {tmp_path / inside} for .*datasets\.{kind}\(.*--download"
     with pytest.raises(MissingDataError, match=message):
-        images.load(name, tmp_path)
-    with pytest.raises(MissingDataError, match="no folder was named"):
-        images.load(name)
+        load_images(name, tmp_path)
+    with pytest.raises(MissingDataError, match="no folder was given"):
+        load_images(name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,11 +165,11 @@ def test_a_download_is_left_to_torchvision_and_its_failure_is_told(tmp_path, mon
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
     with pytest.raises(MissingDataError, match=r"mnist is not in .* and could not be downloaded \(.*no network"):
-        images.load("mnist", tmp_path, download=True)
+        load_images("mnist", tmp_path, download=True)
     assert "mnist" in asked[0]
     assert capsys.readouterr().out == ""
 
 
 def test_files_that_are_here_are_not_downloaded(fashion, monkeypatch):
     monkeypatch.setattr(tv.FashionMNIST, "download", lambda _: pytest.fail("it was downloaded"))
-    images.load("fashionmnist", fashion, download=True)
+    load_images("fashionmnist", fashion, download=True)

@@ -20,10 +20,10 @@ from test_loop import cross_entropy
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, ImageError
-from fmcs_bench.images import decoding, encoded, loader, memory, statistics
-from fmcs_bench.images import load as images
-from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images import base, encoded, loader, statistics
+from fmcs_bench.images.dataset import SPLITS, ImageDataset, draw
 from fmcs_bench.images.encoded import EncodedImages
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.loader import BatchReader, image_inputs
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.store.config import BuildConfig
@@ -60,7 +60,7 @@ def pets(tmp_path):
 def both(source, **options):
     """In memory and streamed, by two processes."""
     options = {"image_size": 12, "num_workers": 2} | options
-    return images.load(source, **options, stream=False), images.load(source, **options, stream=True)
+    return load_images(source, **options, stream=False), load_images(source, **options, stream=True)
 
 
 def check_equal(held, streamed):
@@ -86,7 +86,7 @@ def check_equal(held, streamed):
         np.testing.assert_array_equal(found, held.images_NCHW[index])
     batches = np.array_split(order, 7)
     for dataset in (held, streamed):
-        read = list(dataset.read_batches(batches))
+        read = list(BatchReader(dataset.images_NCHW)(batches))
         assert len(read) == 7
         for batch, index_B in zip(read, batches, strict=True):
             assert torch.equal(batch, torch.from_numpy(held.images_NCHW[index_B]))
@@ -113,12 +113,13 @@ def test_grey_images_of_one_size_are_the_same_both_ways(tmp_path):
 
 def test_a_limit_leaves_the_same_images_and_opens_no_others(pets, monkeypatch):
     opened = []
-    monkeypatch.setattr(decoding, "opened", lambda blob, own=decoding.opened: opened.append(blob) or own(blob))
-    streamed = images.load(f"folder:{pets}", image_size=12, limit=2, stream=True)
+    monkeypatch.setattr(encoded, "opened", lambda blob, own=encoded.opened: opened.append(blob) or own(blob))
+    streamed = load_images(f"folder:{pets}", image_size=12, limit=2, stream=True)
     assert len(set(opened)) == 8
-    check_equal(images.load(f"folder:{pets}", image_size=12, limit=2), streamed)
+    check_equal(load_images(f"folder:{pets}", image_size=12, limit=2), streamed)
     held, streamed = both(f"folder:{pets}")
-    check_equal(held.limited(2), streamed.limited(2))
+    rows = draw("folder_pets", held.ids_N, held.splits_N, 2)
+    check_equal(held.take(rows), streamed.take(rows))
 
 
 def cut(data):
@@ -131,21 +132,21 @@ def test_broken_images_are_left_out_both_ways(pets):
         write_image(pets / name, size=(90, 60))
         (pets / name).write_bytes(cut((pets / name).read_bytes()))
     with pytest.raises(ImageError, match=r"dog/007\.png cannot be read as an image .*--skip-broken"):
-        images.load(f"folder:{pets}", image_size=12, stream=True)
+        load_images(f"folder:{pets}", image_size=12, stream=True)
     held, streamed = both(f"folder:{pets}", skip_broken=True)
     assert streamed.num_broken == 3
     assert len(streamed.ids_N) == 56
     check_equal(held, streamed)
     (pets / "dog" / "007.png").unlink()
     with pytest.raises(ImageError, match=r"cat/y\.jpg cannot be read as an image \(.*truncated"):
-        images.load(f"folder:{pets}", image_size=12, stream=True)
+        load_images(f"folder:{pets}", image_size=12, stream=True)
 
 
 def test_a_class_of_broken_images_only_is_refused_when_streamed(pets):
     for path in (pets / "dog").iterdir():
         path.write_bytes(cut(path.read_bytes()))
     with pytest.raises(ImageError, match="no image of the class 'dog' of folder_pets can be read"):
-        images.load(f"folder:{pets}", image_size=12, stream=True, skip_broken=True)
+        load_images(f"folder:{pets}", image_size=12, stream=True, skip_broken=True)
 
 
 def test_parquet_is_the_same_both_ways(tmp_path):
@@ -197,7 +198,7 @@ def test_noise_is_the_same_and_the_global_random_state_is_left_alone(pets):
         model = dueheadnet.create("smallcnn", 2, fusion="concat", image_size=16, seed=0)
         batches = image_batches(dataset, Preprocessor(dataset, 16), "train", device=torch.device("cpu"))
         losses.append(fit(model, batches, cross_entropy, Recipe(batch_size=8), epochs=2, seed=1).losses)
-        list(dataset.read_batches([np.arange(3)]))
+        list(BatchReader(dataset.images_NCHW)([np.arange(3)]))
         assert torch.initial_seed() == 7
         expected = torch.rand(3, generator=torch.Generator().manual_seed(7))
         assert torch.equal(torch.rand(3), expected)
@@ -252,20 +253,19 @@ def test_what_takes_more_than_half_of_the_free_memory_is_streamed_and_said(pets,
     said = Said()
     need = 57 * 3 * 12 * 12
     for free, is_streamed in ((2 * need, False), (2 * need - 1, True), (None, False)):
-        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
-        monkeypatch.setattr(encoded, "free_bytes", memory.free_bytes)
-        dataset = images.load(f"folder:{pets}", image_size=12, progress=said)
+        monkeypatch.setattr(base, "free_bytes", lambda free=free: free)
+        dataset = load_images(f"folder:{pets}", image_size=12, progress=said)
         assert dataset.is_streamed == is_streamed
     (line,) = said.lines
-    assert line.startswith(f"57 images of folder_pets would take {need:,} bytes of memory, more than half of the ")
-    assert f"{2 * need - 1:,} that are free: they stay encoded" in line
+    assert f"57 images of folder_pets take {need:,} bytes" in line
+    assert f"{2 * need - 1:,} free: they stay encoded" in line
     assert said.done == said.total == 3 * 2 * 57
 
 
 def test_images_that_are_one_array_cannot_be_streamed():
     with pytest.raises(ConfigError, match=r"digits is one array, not encoded images.*leave out --stream-images"):
-        images.load("digits", stream=True)
-    assert not images.load("digits", stream=False).is_streamed
+        load_images("digits", stream=True)
+    assert not load_images("digits", stream=False).is_streamed
 
 
 def test_memory_does_not_grow_with_the_number_of_images(pets, monkeypatch):
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_number_of_images(pets, monkeypatch):
 
     monkeypatch.setattr(encoded, "decode", counted)
     monkeypatch.setattr(encoded, "BLOCK_BYTES", 10 * 3 * 12 * 12)
-    dataset = images.load(f"folder:{pets}", image_size=12, stream=True)
+    dataset = load_images(f"folder:{pets}", image_size=12, stream=True)
     assert len(dataset.ids_N) == len(most) == 407  # each is decoded once
     assert max(most) <= 3 * 10
     gc.collect()
@@ -291,12 +291,12 @@ def test_memory_does_not_grow_with_the_number_of_images(pets, monkeypatch):
 
 
 def test_a_pass_over_memory_goes_block_by_block(pets, monkeypatch):
-    whole = images.load(f"folder:{pets}", image_size=12)
+    whole = load_images(f"folder:{pets}", image_size=12)
     sizes = []
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 10 * 3 * 12 * 12)
     own = statistics.np.bincount
     monkeypatch.setattr(statistics.np, "bincount", lambda a, **options: sizes.append(len(a)) or own(a, **options))
-    again = images.load(f"folder:{pets}", image_size=12)
+    again = load_images(f"folder:{pets}", image_size=12)
     assert again.sha256 == whole.sha256
     np.testing.assert_array_equal(again.scan.count_CV, whole.scan.count_CV)
     assert max(sizes) <= 10 * 12 * 12
@@ -320,9 +320,9 @@ def test_images_in_memory_go_to_a_device_whole_only_where_half_of_it_is_free(mon
 
 
 def test_statistics_are_those_of_numpy(pets):
-    dataset = images.load(f"folder:{pets}", image_size=12, stream=True)
+    dataset = load_images(f"folder:{pets}", image_size=12, stream=True)
     found = dataset.statistics
-    train = images.load(f"folder:{pets}", image_size=12).images_NCHW[dataset.indices("train")] / 255
+    train = load_images(f"folder:{pets}", image_size=12).images_NCHW[dataset.indices("train")] / 255
     np.testing.assert_allclose(found.mean, train.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(found.std, train.std(axis=(0, 2, 3)), rtol=1e-9)
     assert (found.size, found.colour) == ("various", "RGB")
@@ -335,14 +335,14 @@ def test_statistics_are_those_of_numpy(pets):
 
 def test_the_stored_size_is_that_before_resizing(tmp_path):
     root = write_classes(tmp_path / "same")
-    assert images.load(f"folder:{root}", image_size=8).statistics.size == (7, 9)
-    assert images.load(f"folder:{root}").statistics.size == (7, 9)
-    assert images.load("digits").statistics.size == (8, 8)
+    assert load_images(f"folder:{root}", image_size=8).statistics.size == (7, 9)
+    assert load_images(f"folder:{root}").statistics.size == (7, 9)
+    assert load_images("digits").statistics.size == (8, 8)
 
 
 def test_one_colour_has_no_deviation():
     array = np.full((4, 1, 2, 2), 77, dtype=np.uint8)
     zeros = np.zeros(4, dtype=np.int64)
-    found = images.ImageDataset("x", array, zeros, zeros, zeros.astype(np.uint8), ("a",), "", "").statistics
+    found = ImageDataset("x", array, zeros, zeros, zeros.astype(np.uint8), ("a",), "", "").statistics
     assert found.mean == (pytest.approx(77 / 255),)
     assert found.std[0] < 1e-7

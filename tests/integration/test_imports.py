@@ -99,7 +99,10 @@ def test_options_records_and_figures_do_without_torch():
 
 
 def test_a_named_image_dataset_does_without_the_hub_library():
-    code = "from fmcs_bench.images.load import load; load('digits'); import sys; print('datasets' in sys.modules)"
+    code = (
+        "from fmcs_bench.images.load import load_images; load_images('digits')\n"
+        "import sys; print('datasets' in sys.modules)"
+    )
     assert run_python(code).strip() == "False"
 
 

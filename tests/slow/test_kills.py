@@ -15,8 +15,8 @@ PROGRAM = """
 import json, os, random, signal, sys, time, traceback
 import torch
 import fmcs_bench as fb
-import fmcs_bench.images
-from fmcs_bench import training
+from fmcs_bench.images.load import load_images
+from fmcs_bench.training import loop
 from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 from fmcs_bench.store import writer
 
@@ -26,11 +26,11 @@ OPTIONS = dict(
     backbone="smallcnn", image_size=16, stages=3, epochs=6, limit=100, checkpoints=12, name="killed", device="cpu",
     recipe=Recipe(batch_size=16, lr=3e-3), convergence=ConvergenceRule(threshold=0.3),
 )
-fb.images.load("digits")  # so that no attempt spends its time on imports
+load_images("digits")  # so that no attempt spends its time on imports
 writer.LARGEST_SHARD = 2**15  # 64 maps in a shard, so that a run has several blocks
 
 def build(folder, codec):
-    training.SECONDS_BETWEEN_STATES = 0.0  # a state after every epoch: more moments at which a kill can strike
+    loop.SECONDS_BETWEEN_STATES = 0.0  # a state after every epoch: more moments at which a kill can strike
     return fb.build(**OPTIONS, codec=codec, workspace=folder).manifest.dataset_digest
 
 def attempt(folder, codec, seconds):

@@ -8,10 +8,10 @@ import zarr
 from conftest import TINY
 
 import fmcs_bench as fb
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import create_backbone, map_shape, num_parameters
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.images import load as images
 from fmcs_bench.images.dataset import SPLITS
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.store import schema
 from fmcs_bench.store.writer import DatasetWriter
@@ -48,7 +48,7 @@ def test_the_store_uses_no_private_codec(tiny_dataset):
 
 def test_maps_can_be_computed_again_from_images_and_checkpoints(tiny_dataset):
     manifest = tiny_dataset.manifest
-    source = images.load("digits", limit=TINY["limit"])
+    source = load_images("digits", limit=TINY["limit"])
     assert source.sha256 == manifest.images.sha256
     prepare = Preprocessor(source, manifest.config.image_size)
     for run in manifest.runs:
@@ -226,6 +226,6 @@ def test_the_images_of_a_run_stand_split_by_split(tiny_dataset):
 
 
 def test_backbone_of_the_manifest_has_the_stated_size(tiny_dataset):
-    backbone = backbones.create("smallcnn", 10, seed=0)
-    assert tiny_dataset.manifest.num_backbone_parameters == backbones.num_parameters(backbone)
-    assert tiny_dataset.manifest.map_shape == backbones.map_shape(backbone, TINY["image_size"])
+    backbone = create_backbone("smallcnn", 10, seed=0)
+    assert tiny_dataset.manifest.num_backbone_parameters == num_parameters(backbone)
+    assert tiny_dataset.manifest.map_shape == map_shape(backbone, TINY["image_size"])

@@ -19,7 +19,6 @@ from fmcs_bench.build import recompute
 from fmcs_bench.cli.main import main
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, MissingDataError
-from fmcs_bench.images import load as images
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.verify import excess
 from fmcs_bench.store.writer import list_files
@@ -436,7 +435,7 @@ def test_wrong_use_is_an_error_not_a_fault(tiny_dataset, tmp_path, monkeypatch):
     def gone(*_arguments, **_options):
         raise MissingDataError("no files here")
 
-    monkeypatch.setattr(images, "load", gone)
+    monkeypatch.setattr("fmcs_bench.store.reader.load_images", gone)
     with pytest.raises(MissingDataError, match="no files here"):
         verify(tiny_dataset.path, recompute=1)
     assert not verify(tiny_dataset.path).faults

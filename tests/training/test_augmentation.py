@@ -2,9 +2,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from fmcs_bench.backbones import create as backbones
+from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.images import load as images
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.training.augmentation import Augmentation
@@ -69,7 +69,7 @@ def seen_in_training(recipe, *, after_epoch=None, epochs=2, model=None, num=40):
         seen.append(inputs.clone())
         return torch.nn.functional.cross_entropy(model(inputs), targets % 10)
 
-    model = model or backbones.create("smallcnn", 10, seed=0)
+    model = model or create_backbone("smallcnn", 10, seed=0)
     data = Batches(IMAGES[:num], ROWS[:num], lambda x: x)
     fit(model, data, loss, recipe, epochs=epochs, seed=3, after_epoch=after_epoch)
     return seen
@@ -78,7 +78,7 @@ def seen_in_training(recipe, *, after_epoch=None, epochs=2, model=None, num=40):
 def test_methods_of_one_seed_see_the_same_changed_images_and_every_epoch_others():
     recipe = Recipe(batch_size=20, augmentation="crop-flip")
     first = seen_in_training(recipe)
-    other_model = seen_in_training(recipe, model=backbones.create("smallcnn", 10, seed=9))
+    other_model = seen_in_training(recipe, model=create_backbone("smallcnn", 10, seed=9))
     assert all(torch.equal(a, b) for a, b in zip(first, other_model, strict=True))
     plain = seen_in_training(Recipe(batch_size=20))
     assert not torch.equal(first[0], plain[0])
@@ -88,7 +88,7 @@ def test_methods_of_one_seed_see_the_same_changed_images_and_every_epoch_others(
 
 def test_only_training_batches_are_changed():
     data = Batches(IMAGES[:40], ROWS[:40] % 10, lambda x: x)
-    model = backbones.create("smallcnn", 10, seed=0)
+    model = create_backbone("smallcnn", 10, seed=0)
     outputs = []
 
     def validate(*_):
@@ -103,7 +103,7 @@ def test_only_training_batches_are_changed():
 
 
 def test_images_are_augmented_after_resizing():
-    source = images.load("digits", limit=30)
+    source = load_images("digits", limit=30)
     data = image_batches(source, Preprocessor(source, 32), "train", device=CPU)
     rows = torch.arange(len(data))
     augment = Augmentation("crop-flip", len(data), seed=0, device=CPU)

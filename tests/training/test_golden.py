@@ -8,11 +8,11 @@ draws) and without oneDNN the losses moved by up to 8.8e-6 of their value. With 
 import pytest
 import torch
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.evaluators import registry as evaluators
-from fmcs_bench.images import load as images
+from fmcs_bench.evaluators.registry import create_evaluator
+from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.training import loop
@@ -38,20 +38,20 @@ METHODS = {
 
 def network(method):
     if method.network == "single":
-        return backbones.create("smallcnn", 10, seed=0)
+        return create_backbone("smallcnn", 10, seed=0)
     return dueheadnet.create("smallcnn", 10, fusion=method.fusion, image_size=SIZE, seed=0)
 
 
 def judge():
-    shape = backbones.map_shape(backbones.create("smallcnn", 10, seed=0), SIZE)
-    found = evaluators.create(EvaluatorConfig(evaluator="conv", seed=0), shape, NUM_STAGES)
+    shape = map_shape(create_backbone("smallcnn", 10, seed=0), SIZE)
+    found = create_evaluator(EvaluatorConfig(evaluator="conv", seed=0), shape, NUM_STAGES)
     found.freeze()
     return found
 
 
 def train(method, chosen=RECIPE):
     """Loss of every step, and the number of right answers on the validation images after every epoch."""
-    source = images.load("digits", limit=128)
+    source = load_images("digits", limit=128)
     prepare = Preprocessor(source, SIZE)
     data = {split: image_batches(source, prepare, split, device=CPU) for split in ("train", "validation")}
     model = network(method)

@@ -8,8 +8,8 @@ import torch
 from conftest import subprocess_environment
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.core.errors import ConfigError, DivergedError
 from fmcs_bench.training.loop import Batches, choose_device, fit, predict
 from fmcs_bench.training.recipes import Recipe
@@ -43,16 +43,16 @@ def test_the_order_depends_on_the_seed_alone():
         fit(model, data(), loss, Recipe(batch_size=16), epochs=2, seed=seed)
         return order
 
-    single = seen(backbones.create("smallcnn", 10, seed=0), 5)
+    single = seen(create_backbone("smallcnn", 10, seed=0), 5)
     due = seen(dueheadnet.create("smallcnn", 10, fusion="concat", image_size=16, seed=0), 5)
     assert single == due
     assert single[:4] != single[4:]  # another order in the second epoch
-    assert single != seen(backbones.create("smallcnn", 10, seed=0), 6)
+    assert single != seen(create_backbone("smallcnn", 10, seed=0), 6)
 
 
 def test_the_loop_equals_a_bare_pytorch_loop():
     recipe = Recipe(batch_size=25, lr=0.01)
-    model = backbones.create("smallcnn", 10, seed=0)
+    model = create_backbone("smallcnn", 10, seed=0)
     orders = []
 
     def loss(model, inputs, targets):
@@ -60,7 +60,7 @@ def test_the_loop_equals_a_bare_pytorch_loop():
         return cross_entropy(model, inputs, targets)
 
     history = fit(model, data(), loss, recipe, epochs=3, seed=0)
-    bare = backbones.create("smallcnn", 10, seed=0).train()
+    bare = create_backbone("smallcnn", 10, seed=0).train()
     optimizer = torch.optim.Adam(bare.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
     targets = {tuple(x.flatten()[:3].tolist()): y for x, y in zip(data().inputs, data().targets_N, strict=True)}
@@ -92,7 +92,7 @@ def test_nan_stops_the_training_and_names_the_step():
         return cross_entropy(model, inputs, targets) * (float("nan") if 3 in targets else 1.0)
 
     with pytest.raises(DivergedError, match=r"training loss is nan at step \d of epoch 1"):
-        fit(backbones.create("smallcnn", 10, seed=0), data(), loss, Recipe(batch_size=16), epochs=2, seed=0)
+        fit(create_backbone("smallcnn", 10, seed=0), data(), loss, Recipe(batch_size=16), epochs=2, seed=0)
 
 
 SCRIPT = """
@@ -143,7 +143,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
 
 def weights_after(epochs, **options):
     """Weights of each epoch and at the end, and the history."""
-    model, kept = backbones.create("smallcnn", 10, seed=0), []
+    model, kept = create_backbone("smallcnn", 10, seed=0), []
     scores = options.pop("scores", None)
 
     def after_epoch(epoch, loss):
@@ -187,7 +187,7 @@ def test_float32_and_bfloat16_trainings_live_in_one_process():
     found = {}
     for turn in range(2):
         for precision in ("float32", "bfloat16"):
-            model = backbones.create("smallcnn", 10, seed=0)
+            model = create_backbone("smallcnn", 10, seed=0)
             history = fit(model, data(), cross_entropy, Recipe(batch_size=16, precision=precision), epochs=1, seed=0)
             assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
             found[turn, precision] = history.losses
@@ -198,7 +198,7 @@ def test_float32_and_bfloat16_trainings_live_in_one_process():
 
 
 def test_predict_keeps_order_and_leaves_eval_mode():
-    model = backbones.create("smallcnn", 10, seed=0)
+    model = create_backbone("smallcnn", 10, seed=0)
     batches = data()
     outputs = predict(model, batches, batch_size=7)
     assert not model.training

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
-from fmcs_bench.evaluators.lookup import create
+from fmcs_bench.backbones.create import create_backbone, map_shape
+from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.training.losses import Objective, cosine_constraint, fmcs_loss, freeze, ral
 from fmcs_bench.training.methods import Method
@@ -17,8 +17,8 @@ NUM_STAGES = 4
 
 
 def judge_for(image_size=16, name="conv"):
-    shape = backbones.map_shape(backbones.create("smallcnn", 10, seed=0), image_size)
-    evaluator = create(EvaluatorConfig(evaluator=name, seed=3), shape, NUM_STAGES)
+    shape = map_shape(create_backbone("smallcnn", 10, seed=0), image_size)
+    evaluator = create_evaluator(EvaluatorConfig(evaluator=name, seed=3), shape, NUM_STAGES)
     evaluator.freeze()
     return evaluator
 
@@ -33,7 +33,7 @@ def loss_and_gradients(method, *, judge=None, seed=0):
 
 def network(method, seed=0):
     if method.network == "single":
-        return backbones.create("smallcnn", 10, seed=seed)
+        return create_backbone("smallcnn", 10, seed=seed)
     return dueheadnet.create("smallcnn", 10, fusion=method.fusion, image_size=16, seed=seed)
 
 
@@ -77,7 +77,7 @@ def test_raf_one_is_the_baseline_bit_for_bit_and_never_asks_the_judge():
         raise AssertionError("the judge was asked")
 
     loss, gradients = loss_and_gradients(Method(raf=1.0), judge=refuse)
-    plain = backbones.create("smallcnn", 10, seed=0).train()
+    plain = create_backbone("smallcnn", 10, seed=0).train()
     expected = F.cross_entropy(plain(IMAGES), LABELS)
     expected.backward()
     assert torch.equal(loss, expected.detach())
@@ -96,7 +96,7 @@ def test_raf_zero_leaves_the_classifier_untouched():
 def test_the_frozen_judge_never_changes_and_passes_gradients_on(name):
     judge = judge_for(name=name)
     before = {key: value.clone() for key, value in judge.network.state_dict().items()}
-    model = backbones.create("smallcnn", 10, seed=0).train()
+    model = create_backbone("smallcnn", 10, seed=0).train()
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(3):
         optimizer.zero_grad()

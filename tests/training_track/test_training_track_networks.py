@@ -4,8 +4,8 @@ import timm
 import torch
 from test_losses import judge_for
 
-from fmcs_bench.backbones import create as backbones
 from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.backbones.create import create_backbone, find_backbone, num_parameters
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.errors import ConfigError, MissingDataError, UnknownNameError
 from fmcs_bench.training.loop import Batches
@@ -20,11 +20,11 @@ DATA = Batches(IMAGES, torch.arange(20) % 10, lambda inputs: inputs)
 
 def test_a_wider_smallcnn_has_the_parameters_of_dueheadnet():
     name = equal_parameters("smallcnn", NONE, num_classes=10, image_size=16)
-    due = backbones.num_parameters(dueheadnet.create("smallcnn", 10, fusion="add", image_size=16, seed=0))
-    own = backbones.num_parameters(backbones.create(name, 10, seed=0))
+    due = num_parameters(dueheadnet.create("smallcnn", 10, fusion="add", image_size=16, seed=0))
+    own = num_parameters(create_backbone(name, 10, seed=0))
     width = int(name.removeprefix("smallcnn/"))
     assert abs(own / due - 1) < 0.05
-    others = [backbones.num_parameters(backbones.create(f"smallcnn/{w}", 10, seed=0)) for w in range(17, 33)]
+    others = [num_parameters(create_backbone(f"smallcnn/{w}", 10, seed=0)) for w in range(17, 33)]
     assert abs(np.log(own / due)) == min(abs(np.log(np.array(others) / due)))
     again = equal_parameters("smallcnn/20", NONE, num_classes=10, image_size=16)
     assert width < int(again.removeprefix("smallcnn/")) < 40
@@ -46,11 +46,11 @@ def test_where_no_network_is_near_the_message_says_so():
 @pytest.mark.parametrize("width", ["0", "-3", "x", "", "2000", "1.5", "016"])
 def test_a_width_is_a_number(width):
     with pytest.raises(UnknownNameError, match=f"no width '{width}'"):
-        backbones.factory(f"smallcnn/{width}")
+        find_backbone(f"smallcnn/{width}")
 
 
 def test_the_usual_width_is_the_usual_network():
-    one, other = (backbones.create(name, 10, seed=3).state_dict() for name in ("smallcnn", "smallcnn/16"))
+    one, other = (create_backbone(name, 10, seed=3).state_dict() for name in ("smallcnn", "smallcnn/16"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
@@ -71,7 +71,7 @@ def test_longer_costs_what_ral_costs():
 
 
 def test_observing_counts_and_scores_and_changes_nothing():
-    model = backbones.create("smallcnn", 10, seed=0)
+    model = create_backbone("smallcnn", 10, seed=0)
     judge = judge_for(name="conv")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(3)
@@ -100,7 +100,7 @@ def test_two_heads_are_scored_as_they_are_judged(fusion):
 
 
 def test_the_score_of_a_certain_judge_is_its_stage():
-    model = backbones.create("smallcnn", 10, seed=0)
+    model = create_backbone("smallcnn", 10, seed=0)
     for stage in (0, 3):
         certain = torch.full((4,), -torch.inf)
         certain[stage] = 0
