@@ -44,7 +44,7 @@ PAGE = (ROOT / "docs/evaluators.md").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(registry, "_FROM_FILES", {})
+    monkeypatch.setattr("fmcs_bench.evaluators.registry._FROM_FILES", {})
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_name_is_not_taken_for_a_file():
         parse_evaluators(["a.b-c"])
 
 
-def test_a_file_judges_on_the_board_and_in_training(file, workspace):
+def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     name = f"{workspace.datasets}/{next(workspace.datasets.iterdir()).name}"
     dataset = fb.open(name)
     typed = f"{file}:PeakEvaluator"
@@ -222,7 +222,7 @@ def test_a_file_judges_on_the_board_and_in_training(file, workspace):
         2, [f"Error: {file} has no class 'Peak'; known are: PeakEvaluator"],
     )  # fmt: skip
 
-    registry._FROM_FILES.clear()
+    monkeypatch.setattr("fmcs_bench.evaluators.registry._FROM_FILES", {})
     with pytest.raises(ConfigError, match=r"peak is a plug-in that is not here; .*--evaluator FILE\.py:Class"):
         load_judge(workspace, again, device=torch.device("cpu"))
 
