@@ -12,17 +12,17 @@ import re
 from pathlib import Path
 
 from fmcs_bench.core.markdown import rows
-from fmcs_bench.results.evaluator_table import Column, EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.records import EvaluatorRecord, RecordStore, Subset, TrainingRecord
 from fmcs_bench.results.statistics import Estimate
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow, training_boards
+from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, training_boards
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STORE = RecordStore(ROOT / "leaderboard/records")
-BOTH: tuple[Column, ...] = ("test_run", "same_run")
-TEST: tuple[Column, ...] = ("test_run",)
-SETS: dict[str, tuple[str, tuple[Column, ...]]] = {
+BOTH: tuple[Subset, ...] = ("test_run", "same_run")
+TEST: tuple[Subset, ...] = ("test_run",)
+SETS: dict[str, tuple[str, tuple[Subset, ...]]] = {
     "digits-smallcnn-32px-base": ("digits", BOTH),
     "mnist-smallcnn-32px-base": ("MNIST", BOTH),
     "mnist-shufflenet_v2-48px-base": ("MNIST by ShuffleNet v2", TEST),

@@ -39,7 +39,7 @@ from fmcs_bench.training.methods import NUM_SEEDS
 if TYPE_CHECKING:
     from fmcs_bench.evaluators.base import Evaluator
     from fmcs_bench.hub.publish import Published
-    from fmcs_bench.results.evaluator_table import EvaluatorBoard
+    from fmcs_bench.results.evaluator_board import EvaluatorBoard
     from fmcs_bench.results.records import EvaluatorRecord
 
 

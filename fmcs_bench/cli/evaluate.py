@@ -10,7 +10,7 @@ import click
 from fmcs_bench.cli.options import device_option, engine_options, json_option, print_board, print_json, workspace_option
 
 if TYPE_CHECKING:
-    from fmcs_bench.results.evaluator_table import EvaluatorBoard
+    from fmcs_bench.results.evaluator_board import EvaluatorBoard
     from fmcs_bench.results.fit_config import Head
 
 

@@ -12,8 +12,8 @@ import click
 from fmcs_bench.core.errors import FmcsBenchError
 
 if TYPE_CHECKING:
-    from fmcs_bench.results.evaluator_table import EvaluatorBoard
-    from fmcs_bench.results.training_table import TrainingBoard
+    from fmcs_bench.results.evaluator_board import EvaluatorBoard
+    from fmcs_bench.results.training_board import TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

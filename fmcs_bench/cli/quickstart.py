@@ -10,9 +10,9 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.leaderboard import build as leaderboard
-from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.evaluator_board import EvaluatorBoard
 from fmcs_bench.results.records import RecordStore, TrainingRecord
-from fmcs_bench.results.training_table import TrainingBoard, training_boards
+from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.methods import NUM_SEEDS, Sweep

@@ -21,7 +21,7 @@ from fmcs_bench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fmcs_bench.results.training_table import TrainingBoard
+    from fmcs_bench.results.training_board import TrainingBoard
 
 RECIPE_FIELDS = ("optimizer", "lr", "weight_decay", "schedule", "batch_size", "augmentation", "precision")
 

@@ -16,12 +16,12 @@ import xxhash
 
 from fmcs_bench.core.environment import usable_cores
 from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
-from fmcs_bench.results.evaluator_table import Column
+from fmcs_bench.results.records import Subset
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection, MapSet
 
-SideName = Literal["train"] | Column
+SideName = Literal["train"] | Subset
 MIN_IMAGES = 2
 """In each side: one image says nothing about others, and gives no spread."""
 PART_BYTES = 2**22

@@ -31,9 +31,9 @@ from fmcs_bench.evaluators.checkpoint import is_intact, load_fitted, save_fitted
 from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code, parse_evaluators
 from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.results import metrics, records
-from fmcs_bench.results.evaluator_table import COLUMNS, Column, EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
 from fmcs_bench.results.fit_config import EvaluatorConfig, GridValue, Head
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, Trajectory
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, Subset, Trajectory
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
 from fmcs_bench.training.loop import choose_device
@@ -159,13 +159,13 @@ def _told(outcome: Outcome[EvaluatorConfig, EvaluatorRecord], dataset_id: str) -
     )
 
 
-def recompute(predictions: dict[str, np.ndarray]) -> dict[Column, records.Metrics]:
+def recompute(predictions: dict[str, np.ndarray]) -> dict[Subset, records.Metrics]:
     """The metrics of a record, from its predictions alone.
 
     Args:
         predictions: for each column ``<column>/probs`` [K, N, K] and ``<column>/image`` [N], ``<column>/run`` [N].
     """
-    return {column: metrics.of_answers(predictions[f"{column}/probs"]) for column in COLUMNS}
+    return {column: metrics.of_answers(predictions[f"{column}/probs"]) for column in SUBSETS}
 
 
 def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.Metrics]:
@@ -268,7 +268,7 @@ class _Track:
         predictions = _under("validation_run", fit.validation)
         scoring_seconds: dict[str, float] = {}
         # The test run is not the first, so that its time is not that of a first call.
-        for column in (column for column in COLUMNS if column != "validation_run"):
+        for column in (column for column in SUBSETS if column != "validation_run"):
             answers, scoring_seconds[column] = calls.answer(evaluator, self.held, column, num_stages)
             predictions.update(_under(column, answers))
         trajectory, scores_PN = self._trajectory(evaluator)

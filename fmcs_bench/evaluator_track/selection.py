@@ -18,7 +18,7 @@ from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.checkpoint import DESCRIPTION, load_fitted
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import resolve_evaluator
-from fmcs_bench.results.evaluator_table import evaluator_boards
+from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
 from fmcs_bench.results.units import PERMUTED

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
-from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.evaluator_board import EvaluatorBoard
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.results.statistics import Estimate
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.training_board import TrainingBoard
 
 NONE = "\N{EN DASH}"
 

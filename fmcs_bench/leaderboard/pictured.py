@@ -18,8 +18,7 @@ from fmcs_bench.evaluator_track.protocol import SIDES
 from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits
 from fmcs_bench.leaderboard.faults import Tell
 from fmcs_bench.leaderboard.known import KnownDatasets
-from fmcs_bench.results.evaluator_table import COLUMNS
-from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, TrainingRecord
 from fmcs_bench.store.schema import Manifest
 from fmcs_bench.training.convergence import checkpoint_steps
 
@@ -59,7 +58,7 @@ class Pictured:
         config = self.manifest.config
         if record.num_stages != config.stages:
             tell(f"num_stages {record.num_stages}", f"{config.stages}, of the dataset", _AGAIN)
-        for column in COLUMNS:
+        for column in SUBSETS:
             self.check_side(column, column, record.unit.limits[1], arrays, tell)
         self._check_checkpoints(record, arrays["trajectory/score"], tell)
         for name in record.test_on:

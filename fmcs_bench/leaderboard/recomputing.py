@@ -21,8 +21,7 @@ from fmcs_bench.leaderboard.faults import Tell
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading
 from fmcs_bench.results import metrics
-from fmcs_bench.results.evaluator_table import COLUMNS
-from fmcs_bench.results.records import EvaluatorRecord, Record, TrainingRecord, unit_key
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Record, TrainingRecord, unit_key
 from fmcs_bench.training_track import runner as experiments
 
 TOLERANCE = 1e-8
@@ -110,7 +109,7 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 def _evaluator_arrays(record: EvaluatorRecord, arrays: Mapping[str, np.ndarray]) -> Shapes:
     num_stages, wanted = record.num_stages, Shapes()
-    for place in (*COLUMNS, *(f"test_on/{name}" for name in record.test_on)):
+    for place in (*SUBSETS, *(f"test_on/{name}" for name in record.test_on)):
         num_images = arrays[f"{place}/image"].size if f"{place}/image" in arrays else 0
         wanted[f"{place}/probs"] = "float32", (num_stages, num_images, num_stages)
         wanted[f"{place}/image"] = wanted[f"{place}/run"] = "int64", (num_images,)
@@ -143,8 +142,8 @@ def _check_evaluator(record: EvaluatorRecord, arrays: dict[str, np.ndarray], tel
             except ProtocolError as error:
                 tell(str(error), "probabilities", _AGAIN)
                 return
-    if set(record.metrics) != set(COLUMNS):
-        tell(f"metrics of {', '.join(sorted(record.metrics))}", f"of {', '.join(COLUMNS)}", _AGAIN)
+    if set(record.metrics) != set(SUBSETS):
+        tell(f"metrics of {', '.join(sorted(record.metrics))}", f"of {', '.join(SUBSETS)}", _AGAIN)
     again = {name: found.to_json() for name, found in evaluation.recompute(arrays).items()}
     for column, found in record.metrics.items():
         _compare(f"metrics.{column}", found.to_json(), again[column], tell)

@@ -16,11 +16,10 @@ from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Table
 from fmcs_bench.leaderboard.figures import evaluators as plots
 from fmcs_bench.leaderboard.training_figures import training_figures
-from fmcs_bench.results import boards
-from fmcs_bench.results.calibration import break_down
-from fmcs_bench.results.evaluator_table import EvaluatorBoard
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.metrics import break_down
 from fmcs_bench.results.records import EvaluatorRecord, Predictions, TrainingRecord
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.training_board import TrainingBoard, training_boards
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ def sections(
         predictions: reads the predictions of an evaluator's record.
     """
     every: list[EvaluatorRecord | TrainingRecord] = [*evaluators, *trainings]
-    evaluator_boards, training_boards = boards.evaluator_boards(evaluators), boards.training_boards(trainings)
+    by_evaluators, by_trainings = evaluator_boards(evaluators), training_boards(trainings)
     return [
         Section(
             name,
-            tuple(evaluator_panel(board, predictions) for board in evaluator_boards if board.dataset_id == name),
-            tuple(training_panel(board) for board in training_boards if board.dataset_id == name),
+            tuple(evaluator_panel(board, predictions) for board in by_evaluators if board.dataset_id == name),
+            tuple(training_panel(board) for board in by_trainings if board.dataset_id == name),
             tables.environment_table(name, [record for record in every if record.dataset_id == name]),
         )
         for name in sorted({record.dataset_id for record in every})

@@ -15,8 +15,14 @@ from typing import NamedTuple
 from fmcs_bench.core.errors import FmcsBenchError, RecordError
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.reading import MAX_PREDICTIONS_BYTES, MAX_RECORD_BYTES
-from fmcs_bench.results.evaluator_table import COLUMNS
-from fmcs_bench.results.records import AnyRecord, EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
+from fmcs_bench.results.records import (
+    SUBSETS,
+    AnyRecord,
+    EvaluatorRecord,
+    RecordStore,
+    TrainingRecord,
+    predictions_path,
+)
 
 _KEY = "test_run/probs"
 
@@ -131,9 +137,9 @@ def _form(store: RecordStore, record: EvaluatorRecord) -> _Form:
     Raises:
         RecordError: it does not.
     """
-    lacking = [column for column in COLUMNS if column not in record.metrics]
+    lacking = [column for column in SUBSETS if column not in record.metrics]
     if lacking:
-        raise RecordError(f"it has no metrics of {', '.join(lacking)}; a board needs {', '.join(COLUMNS)}")
+        raise RecordError(f"it has no metrics of {', '.join(lacking)}; a board needs {', '.join(SUBSETS)}")
     predictions, along = store.predictions(record), record.trajectory
     shape = predictions[_KEY].shape if _KEY in predictions else None
     if shape is None or len(shape) != 3 or shape[0] != record.num_stages or shape[2] != record.num_stages:

@@ -32,9 +32,9 @@ from fmcs_bench.leaderboard.training_tables import (
     sweep_table,
     training_table,
 )
-from fmcs_bench.results.evaluator_table import Column as Images
-from fmcs_bench.results.evaluator_table import EvaluatorBoard, EvaluatorRow
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, EvaluatorRow
 from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.records import Subset as Images
 
 __all__ = [
     "CHOICE_COLUMNS",
@@ -144,9 +144,8 @@ def environment_table(dataset_id: str, records: Sequence[EvaluatorRecord | Train
 
 
 def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
-    ties = sum(other.rank == row.rank for other in board.rows)
     cells = (
-        Cell(f"{row.rank} tie" if ties > 1 else str(row.rank), value=row.rank),
+        Cell(str(row.rank), value=row.rank.best),
         Cell(row.evaluator, is_name=True, mark="chosen" if row.chosen else ""),
         *(number(row.mae[part]) for part in _IMAGES),
         percent(row.accuracy["test_run"]),
@@ -159,4 +158,4 @@ def _evaluator_row(board: EvaluatorBoard, row: EvaluatorRow) -> Row:
         count(len(row.records)),
         links(row.records),
     )
-    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells, best=row.rank == 1)
+    return Row(anchor("evaluator", board.dataset_id, board.settings, row.evaluator), cells, best=row.rank.best == 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from fmcs_bench.leaderboard.figures import evaluators
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.training_board import TrainingBoard
 
 
 def training_figures(board: TrainingBoard) -> dict[str, tuple[Figure, str]]:

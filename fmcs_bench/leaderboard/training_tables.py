@@ -25,10 +25,8 @@ from fmcs_bench.leaderboard.cells import (
     percent,
     points,
 )
-from fmcs_bench.results.selection_bias import Optimism
-from fmcs_bench.results.statistics import PairedDifference
-from fmcs_bench.results.training_points import Choice, SweepPoint
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.results.statistics import Optimism, PairedDifference
+from fmcs_bench.results.training_board import Choice, SweepPoint, TrainingBoard, TrainingRow
 
 _METHOD = Column(
     "Method", "", "network, constraint, objective and judge; RAL is trained against the frozen judge; a “control” is "

@@ -14,7 +14,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -31,7 +31,11 @@ from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.units import TrainingUnit as TrainingUnit
 
 SCHEMA_VERSION = 1
+Subset = Literal["validation_run", "same_run", "test_run", "unseen"]
+"""The maps that an evaluator is asked about: a kind of run and a split of images."""
+SUBSETS: tuple[Subset, ...] = get_args(Subset)
 Share = Annotated[float, Field(ge=0, le=1)]
+Correlation = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Metrics(Options):
@@ -40,8 +44,8 @@ class Metrics(Options):
     accuracy: Share
     within_one: Share
     mae: float = Field(ge=0)
-    kappa: float
-    tau_b: float
+    kappa: Correlation
+    tau_b: Correlation
     violations: Share
     log_loss: float = Field(ge=0)
     ece: Share
@@ -117,7 +121,7 @@ class Trajectory(Options):
     step: tuple[int, ...]
     score: tuple[float, ...]
     validation_accuracy: tuple[float, ...]
-    spearman: float | None = Field(description="None where one of the two never changes")
+    spearman: Correlation | None = Field(description="None where one of the two never changes")
 
 
 class EvaluatorRecord(Record):
@@ -131,7 +135,7 @@ class EvaluatorRecord(Record):
     channel_invariant: bool
     any_shape: bool
     control: bool = Field(False, description="made to be beaten; never chosen for training")
-    metrics: dict[Literal["validation_run", "same_run", "test_run", "unseen"], Metrics]
+    metrics: dict[Subset, Metrics]
     trajectory: Trajectory
     test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
     grid_search: grid.GridSearch | None = Field(None, description="how the recipe was found, where the unit has a grid")

@@ -1,11 +1,12 @@
-"""Intervals, paired tests and ties. Plain functions on NumPy arrays; SciPy does the statistics.
+"""Intervals, ranks, paired tests, and what picking the best of several gains on paper. SciPy does the statistics.
 
-Values are one per seed. With few seeds these are small-sample methods: Student's t for intervals, an exact sign-flip
-test for paired differences.
+Values are one per seed (S). With few seeds these are small-sample methods: Student's t for intervals, an exact
+sign-flip test for paired differences. C candidates (values of RAF), M tests, P sums.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+Range = tuple[float, float]
+ANY: Range = (-math.inf, math.inf)
+SHARE: Range = (0.0, 1.0)
+ERROR: Range = (0.0, math.inf)
+CORRELATION: Range = (-1.0, 1.0)
+"""What a quantity can be: the interval of its mean is cut off there."""
 _MAX_PAIRS = 40
+_SAME_DIGITS = 12
+_ROUNDING = 1e-9
 
 
 class Estimate(NamedTuple):
@@ -25,8 +34,39 @@ class Estimate(NamedTuple):
     std: float | None
     num: int
 
+    def parts(self, spec: str = ".3f", scale: float = 1.0) -> tuple[str, str]:
+        """Mean and interval for a reader; nothing else in the package formats them.
+
+        Args:
+            spec: format of one number.
+            scale: from the unit of the values to that of the reader.
+
+        Returns:
+            The mean, and the interval in brackets, which is empty where there is none.
+
+        Example:
+            >>> Estimate(0.5, 0.41, 0.59, 0.1, 5).parts(".1f", 100)
+            ('50.0', '[41.0, 59.0]')
+        """
+        interval = (
+            ""
+            if self.low is None or self.high is None
+            else (f"[{scale * self.low:{spec}}, {scale * self.high:{spec}}]")
+        )
+        return f"{scale * self.mean:{spec}}", interval
+
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return " ".join(filter(None, self.parts()))
+
+
+class Rank(NamedTuple):
+    """The best and the worst rank that the intervals allow."""
+
+    best: int
+    worst: int
+
+    def __str__(self) -> str:
+        return str(self.best) if self.best == self.worst else f"{self.best}-{self.worst}"
 
 
 class PairedDifference(NamedTuple):
@@ -42,41 +82,57 @@ class PairedDifference(NamedTuple):
         return smallest_p_value(self.estimate.num)
 
 
-def estimate(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Mean of ``values`` [seed] with Student's t interval.
+def estimate(values: ArrayLike, within: Range = ANY, *, confidence: float = 0.95) -> Estimate:
+    """Mean of ``values`` [seed] with Student's t interval, cut off where no mean can be.
+
+    Cutting changes nothing about how often the interval holds the true mean, which is never outside ``within``
+    (Mandelkern, Statistical Science 17, 2002, section 3).
 
     Args:
-        values: one number per seed, finite.
+        values: one number per seed, finite, inside ``within``.
+        within: the least and the greatest value that the quantity can have.
         confidence: in (0, 1).
 
     Raises:
-        ValueError: no value, or one that is not finite.
+        ValueError: no value, or one that is not finite or outside ``within``.
 
     Example:
-        >>> print(estimate([1.0, 2.0, 3.0]))
-        2.000 [-0.484, 4.484]
+        >>> print(estimate([1.0, 2.0, 3.0]), estimate([0.97, 0.99, 1.0], SHARE))
+        2.000 [-0.484, 4.484] 0.987 [0.949, 1.000]
     """
     values_S = _checked(values)
-    mean, num = float(values_S.mean()), len(values_S)
+    least, greatest = within
+    if values_S.min() < least - _ROUNDING or values_S.max() > greatest + _ROUNDING:
+        raise ValueError(f"values of this quantity lie in [{least:g}, {greatest:g}], not {values_S!r}")
+    mean, num = float(np.clip(values_S.mean(), least, greatest)), len(values_S)
     if num == 1:
         return Estimate(mean, None, None, None, num)
     std = float(values_S.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, num - 1)) * std / np.sqrt(num)
-    return Estimate(mean, float(mean - half), float(mean + half), std, num)
+    half = float(stats.t.ppf((1 + confidence) / 2, num - 1)) * std / math.sqrt(num)
+    return Estimate(mean, max(mean - half, least), min(mean + half, greatest), std, num)
 
 
-def paired_difference(values: ArrayLike, baseline: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
+def estimate_of_all(values: Sequence[float | None], within: Range = ANY) -> Estimate | None:
+    """As ``estimate``; None where a seed has no value."""
+    found = [value for value in values if value is not None]
+    return estimate(found, within) if found and len(found) == len(values) else None
+
+
+def paired_difference(
+    values: ArrayLike, baseline: ArrayLike, within: Range = ANY, *, confidence: float = 0.95
+) -> PairedDifference:
     """Difference of two methods at the same seeds.
 
     Args:
         values: of the method, one per seed.
         baseline: of what it is compared with, at the same seeds in the same order.
+        within: what a difference can be, as for ``estimate``; of shares (-1, 1).
         confidence: of the interval, in (0, 1).
 
     Returns:
         The interval is Student's t on the differences. ``p_value`` enumerates all sign flips of the differences
         (two-sided), so five seeds cannot give less than 1/16. ``detectable`` is the true effect that a paired t-test
-        at level 1 - confidence would find with a power of 0.8, given the spread seen.
+        at level 1 - confidence finds with a power of 0.8, given the spread seen.
 
     Raises:
         ValueError: different lengths, no value, or one that is not finite.
@@ -85,7 +141,7 @@ def paired_difference(values: ArrayLike, baseline: ArrayLike, *, confidence: flo
     if len(values_S) != len(baseline_S):
         raise ValueError(f"paired values must be of equal number, not {len(values_S)} and {len(baseline_S)}")
     difference_S = values_S - baseline_S
-    summary = estimate(difference_S, confidence=confidence)
+    summary = estimate(difference_S, within, confidence=confidence)
     if summary.std is None:
         return PairedDifference(summary, None, None)
     detectable = _detectable(summary.std, len(difference_S), level=1 - confidence)
@@ -170,11 +226,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in result_M]
 
 
-def tied_ranks(values: Mapping[str, ArrayLike], *, smaller_is_better: bool, confidence: float = 0.95) -> dict[str, int]:
-    """Ranks in which what cannot be told apart is tied.
+def rank_ranges(
+    values: Mapping[str, ArrayLike], *, smaller_is_better: bool, confidence: float = 0.95
+) -> dict[str, Rank]:
+    """The range of ranks of each entry, from the pairs that can be told apart.
 
-    The rank of an entry is 1 plus the number of entries that are better than it, where better means that Welch's
-    interval of the difference of means excludes zero. With one seed on either side only equal values tie.
+    Two entries can be told apart where Welch's interval of the difference of their means excludes 0; with one seed on
+    either side they cannot. The best rank is 1 plus the number of entries that are better, the worst the
+    number of all entries minus those that are worse.
 
     Args:
         values: for each entry its numbers, one per seed.
@@ -182,13 +241,17 @@ def tied_ranks(values: Mapping[str, ArrayLike], *, smaller_is_better: bool, conf
         confidence: of each difference's interval, in (0, 1); not corrected for the number of pairs.
 
     Example:
-        >>> tied_ranks({"a": [1.0, 1.1], "b": [1.05, 1.0], "c": [9.0, 9.1]}, smaller_is_better=True)
-        {'a': 1, 'b': 1, 'c': 3}
+        >>> ranks = rank_ranges({"a": [1.0, 1.1], "b": [1.05, 1.0], "c": [9.0, 9.1]}, smaller_is_better=True)
+        >>> {name: str(rank) for name, rank in ranks.items()}
+        {'a': '1-2', 'b': '1-2', 'c': '3'}
     """
     sign = -1.0 if smaller_is_better else 1.0
     quality = {name: sign * _checked(numbers) for name, numbers in values.items()}
     return {
-        name: 1 + sum(_is_better(other, own, confidence) for key, other in quality.items() if key != name)
+        name: Rank(
+            1 + sum(_is_better(other, own, confidence) for other in quality.values()),
+            len(quality) - sum(_is_better(own, other, confidence) for other in quality.values()),
+        )
         for name, own in quality.items()
     }
 
@@ -196,7 +259,7 @@ def tied_ranks(values: Mapping[str, ArrayLike], *, smaller_is_better: bool, conf
 def _is_better(a_S: np.ndarray, b_S: np.ndarray, confidence: float) -> bool:
     difference = a_S.mean() - b_S.mean()
     if min(len(a_S), len(b_S)) < 2:
-        return bool(difference > 0)
+        return False
     a, b = a_S.var(ddof=1) / len(a_S), b_S.var(ddof=1) / len(b_S)
     if a + b == 0:
         return bool(difference > 0)
@@ -217,4 +280,93 @@ def _checked(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"needs a list of one or more finite numbers, not {array!r}")
+    return array
+
+
+class Optimism(NamedTuple):
+    """What ``choice_optimism`` found.
+
+    Attributes:
+        picked: index of the candidate picked on all seeds.
+        apparent: its mean outcome over these same seeds.
+        nested: mean outcome of each seed at the candidate that was picked without it.
+        picked_without: for each seed, the candidate picked on the others.
+    """
+
+    picked: int
+    apparent: float
+    nested: float
+    picked_without: tuple[int, ...]
+
+    @property
+    def points(self) -> float:
+        """The optimism, ``apparent - nested``, in the unit of the outcomes."""
+        return self.apparent - self.nested
+
+
+def best(means: ArrayLike) -> int:
+    """Index of the largest mean; of equals the first.
+
+    Means that differ only by the order in which their seeds were added up are equal.
+
+    Args:
+        means: [C], finite.
+
+    Example:
+        >>> best([0.2, 0.1 + 0.2, 0.3])
+        1
+    """
+    return int(np.argmax(np.round(np.asarray(means, dtype=float), _SAME_DIGITS)))
+
+
+def choice_optimism(criterion: ArrayLike, outcome: ArrayLike | None = None) -> Optimism:
+    """Optimism of picking the candidate with the highest mean, by leaving out one seed at a time.
+
+    With a[s, c] the criterion, y[s, c] the outcome and S seeds::
+
+        pick(T)   = argmax over c of the mean of a[s, c] over the seeds s in T
+        apparent  = mean over s of y[s, pick(all seeds)]
+        nested    = mean over s of y[s, pick(all seeds but s)]
+        optimism  = apparent - nested
+
+    This is nested cross-validation with seeds as folds: Stone, J. R. Statist. Soc. B 36 (1974), "cross-validatory
+    choice and assessment"; for what it corrects see Varma and Simon, BMC Bioinformatics 7:91 (2006), and Cawley and
+    Talbot, JMLR 11 (2010), section 5. There is no chance in it.
+
+    Where the outcome is the criterion itself, the optimism is never negative: a seed that changes the pick by being
+    left out has a higher outcome at the pick that it helped to make. Where all candidates are equally good on paper its
+    expectation is exactly that of the excess of the best of C means. Otherwise it is a little too large, because nested
+    picks are made on S - 1 seeds. What comes of the *images* being the same for all seeds is not in it.
+
+    Args:
+        criterion: [S, C], what is picked by, larger is better; S >= 2 and C >= 2.
+        outcome: [S, C], what is reported of the candidate that was picked; None is the criterion itself, as where
+            the test images choose and are reported.
+
+    Raises:
+        ValueError: another shape, or a number that is not finite.
+
+    Example:
+        Candidate 1 wins on all seeds, but without the first one candidate 0 would have been picked.
+
+        >>> found = choice_optimism([[0.90, 0.96], [0.91, 0.90], [0.92, 0.90]])
+        >>> found.picked, found.picked_without, round(found.points, 6)
+        (1, (0, 1, 1), 0.02)
+    """
+    criterion_SC = _checked_table(criterion)
+    outcome_SC = criterion_SC if outcome is None else _checked_table(outcome)
+    if outcome_SC.shape != criterion_SC.shape:
+        raise ValueError(f"criterion and outcome are of {criterion_SC.shape} and {outcome_SC.shape} seeds, candidates")
+    num_seeds = len(criterion_SC)
+    picked = best(criterion_SC.mean(axis=0))
+    without_SC = (criterion_SC.sum(axis=0) - criterion_SC) / (num_seeds - 1)
+    picked_without = [best(means_C) for means_C in without_SC]
+    nested = outcome_SC[np.arange(num_seeds), picked_without]
+    return Optimism(picked, float(outcome_SC[:, picked].mean()), float(nested.mean()), tuple(picked_without))
+
+
+def _checked_table(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 2 or min(array.shape) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"needs finite numbers of 2 or more seeds and 2 or more candidates, not {array!r}")
     return array

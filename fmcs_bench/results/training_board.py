@@ -1,21 +1,238 @@
-"""Records of the training track -> the rows of the training board.
+"""Records of the training track -> the rows of the training board, and its columns.
 
 Flow: records of equal settings -> families, each with its points, one per RAF -> the RAF chosen on validation images
-and the difference to the baseline there, Holm over all rows -> rows: the baseline, methods, controls.
+and the difference to the baseline there, Holm over all rows -> rows by test accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fmcs_bench.results import statistics
-from fmcs_bench.results.grouping import comparable
-from fmcs_bench.results.records import TrainingRecord
-from fmcs_bench.results.statistics import PairedDifference
-from fmcs_bench.results.training_points import Choice, SweepPoint, choose, is_control, optimism_of, sweep_point
+import numpy as np
+
+from fmcs_bench.core.errors import RecordError
+from fmcs_bench.results import board, statistics
+from fmcs_bench.results.board import Column, Form, Table
+from fmcs_bench.results.records import Epoch, TrainingRecord
+from fmcs_bench.results.statistics import SHARE, Estimate, Optimism, PairedDifference, Range
+from fmcs_bench.training.methods import Method
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASELINE = "baseline"
+_OF_SHARES: Range = (-1.0, 1.0)
+_FROM_ONE: Range = (1.0, np.inf)
+
+
+def is_control(method: Method) -> bool:
+    """Whether a method is there to be beaten, at equal cost, and not to win.
+
+    Controls are recipes and single networks without an evaluator in their loss, and RAL with an evaluator that knows
+    nothing: of random weights, or fitted on permuted labels.
+    """
+    return bool(
+        method.control
+        or method.label_smoothing
+        or method.judge != "fitted"
+        or (method.network == "single" and method.backbone is not None and method.raf == 1)
+    )
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One RAF of a family over its seeds. Accuracy and score are those of the weights that were tested.
+
+    Attributes:
+        raf: weight of the classification loss.
+        validation_accuracy: on the images that RAF and epoch were chosen on.
+        test_accuracy: on the test images.
+        best_test_accuracy: at the epoch that is best on the test images themselves: it is too high. None where a
+            record lacks it.
+        score: mean FMCS that the watching evaluator gives the validation images, in stages; None where a record was
+            not watched, or by another evaluator than the baseline: such scores do not compare.
+        epoch: whose weights were tested; None where the last was taken without a choice.
+        test_differences: test accuracy minus the baseline's, by the seeds that both have.
+        score_differences: the same of the score.
+        records: one per seed, ordered by seed.
+    """
+
+    raf: float
+    validation_accuracy: Estimate
+    test_accuracy: Estimate
+    best_test_accuracy: Estimate | None
+    score: Estimate | None
+    epoch: Estimate | None
+    test_differences: Mapping[int, float] = field(repr=False)
+    score_differences: Mapping[int, float] = field(repr=False)
+    records: tuple[TrainingRecord, ...] = field(repr=False)
+
+    @cached_property
+    def difference(self) -> PairedDifference | None:
+        """Test accuracy minus the baseline's at equal seeds; None for the baseline and where no seed is shared."""
+        return _paired(self.test_differences, _OF_SHARES)
+
+    @cached_property
+    def score_difference(self) -> PairedDifference | None:
+        """Score minus the baseline's at equal seeds; None as for ``difference``, and where one was not watched."""
+        return _paired(self.score_differences)
+
+    @cached_property
+    def accuracy_curve(self) -> tuple[Estimate, ...]:
+        """Validation accuracy after every epoch.
+
+        Raises:
+            RecordError: the seeds were not trained for the same epochs.
+        """
+        return tuple(statistics.estimate([epoch.validation for epoch in epochs], SHARE) for epochs in self._epochs())
+
+    @cached_property
+    def score_curve(self) -> tuple[Estimate, ...] | None:
+        """Mean FMCS of the validation images after every epoch; None where there is no ``score``.
+
+        Raises:
+            RecordError: the seeds were not trained for the same epochs.
+        """
+        if self.score is None:
+            return None
+        scores = [[epoch.score for epoch in epochs if epoch.score is not None] for epochs in self._epochs()]
+        if any(len(found) < len(self.records) for found in scores):
+            return None
+        return tuple(statistics.estimate(found, _FROM_ONE) for found in scores)
+
+    def _epochs(self) -> list[tuple[Epoch, ...]]:
+        """For each epoch its entries, one per seed."""
+        lengths = sorted({len(record.curve) for record in self.records})
+        if len(lengths) > 1:
+            raise RecordError(
+                f"the seeds of {self.records[0].method} were trained for {lengths} epochs; records of one method and "
+                "settings have the same number: train the others again"
+            )
+        return list(zip(*(record.curve for record in self.records), strict=True))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What choosing the RAF of a family gains on paper; accuracies are shares.
+
+    Only seeds that every RAF has are compared.
+
+    Attributes:
+        validation: chosen on validation images, and reported on them.
+        test: chosen on test images, and reported on them, as in papers that have no validation images.
+        headline: chosen on validation images, reported on test images: what is left of it in this board's test
+            accuracy, because the trainings that choose are those that are reported. May be negative.
+        picked_on_test: the point that the test images would have picked.
+        added_by_test: its test accuracy minus that of the point that was chosen on validation images.
+    """
+
+    validation: Optimism
+    test: Optimism
+    headline: Optimism
+    picked_on_test: SweepPoint
+    added_by_test: float
+
+
+def sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequence[TrainingRecord]) -> SweepPoint:
+    """One point.
+
+    Args:
+        raf: of these records.
+        records: one per seed, ordered by seed.
+        baseline: records to compare with; empty for the baseline itself.
+
+    Raises:
+        RecordError: a record names an epoch that its curve does not have.
+    """
+    others = {_watcher(record) for record in records} - {_watcher(record) for record in baseline or records}
+    scores = [None if others else tested_epoch(record).score for record in records]
+    metrics = [record.metrics for record in records]
+    return SweepPoint(
+        raf=raf,
+        validation_accuracy=statistics.estimate([each.validation_accuracy for each in metrics], SHARE),
+        test_accuracy=statistics.estimate([each.test_accuracy for each in metrics], SHARE),
+        best_test_accuracy=statistics.estimate_of_all([each.best_test_accuracy for each in metrics], SHARE),
+        score=statistics.estimate_of_all(scores, _FROM_ONE),
+        epoch=statistics.estimate_of_all([each.epoch for each in metrics], _FROM_ONE),
+        test_differences=_differences(_tests(records), _tests(baseline)),
+        score_differences={} if others else _differences(_scores(records), _scores(baseline)),
+        records=records,
+    )
+
+
+def tested_epoch(record: TrainingRecord) -> Epoch:
+    """The epoch whose weights were tested: the chosen one, or the last.
+
+    Raises:
+        RecordError: the curve does not have it.
+    """
+    number = len(record.curve) if record.metrics.epoch is None else record.metrics.epoch
+    found = next((epoch for epoch in record.curve if epoch.epoch == number), None)
+    if found is None:
+        raise RecordError(
+            f"seed {record.seed} of {record.method} was tested after epoch {number}, which is not among the "
+            f"{len(record.curve)} epochs of its curve; train it again"
+        )
+    return found
+
+
+def choose(sweep: tuple[SweepPoint, ...]) -> SweepPoint:
+    """The point with the highest mean validation accuracy, among those with enough seeds.
+
+    Of equals it is the first, with the largest RAF, nearest to the baseline.
+    """
+    candidates = _candidates(sweep)
+    return candidates[statistics.best([point.validation_accuracy.mean for point in candidates])]
+
+
+def optimism_of(sweep: tuple[SweepPoint, ...]) -> Choice | None:
+    """What choosing among these points gains on paper; None with fewer than two candidates or shared seeds."""
+    candidates = _candidates(sweep)
+    seeds = sorted(set.intersection(*({record.seed for record in point.records} for point in candidates)))
+    if len(candidates) < 2 or len(seeds) < 2:
+        return None
+    shared = [[record for record in point.records if record.seed in seeds] for point in candidates]
+    validation_SC = np.array([[record.metrics.validation_accuracy for record in group] for group in shared]).T
+    test_SC = np.array([[record.metrics.test_accuracy for record in group] for group in shared]).T
+    on_test = candidates[statistics.best([point.test_accuracy.mean for point in candidates])]
+    return Choice(
+        validation=statistics.choice_optimism(validation_SC),
+        test=statistics.choice_optimism(test_SC),
+        headline=statistics.choice_optimism(validation_SC, test_SC),
+        picked_on_test=on_test,
+        added_by_test=on_test.test_accuracy.mean - choose(sweep).test_accuracy.mean,
+    )
+
+
+def _candidates(sweep: tuple[SweepPoint, ...]) -> list[SweepPoint]:
+    enough = board.enough_seeds(point.records for point in sweep)
+    return [point for point in sweep if len(point.records) >= enough]
+
+
+def _tests(records: Sequence[TrainingRecord]) -> dict[int, float]:
+    return {record.seed: record.metrics.test_accuracy for record in records}
+
+
+def _scores(records: Sequence[TrainingRecord]) -> dict[int, float]:
+    scores = {record.seed: tested_epoch(record).score for record in records}
+    return {seed: score for seed, score in scores.items() if score is not None}
+
+
+def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
+    return record.unit.watcher, record.unit.watcher_digest
+
+
+def _differences(own: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
+    return {seed: own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())}
+
+
+def _paired(differences: Mapping[int, float], within: Range = statistics.ANY) -> PairedDifference | None:
+    if not differences:
+        return None
+    return statistics.paired_difference(list(differences.values()), [0.0] * len(differences), within)
 
 
 @dataclass(frozen=True)
@@ -47,9 +264,88 @@ class TrainingRow:
         return self.chosen.difference
 
 
+class Entry(NamedTuple):
+    """One line of a view: a row at one of its points."""
+
+    row: TrainingRow
+    point: SweepPoint
+
+    def of_difference(self, name: str) -> Any:
+        """``estimate``, ``p_value``, ... of the difference to the baseline; None where there is none."""
+        return getattr(self.point.difference, name, None)
+
+    def of_choice(self, name: str) -> Any:
+        """Points of an optimism, or ``added_by_test``; None where there was no choice."""
+        found = getattr(self.row.choice, name, None)
+        return getattr(found, "points", found)
+
+
+def _mark(entry: Entry) -> str:
+    is_choice = len(entry.row.sweep) > 1 and entry.point is entry.row.chosen
+    return ", ".join(["control"] * entry.row.control + ["chosen"] * is_choice)
+
+
+_MAIN = "terminal page readme"
+TRAINING_COLUMNS: tuple[Column[Entry], ...] = (
+    Column("method", "Method", lambda e: e.row.family, "network, constraint, objective and the evaluator in the loss; "
+           "a “control” is there to be beaten, at equal cost", views="terminal page readme choice score seeds",
+           mark=lambda e: "control" if e.row.control else "", numeric=False),
+    Column("method_at_raf", "Method", lambda e: e.row.family, "as on the board; the “chosen” RAF has the highest "
+           "validation accuracy", views="sweep", mark=_mark, numeric=False),
+    Column("raf", "RAF", lambda e: e.point.raf, "weight of the classification loss, chosen on validation images; 1 is "
+           "classification alone", board.PLAIN, f"{_MAIN} choice sweep seeds"),
+    Column("validation_accuracy", "Validation, %", lambda e: e.point.validation_accuracy, "accuracy on the images that "
+           "RAF and epoch were chosen on, so it is a little too high", board.PERCENT, "page sweep", "terminal"),
+    Column("test_accuracy", "Test, %", lambda e: e.point.test_accuracy, "accuracy on the test images, read once, with "
+           "the weights of the chosen epoch; rows are ordered by it", board.PERCENT, "page readme sweep", "terminal"),
+    Column("test_accuracy_sd", "SD, pp", lambda e: e.point.test_accuracy.std, "standard deviation of the test accuracy "
+           "over seeds", board.SPREAD, "terminal page sweep"),
+    Column("best_test_accuracy", "Best epoch on test, %", lambda e: e.point.best_test_accuracy,
+           "test accuracy at the epoch that is best on the test images themselves, as some papers report it: it is "
+           "too high, and stands here only beside such numbers", board.PERCENT, "page sweep", optional=True),
+    Column("difference", "Difference, pp", lambda e: e.of_difference("estimate"), "test accuracy minus the baseline's "
+           "at the same seeds: same first weights, same batches", board.POINTS, f"{_MAIN} sweep"),
+    Column("p", "p", lambda e: e.of_difference("p_value"), "two-sided exact sign-flip test of the difference",
+           Form(".4f"), "page"),
+    Column("smallest_p", "p, smallest", lambda e: e.of_difference("smallest_p"), "the smallest p that this many seeds "
+           "can give, whatever the effect: 2 of 2ⁿ flips", Form(".4f"), "page"),
+    Column("holm_p", "p, Holm", lambda e: e.row.holm_p, "p corrected for the number of rows (Holm)", board.P_VALUE,
+           "terminal page"),
+    Column("detectable", "Detectable, pp", lambda e: e.of_difference("detectable"), "smallest true difference that "
+           "this many seeds find with a probability of 0.8, given the spread seen", board.SPREAD,
+           "terminal page sweep"),
+    Column("score", "Score", lambda e: e.point.score, "mean FMCS, in stages, that the board's chosen evaluator gives "
+           "the validation images with the tested weights", board.SCORE, "page sweep score", optional=True),
+    Column("score_difference", "Score difference, stages",
+           lambda e: getattr(e.point.score_difference, "estimate", None), "score minus the baseline's at the same "
+           "seeds", board.DIFFERENCE, "page readme sweep score", optional=True),
+    Column("epoch", "Epoch, chosen", lambda e: e.point.epoch, "whose weights were tested: the one with the highest "
+           "validation accuracy; mean", Form(".1f"), "", "page sweep score", optional=True),
+    Column("num_parameters", "Parameters", lambda e: e.row.num_parameters, "trainable numbers in the network",
+           board.COUNT, "page"),
+    Column("seconds", "Training, seconds", lambda e: e.row.seconds, "mean wall time of one training, on the machine "
+           "that the record names", board.SECONDS, "page"),
+    Column("num_seeds", "Seeds", lambda e: len(e.point.records), "trainings, each from a seed of its own", board.COUNT,
+           "terminal page sweep"),
+    Column("optimism_validation", "Optimism, validation, pp", lambda e: e.of_choice("validation"),
+           "how much higher its validation accuracy is than that of seeds that had no part in choosing it (one left "
+           "out at a time)", board.POINTS, "choice"),
+    Column("optimism_headline", "Optimism, headline, pp", lambda e: e.of_choice("headline"),
+           "the same of the test accuracy on this board, where validation images choose", board.POINTS, "choice"),
+    Column("raf_by_test", "RAF, by test", lambda e: e.row.choice.picked_on_test.raf if e.row.choice else None,
+           "the one that the test images pick", board.PLAIN, "choice"),
+    Column("added_by_test", "Added by test, pp", lambda e: e.of_choice("added_by_test"),
+           "how much higher the test accuracy is where RAF is chosen on the test images, as in papers without "
+           "validation images", board.POINTS, "choice"),
+    Column("optimism_test", "Optimism, test, pp", lambda e: e.of_choice("test"), "how much higher that accuracy is "
+           "than the test accuracy of seeds that had no part in choosing it", board.POINTS, "choice"),
+)  # fmt: skip
+"""Everything that a view of the training board shows."""
+
+
 @dataclass(frozen=True, repr=False)
 class TrainingBoard:
-    """All methods that were trained with equal settings: the baseline, methods, controls, each by difference to it."""
+    """All methods that were trained with equal settings, ordered by test accuracy."""
 
     dataset_id: str
     settings: str
@@ -63,7 +359,7 @@ class TrainingBoard:
     @property
     def num_tested(self) -> int:
         """Rows with a p-value: the family that Holm's correction covers."""
-        return sum(row.holm_p is not None for row in self.rows)
+        return len(self._smallest)
 
     @property
     def smallest_p(self) -> float | None:
@@ -79,24 +375,67 @@ class TrainingBoard:
     def _smallest(self) -> list[float]:
         return [row.difference.smallest_p for row in self.rows if row.difference and row.holm_p is not None]
 
+    def table(self, view: str = "terminal") -> Table[Entry]:
+        """A view.
+
+        Args:
+            view: ``terminal``, ``page``, ``readme``; ``choice``: what choosing the RAF gains on paper; ``score``: the
+                evaluator's score; ``sweep``: every RAF; ``seeds``: the test accuracy of every seed.
+        """
+        entries = [Entry(row, point) for row in self.rows for point in (row.sweep if view == "sweep" else [row.chosen])]
+        if view in ("choice", "score"):
+            entries = [e for e in entries if (e.row.choice if view == "choice" else e.point.score) is not None]
+        title, note = _TEXTS.get(view, (f"Training methods on {self.dataset_id}: mean over seeds [95 % interval]", ""))
+        if view in ("terminal", "page"):
+            note = "difference: to the baseline at equal seeds; p: sign-flip test; detectable: with probability 0.8"
+            if self.smallest_p is not None:
+                note += (
+                    f"\nwith this many seeds p is at least {self.smallest_p:.4g}, and corrected for {self.num_tested} "
+                    f"rows at least {self.smallest_holm_p:.3g}"
+                )
+        columns = TRAINING_COLUMNS
+        if view == "seeds":
+            columns += tuple(map(_seed_column, sorted({r.seed for entry in entries for r in entry.point.records})))
+        return Table.of(columns, entries, view, title, note)
+
+    def frame(self) -> pd.DataFrame:
+        """Every number of the board, a row a method at its chosen RAF; intervals in ``<name>_low``, ``<name>_high``."""
+        columns = (column for column in TRAINING_COLUMNS if column.name != "method_at_raf")
+        return board.frame(columns, [Entry(row, row.chosen) for row in self.rows])
+
     def __repr__(self) -> str:
-        lines = [f"Training methods on {self.dataset_id} (test accuracy; paired difference to the baseline)"]
-        for row in self.rows:
-            name = row.family if row.chosen.raf == 1 else f"{row.family}@{row.chosen.raf:g}"
-            name += " (control)" if row.control else ""
-            difference = "" if row.difference is None else f"   difference {row.difference.estimate}"
-            lines.append(f"  {name:<36} {row.chosen.test_accuracy}{difference}")
-        return "\n".join(lines)
+        return str(self.table())
+
+
+_TEXTS = {
+    "choice": (
+        "What choosing the best RAF gains on paper, in points of accuracy",
+        "optimism: how much higher the accuracy is than that of seeds that had no part in choosing",
+    ),
+    "score": (
+        "Mean score (FMCS) of the validation images with the tested weights [95 % interval]",
+        "difference: score minus the baseline's at equal seeds; epoch: the one chosen, mean over seeds",
+    ),
+    "sweep": ("All RAF values, chosen or not", ""),
+    "seeds": ("Test accuracy of every seed, in %", ""),
+}
+
+
+def _seed_column(seed: int) -> Column[Entry]:
+    def value(entry: Entry) -> float | None:
+        return next((r.metrics.test_accuracy for r in entry.point.records if r.seed == seed), None)
+
+    return Column(f"seed_{seed}", f"Seed, {seed}", value, "test accuracy from this seed", board.PERCENT, "seeds")
 
 
 def training_boards(records: Iterable[TrainingRecord]) -> list[TrainingBoard]:
     """One board for each FMCS dataset and settings among the records, ordered by name."""
-    return [_training_board(*key, group) for key, group in comparable(records).items()]
+    return [_training_board(*key, group) for key, group in board.comparable(records).items()]
 
 
 def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRecord]) -> TrainingBoard:
     families: dict[str, dict[float, list[TrainingRecord]]] = {}
-    for record in sorted(records, key=lambda record: record.seed):
+    for record in records:
         families.setdefault(record.unit.family, {}).setdefault(record.unit.method.raf, []).append(record)
     base = [record for group in families.get(BASELINE, {}).values() for record in group]
     sweeps = {
@@ -113,7 +452,7 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
     rows = [
         TrainingRow(
             family=family,
-            control=is_control(family),
+            control=is_control(point.records[0].unit.method),
             chosen=point,
             sweep=sweeps[family],
             choice=optimism_of(sweeps[family]),
@@ -123,9 +462,5 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
         )
         for family, point in chosen.items()
     ]
-    rows.sort(key=_order)
+    rows.sort(key=lambda row: (-row.chosen.test_accuracy.mean, row.family))
     return TrainingBoard(dataset_id, settings, tuple(rows))
-
-
-def _order(row: TrainingRow) -> tuple[bool, bool, float, str]:
-    return row.family != BASELINE, row.control, -(row.difference.estimate.mean if row.difference else 0.0), row.family

@@ -12,7 +12,7 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.training_board import TrainingBoard
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
 from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS, Sweep, parse_rafs

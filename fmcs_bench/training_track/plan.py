@@ -20,7 +20,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.selection import judge_record, load_judge, permuted_record, random_judge
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.results import records
-from fmcs_bench.results.evaluator_table import evaluator_boards
+from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
 from fmcs_bench.results.units import Longer, TrainingUnit
 from fmcs_bench.store.reader import FmcsDataset

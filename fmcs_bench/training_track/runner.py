@@ -33,7 +33,7 @@ from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Outcome, run_units
 from fmcs_bench.results import records
 from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.results.store import FailedStore, FailedTraining
-from fmcs_bench.results.training_table import TrainingBoard, training_boards
+from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.results.units import TrainingUnit
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.loop import Batches, History, choose_device, fit

@@ -23,9 +23,8 @@ from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute
 from fmcs_bench.evaluator_track.selection import judge_record, load_judge
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
-from fmcs_bench.results.evaluator_table import COLUMNS
 from fmcs_bench.results.fit_config import EvaluatorConfig
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.store.resolve import all_datasets
 
@@ -71,7 +70,7 @@ def test_columns_hold_the_images_and_runs_that_the_protocol_names(dataset, works
         "test_run": ({"test"}, 2),
         "unseen": ({"test"}, 3),
     }
-    assert set(expected) == set(COLUMNS)
+    assert set(expected) == set(SUBSETS)
     for column, (expected_roles, split) in expected.items():
         assert {roles[int(seed)] for seed in predictions[f"{column}/run"]} == expected_roles
         assert {split_of[image] for image in predictions[f"{column}/image"]} == {split}
@@ -124,7 +123,7 @@ def test_fitting_sees_train_images_of_training_runs_and_validation_images_of_the
     assert {split_of[i] for i in train.image_ids_M} == {0}
     assert set(validation.runs_M) == set(dataset.seeds("validation"))
     assert {split_of[i] for i in validation.image_ids_M} == {1}
-    assert Spy.seen["asked"] == len(COLUMNS) + 1  # each column once, and the trajectory
+    assert Spy.seen["asked"] == len(SUBSETS) + 1  # each column once, and the trajectory
     run(dataset, workspace, "spy~permuted", seeds=1)
     for side, before in (("train", train), ("validation", validation)):
         after = Spy.seen[side]

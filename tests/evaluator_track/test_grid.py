@@ -22,10 +22,10 @@ from fmcs_bench.evaluators.checkpoint import load_fitted
 from fmcs_bench.evaluators.models.chance import ChanceEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results import grid
-from fmcs_bench.results.evaluator_table import COLUMNS, evaluator_boards
+from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.grid import GridSearch, Trial
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.recipes import Recipe
 
@@ -132,7 +132,7 @@ def test_only_the_kept_combination_is_asked_about_test_sides(tiny_dataset, tmp_p
     num_validation = record.metrics["validation_run"].num_maps
     for lr, asked in per_fit.items():
         if lr == kept.combination["lr"]:
-            assert len(asked) == len(COLUMNS) + 1  # each column once, and the trajectory
+            assert len(asked) == len(SUBSETS) + 1  # each column once, and the trajectory
         else:
             assert asked == [num_validation]
     # The kept fit is the one that its recipe alone gives, and it is what the folder holds.

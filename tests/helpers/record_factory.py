@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,8 +62,8 @@ def metrics(mae: float, accuracy: float | None = None) -> Metrics:
         accuracy=share,
         within_one=min(1.0, share + 0.2),
         mae=mae,
-        kappa=1 - mae / 2,
-        tau_b=1 - mae / 2,
+        kappa=max(-1.0, 1 - mae / 2),
+        tau_b=max(-1.0, 1 - mae / 2),
         violations=min(1.0, mae / 4),
         log_loss=mae,
         ece=0.1,
@@ -209,7 +210,9 @@ def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 
     base = rng.normal(0.9, 0.01, num_seeds)
     plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
     plans += [(Method(raf=raf), "set", gain) for raf, gain in ((0.95, 0.008), (0.9, 0.012), (0.75, -0.01))]
-    plans += [(Method(raf=raf), "random", gain) for raf, gain in ((0.95, -0.001), (0.9, -0.004), (0.75, -0.02))]
+    plans += [
+        (Method(raf=raf, judge="random"), "set", gain) for raf, gain in ((0.95, -0.001), (0.9, -0.004), (0.75, -0.02))
+    ]
     plans += [(Method(network="dueheadnet", fusion="add", constraint=c), None, 0.004) for c in ("none", "align")]
     return [
         training_record(
@@ -273,9 +276,9 @@ NETWORKS = tuple(
 
 
 def large_grid(num_seeds: int = 5, *, rafs: Sequence[float] = RAFS) -> list[TrainingRecord]:
-    """Twenty-five families, of which eight are controls: RAL with six judges, DueHeadNet with and without RAL."""
+    """Twenty-five families, of which eight are controls: RAL with six evaluators, DueHeadNet with and without RAL."""
     plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
-    judges = {
+    evaluators = {
         "set": 0.008,
         "conv": -0.004,
         "resnet": 0.002,
@@ -283,13 +286,19 @@ def large_grid(num_seeds: int = 5, *, rafs: Sequence[float] = RAFS) -> list[Trai
         "random": -0.003,
         "permuted": -0.006,
     }
-    for judge, gain in judges.items():
-        plans += [(Method(raf=raf), judge, gain - 0.05 * (1 - raf) ** 2) for raf in rafs]
+    for name, gain in evaluators.items():
+        plans += [(*_loss(name, raf=raf), gain - 0.05 * (1 - raf) ** 2) for raf in rafs]
     plans += [(Method.make(**network), None, 0.004 * i) for i, network in enumerate(NETWORKS)]
-    for judge in ("set", "random"):
+    for name in ("set", "random"):
         for i, network in enumerate(NETWORKS):
-            plans += [(Method.make(**network, raf=r), judge, 0.003 * i - 0.03 * (1 - r) ** 2) for r in rafs if r > 0]
+            plans += [(*_loss(name, raf=r, **network), 0.003 * i - 0.03 * (1 - r) ** 2) for r in rafs if r > 0]
     return watched_records(plans, num_seeds)
+
+
+def _loss(name: str, **options: Any) -> tuple[Method, str]:
+    """RAL with an evaluator of this name, or with ``set`` as one of its controls."""
+    control = options | ({"judge": name} if name in ("random", "permuted") else {})
+    return Method.make(**control), {"random": "set", "permuted": f"set{PERMUTED}"}.get(name, name)
 
 
 def write(root: Path, records: Iterable[EvaluatorRecord | TrainingRecord]) -> RecordStore:

@@ -18,8 +18,9 @@ from fmcs_bench.core.errors import PluginError
 from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.leaderboard import datatables, markdown, sections
 from fmcs_bench.leaderboard.sift import LeftOut
-from fmcs_bench.results import boards
+from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.records import AnyRecord, unpack_predictions
+from fmcs_bench.results.training_board import training_boards
 
 ROOT = Path(__file__).parents[2]
 OTHER = "cifar10-resnet50-224px-base"
@@ -370,8 +371,8 @@ def test_without_claims_and_datasets_their_boards_are_not_there(page: Page) -> N
 def test_names_are_text_and_never_markup() -> None:
     hostile = "<img src=x onerror=alert(1)>\"'|`[a](b)</script>"
     predictions = unpack_predictions(factory.PREDICTIONS)
-    (evaluators,) = boards.evaluator_boards(factory.evaluator_records(2))
-    (trainings,) = boards.training_boards(factory.training_records(2))
+    (evaluators,) = evaluator_boards(factory.evaluator_records(2))
+    (trainings,) = training_boards(factory.training_records(2))
 
     def with_hostile_names(board, name):
         rows = tuple(

@@ -17,20 +17,19 @@ from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.core.figure_style import DARK
 from fmcs_bench.leaderboard.figures import answers
 from fmcs_bench.leaderboard.figures import evaluators as plots
-from fmcs_bench.results import boards
-from fmcs_bench.results.calibration import Breakdown, break_down
-from fmcs_bench.results.evaluator_table import EvaluatorBoard
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.metrics import Breakdown, break_down
+from fmcs_bench.results.training_board import TrainingBoard, training_boards
 
 
 @pytest.fixture
 def evaluators() -> EvaluatorBoard:
-    return boards.evaluator_boards(factory.evaluator_records())[0]
+    return evaluator_boards(factory.evaluator_records())[0]
 
 
 @pytest.fixture
 def training() -> TrainingBoard:
-    return boards.training_boards(factory.training_records())[0]
+    return training_boards(factory.training_records())[0]
 
 
 def trajectory() -> Figure:
@@ -138,14 +137,14 @@ def test_the_cost_figure_draws_quality_against_speed_and_the_front() -> None:
         for name, (mae, speed) in speeds.items()
         for seed in range(3)
     ]
-    figure = plots.cost_figure(boards.evaluator_boards(records)[0])
+    figure = plots.cost_figure(evaluator_boards(records)[0])
     assert figure is not None
     points = line_points(figure)
     assert {(10.1, 0.41), (1010, 0.91), (101, 0.96)} <= {(round(x, 6), round(y, 6)) for x, y in points}
     front = figure.axes[0].lines[0]
     assert [round(x) for x in front.get_xdata()] == [10, 1010]
     assert {"slow (chosen)", "fast", "worse", "Without 1 whose speed was not measured"} <= texts(figure)
-    assert plots.cost_figure(boards.evaluator_boards([factory.evaluator_record(maps_per_second=None)])[0]) is None
+    assert plots.cost_figure(evaluator_boards([factory.evaluator_record(maps_per_second=None)])[0]) is None
 
 
 def test_names_in_the_cost_figure_cover_neither_each_other_nor_points_nor_bars() -> None:
@@ -155,7 +154,7 @@ def test_names_in_the_cost_figure_cover_neither_each_other_nor_points_nor_bars()
         for i, (mae, speed) in enumerate(zip(rng.uniform(0.7, 2.2, 15), 10 ** rng.uniform(4, 6, 15), strict=True))
         for seed in range(3)
     ]
-    figure = plots.cost_figure(boards.evaluator_boards(records)[0])
+    figure = plots.cost_figure(evaluator_boards(records)[0])
     assert figure is not None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -177,7 +176,7 @@ def test_names_in_the_cost_figure_cover_neither_each_other_nor_points_nor_bars()
 
 def test_many_evaluators_have_panels_of_their_own_up_to_a_number_that_is_told() -> None:
     records = [factory.evaluator_record(f"e{i}", mae=0.5 + i / 100, validation_run=2 - i / 100) for i in range(30)]
-    (board,) = boards.evaluator_boards(records)
+    (board,) = evaluator_boards(records)
     rows = answers.shown(board)
     assert len(rows) == answers.MAX_PANELS
     assert rows[-1].chosen  # the last by rank, and there all the same
@@ -188,7 +187,7 @@ def test_many_evaluators_have_panels_of_their_own_up_to_a_number_that_is_told() 
 def test_scores_at_other_checkpoints_are_not_drawn_together() -> None:
     records = [factory.evaluator_record(), factory.evaluator_record("set", step=(1, 2, 3))]
     with pytest.raises(RecordError, match="2 different sets of checkpoints"):
-        plots.score_figure(boards.evaluator_boards(records)[0])
+        plots.score_figure(evaluator_boards(records)[0])
 
 
 def test_the_training_figure_draws_differences_in_percentage_points(training: TrainingBoard) -> None:
@@ -220,7 +219,7 @@ def test_the_raf_figure_draws_the_whole_sweep_and_fills_the_chosen(training: Tra
 
 
 def test_there_is_no_training_figure_without_anything_to_compare() -> None:
-    alone = boards.training_boards([factory.training_record()])[0]
+    alone = training_boards([factory.training_record()])[0]
     assert plots.training_figure(alone) is None
     assert plots.raf_figure(alone) is None
 
@@ -250,9 +249,9 @@ def test_stage_numbers_do_not_lie_over_one_another() -> None:
 
 
 def test_one_seed_and_one_evaluator_are_enough() -> None:
-    board = boards.evaluator_boards([factory.evaluator_record()])[0]
+    board = evaluator_boards([factory.evaluator_record()])[0]
     assert horizontal_spans(plots.evaluator_figure(board)) == set()
-    training = boards.training_boards([factory.training_record(), factory.training_record(0.5)])[0]
+    training = training_boards([factory.training_record(), factory.training_record(0.5)])[0]
     for figure in (plots.evaluator_figure(board), plots.score_figure(board), plots.training_figure(training)):
         assert figure is not None
         assert plots.encode(figure, "svg")
@@ -263,7 +262,7 @@ def test_any_name_can_be_drawn(name: str) -> None:
     record = factory.evaluator_record().model_copy(
         update={"unit": factory.evaluator_record().unit.model_copy(update={"evaluator": name})}
     )
-    board = boards.evaluator_boards([record])[0]
+    board = evaluator_boards([record])[0]
     assert plots.encode(plots.evaluator_figure(board), "png")
     assert plots.encode(plots.score_figure(board), "png")
 

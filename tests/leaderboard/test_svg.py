@@ -21,7 +21,7 @@ from fmcs_bench import svg
 from fmcs_bench.core.figure_style import BAND, BLUE, DARK, GRID, INK, MUTED, PAPER, SERIES, house_style
 from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.leaderboard.figures import answers, evaluators
-from fmcs_bench.results import boards
+from fmcs_bench.results.evaluator_board import evaluator_boards
 
 SCHEMES = {"light": {color: color for color in DARK}, "dark": DARK}
 CIRCLE = "M 3 0 " + " ".join(
@@ -31,12 +31,12 @@ CIRCLE = "M 3 0 " + " ".join(
 
 def tall() -> Figure:
     """Intervals, dashes, bands, markers of two shapes, names, numbers, a title in bold."""
-    return evaluators.evaluator_figure(boards.evaluator_boards(factory.evaluator_records())[0])
+    return evaluators.evaluator_figure(evaluator_boards(factory.evaluator_records())[0])
 
 
 def panels() -> Figure:
     """Bands and lines that axes cut off, a second axis."""
-    return evaluators.score_figure(boards.evaluator_boards(factory.evaluator_records())[0])
+    return evaluators.score_figure(evaluator_boards(factory.evaluator_records())[0])
 
 
 def as_written(figure: Figure) -> bytes:

@@ -15,8 +15,7 @@ from fmcs_bench.core.figure_style import DARK
 from fmcs_bench.leaderboard.figures import evaluators
 from fmcs_bench.leaderboard.figures.curves import MAX_PANELS
 from fmcs_bench.leaderboard.figures.parts import far_below
-from fmcs_bench.results import boards
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, training_boards
 from fmcs_bench.training.methods import Method
 
 FIGURES = (
@@ -29,7 +28,7 @@ FIGURES = (
 
 
 def board_of(records: list[factory.TrainingRecord]) -> TrainingBoard:
-    (board,) = boards.training_boards(records)
+    (board,) = training_boards(records)
     return board
 
 

@@ -9,8 +9,7 @@ from helpers import record_factory as factory
 from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Cell, Table
 from fmcs_bench.leaderboard.training_figures import training_figures
-from fmcs_bench.results import boards
-from fmcs_bench.results.training_table import TrainingBoard
+from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.training.methods import Method
 
 
@@ -18,7 +17,7 @@ from fmcs_bench.training.methods import Method
 def board() -> TrainingBoard:
     plans = [(Method(), None, 0.0), *((Method(raf=raf), "set", 0.01) for raf in (0.9, 0.75, 0.5))]
     records = factory.watched_records([*plans, (Method(raf=0.9), "random", 0.02)], num_epochs=6)
-    (found,) = boards.training_boards(records)
+    (found,) = training_boards(records)
     return found
 
 
@@ -41,7 +40,7 @@ def test_score_epoch_and_best_epoch_on_test_have_columns_where_records_have_them
     assert cells["Best epoch on test, flatters"][1:4] == point.best_test_accuracy[:3]
     assert found["baseline"]["Score difference, stages"].value is None
     assert {column.name for column in tables.TRAINING_COLUMNS} == set(cells)  # all of them are explained
-    (plain,) = boards.training_boards(factory.training_records(2))
+    (plain,) = training_boards(factory.training_records(2))
     names = [column.name for column in tables.training_table(plain).columns]
     assert not [name for name in names if name.startswith(("Score", "Epoch", "Best"))]
 
@@ -57,7 +56,7 @@ def test_the_caption_names_the_smallest_p_that_is_possible(board: TrainingBoard)
     caption = tables.training_table(board).caption
     assert "no p here can be below 0.0625, and none below 0.125 after the correction for 2 rows" in caption
     assert rows(tables.training_table(board))["ral-set"]["p, smallest"].text == "0.0625"
-    (one,) = boards.training_boards(factory.training_records(1))
+    (one,) = training_boards(factory.training_records(1))
     assert "no p here" not in tables.training_table(one).caption
 
 
@@ -82,7 +81,7 @@ def test_the_choice_table_has_the_optimism_of_methods_that_had_a_choice(board: T
 
 
 def test_what_was_not_chosen_has_neither_summary_nor_rows() -> None:
-    (board,) = boards.training_boards([factory.training_record(raf, seed) for raf in (1.0, 0.9) for seed in range(2)])
+    (board,) = training_boards([factory.training_record(raf, seed) for raf in (1.0, 0.9) for seed in range(2)])
     assert tables.choice_summary(board) == ""
     assert tables.choice_table(board).rows == ()
 
@@ -90,7 +89,7 @@ def test_what_was_not_chosen_has_neither_summary_nor_rows() -> None:
 def test_the_seed_table_has_every_seed_and_a_dash_where_one_is_missing() -> None:
     records = [factory.training_record(seed=seed, test=0.5 + seed / 10) for seed in (0, 1, 3)]
     records += [factory.training_record(0.9, seed, test=0.6) for seed in (0, 1)]
-    (board,) = boards.training_boards(records)
+    (board,) = training_boards(records)
     found = rows(tables.seed_table(board))
     assert [found["baseline"][f"Seed, {seed}"].value for seed in (0, 1, 3)] == [0.5, 0.6, 0.8]
     assert found["baseline"]["Seed, 3"].text == "80.0"

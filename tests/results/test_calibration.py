@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, recall_score
 
 from fmcs_bench.results import metrics
-from fmcs_bench.results.calibration import break_down
+from fmcs_bench.results.metrics import break_down
 
 NUM_STAGES, NUM_IMAGES = 5, 30
 

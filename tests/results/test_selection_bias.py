@@ -8,7 +8,7 @@ from scipy import integrate, stats
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, LeaveOneOut, cross_val_score
 
-from fmcs_bench.results.selection_bias import best, choice_optimism
+from fmcs_bench.results.statistics import best, choice_optimism
 
 
 def accuracies(seed: int, num_seeds: int, num_candidates: int) -> np.ndarray:

@@ -19,8 +19,8 @@ from matplotlib.ticker import NullFormatter
 from fmcs_bench.core.errors import RecordError
 from fmcs_bench.core.figure_style import BLUE, INK, MUTED, ORANGE, house_style, short
 from fmcs_bench.leaderboard.figures.parts import name_points, number_edges
-from fmcs_bench.results.calibration import Breakdown
-from fmcs_bench.results.evaluator_table import EvaluatorBoard, EvaluatorRow
+from fmcs_bench.results.evaluator_board import EvaluatorBoard, EvaluatorRow
+from fmcs_bench.results.metrics import Breakdown
 
 MAX_PANELS = 24
 _COLUMNS = 4

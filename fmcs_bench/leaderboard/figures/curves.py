@@ -17,8 +17,7 @@ from fmcs_bench.core.figure_style import BLUE, INK, MUTED, ORANGE, PAPER, house_
 from fmcs_bench.leaderboard.figures.parts import DASHED, far_below, number_edges, panels
 from fmcs_bench.leaderboard.figures.training import POINTS_APART, color_of, in_points, marker_of
 from fmcs_bench.results.statistics import Estimate
-from fmcs_bench.results.training_points import SweepPoint
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.results.training_board import SweepPoint, TrainingBoard, TrainingRow
 
 MAX_PANELS = 24
 _COLUMNS = 3

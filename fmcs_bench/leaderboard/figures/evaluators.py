@@ -11,7 +11,8 @@ from fmcs_bench.leaderboard.figures.answers import calibration_figure, confusion
 from fmcs_bench.leaderboard.figures.curves import accuracy_curve_figure, score_accuracy_figure, score_curve_figure
 from fmcs_bench.leaderboard.figures.parts import interval, name_rows, numbers_beside, rows_figure, seed_dots
 from fmcs_bench.leaderboard.figures.training import raf_figure, training_figure
-from fmcs_bench.results.evaluator_table import Column, EvaluatorBoard
+from fmcs_bench.results.evaluator_board import EvaluatorBoard
+from fmcs_bench.results.records import Subset
 
 __all__ = [
     "accuracy_curve_figure",
@@ -36,7 +37,7 @@ def evaluator_figure(board: EvaluatorBoard) -> Figure:
     The dashed line is the MAE of always answering the middle stage.
     """
     figure, axes = rows_figure(len(board.rows), height=0.44)
-    columns: tuple[tuple[Column, float, str, str], ...] = (
+    columns: tuple[tuple[Subset, float, str, str], ...] = (
         ("test_run", -0.21, BLUE, "o"),
         ("same_run", 0.13, ORANGE, "D"),
     )

@@ -25,8 +25,7 @@ from fmcs_bench.leaderboard.figures.parts import (
     seed_dots,
 )
 from fmcs_bench.results.statistics import Estimate
-from fmcs_bench.results.training_points import SweepPoint
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.results.training_board import SweepPoint, TrainingBoard, TrainingRow
 
 _LONG_NAME = 30
 _COLUMNS = 2

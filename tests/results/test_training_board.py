@@ -1,6 +1,8 @@
-"""What the training board says beyond accuracy and difference: controls, choice of RAF, score, epoch, smallest p."""
+"""What the training board shows: difference, controls, choice of RAF, score, epoch, smallest p."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +10,18 @@ from helpers import record_factory as factory
 from scipy import stats
 
 from fmcs_bench.core.errors import RecordError
-from fmcs_bench.results import boards
-from fmcs_bench.results.selection_bias import choice_optimism
-from fmcs_bench.results.training_points import is_control
-from fmcs_bench.results.training_table import TrainingBoard, TrainingRow
+from fmcs_bench.results.statistics import choice_optimism
+from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, is_control, training_boards
 from fmcs_bench.training.methods import Method
 
 
 def board_of(records: list[factory.TrainingRecord]) -> TrainingBoard:
-    (board,) = boards.training_boards(records)
+    (board,) = training_boards(records)
     return board
+
+
+def board_of_all(*records: factory.TrainingRecord) -> TrainingBoard:
+    return board_of(list(records))
 
 
 def row_of(board: TrainingBoard, family: str) -> TrainingRow:
@@ -30,36 +34,35 @@ def board() -> TrainingBoard:
     return board_of(factory.watched_records([*plans, (Method(raf=0.9), "random", 0.02)], num_epochs=6))
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["ral-random", "ral-random-set", "ral-permuted", "ral-permuted-conv+corn", "dueheadnet-add-none-ral-random-set",
-     "fmcs-only-permuted-set", "label-smoothing", "label-smoothing-0.2", "longer", "longer-set",
-     "equal-parameters", "equal-parameters-torchvision_resnet50", "single-seresnet34"],
-)  # fmt: skip
-def test_controls_are_known_by_the_name_of_their_family(family: str) -> None:
-    assert is_control(family)
+DUE = {"network": "dueheadnet", "fusion": "add", "constraint": "align"}
 
 
 @pytest.mark.parametrize(
-    "family",
-    ["baseline", "ral-set", "ral-conv+corn", "fmcs-only-set", "dueheadnet-add-none",
-     "dueheadnet-concat-align-w2-ral-set", "single-resnet34-ral-set", "single-resnet34-fmcs-only-set"],
+    ("options", "expected"),
+    [({}, False), ({"raf": 0.9}, False), ({"raf": 0.0}, False), (DUE, False), (DUE | {"raf": 0.9}, False),
+     ({"backbone": "resnet34", "raf": 0.9}, False), (DUE | {"backbone": "resnet34"}, False),
+     ({"raf": 0.9, "judge": "random"}, True), (DUE | {"raf": 0.0, "judge": "permuted"}, True),
+     ({"label_smoothing": 0.1}, True), ({"control": "longer"}, True), ({"backbone": "resnet34"}, True),
+     ({"control": "equal-parameters", "backbone": "resnet50"}, True)],
 )  # fmt: skip
-def test_methods_are_no_controls(family: str) -> None:
-    assert not is_control(family)
+def test_controls_are_recipes_single_networks_and_ral_with_an_evaluator_that_knows_nothing(
+    options: dict[str, Any], expected: bool
+) -> None:
+    assert is_control(Method.make(**options)) == expected
 
 
-def test_rows_are_the_baseline_then_methods_then_controls_each_by_difference() -> None:
-    gains = {"permuted": 0.03, "set": 0.01, "random": 0.04, "conv": 0.02}
+def test_rows_are_ordered_by_test_accuracy_with_baseline_and_controls_among_them() -> None:
+    gains = {"conv": 0.02, "set": -0.01}
     records = [factory.training_record(seed=seed, test=0.5) for seed in range(2)]
     records += [
-        factory.training_record(0.9, seed, test=0.5 + gain, evaluator=judge)
-        for judge, gain in gains.items()
+        factory.training_record(0.9, seed, test=0.5 + gain, evaluator=name)
+        for name, gain in gains.items()
         for seed in range(2)
     ]
+    records += [factory.training_record(seed=seed, test=0.51, method=Method(label_smoothing=0.1)) for seed in range(2)]
     rows = board_of(records).rows
-    assert [row.family for row in rows] == ["baseline", "ral-conv", "ral-set", "ral-random", "ral-permuted"]
-    assert [row.control for row in rows] == [False, False, False, True, True]
+    assert [row.family for row in rows] == ["ral-conv", "label-smoothing", "baseline", "ral-set"]
+    assert [row.control for row in rows] == [False, True, False, False]
 
 
 def test_the_optimism_of_a_choice_is_that_of_the_records(board: TrainingBoard) -> None:
@@ -108,7 +111,7 @@ def test_without_a_choice_or_with_one_seed_there_is_no_optimism(rafs: tuple[floa
 
 
 def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: TrainingBoard) -> None:
-    base = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in board.rows[0].chosen.records}
+    base = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in row_of(board, "baseline").chosen.records}
     for row in board.rows:
         for point in row.sweep:
             scores = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in point.records}
@@ -127,8 +130,10 @@ def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: Traini
 
 
 def test_every_point_of_the_sweep_has_its_difference(board: TrainingBoard) -> None:
-    base = [record.metrics.test_accuracy for record in board.rows[0].chosen.records]
-    for row in board.rows[1:]:
+    base = [record.metrics.test_accuracy for record in row_of(board, "baseline").chosen.records]
+    for row in board.rows:
+        if row.family == "baseline":
+            continue
         for point in row.sweep:
             own = [record.metrics.test_accuracy for record in point.records]
             expected = stats.ttest_rel(own, base).confidence_interval()
@@ -210,3 +215,70 @@ def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> No
     row = row_of(board_of(watched), "ral-set")
     assert (row.chosen.score, row.chosen.score_curve, row.chosen.score_difference) == (None, None, None)
     assert row.difference is not None
+
+
+def test_a_raf_that_is_half_done_is_not_chosen() -> None:
+    half = [factory.training_record(0.5, seed, validation=0.99) for seed in range(2)]
+    whole = [factory.training_record(0.9, seed, validation=0.80) for seed in range(3)]
+    row = row_of(board_of_all(*half, *whole), "ral-set")
+    assert row.chosen.raf == 0.9
+    assert [(point.raf, len(point.records)) for point in row.sweep] == [(0.9, 3), (0.5, 2)]
+    done = board_of_all(*half, *whole, factory.training_record(0.5, 2, validation=0.99))
+    assert row_of(done, "ral-set").chosen.raf == 0.5
+
+
+def test_raf_is_chosen_on_validation_even_where_the_test_images_say_otherwise() -> None:
+    board = board_of_all(
+        *(factory.training_record(0.9, seed, validation=0.80, test=0.99) for seed in range(2)),
+        *(factory.training_record(0.5, seed, validation=0.81, test=0.10) for seed in range(2)),
+    )
+    assert row_of(board, "ral-set").chosen.raf == 0.5
+    assert [point.raf for point in row_of(board, "ral-set").sweep] == [0.9, 0.5]
+
+
+def test_of_equal_rafs_the_largest_is_chosen() -> None:
+    # The same accuracies in another order: on paper equal, as sums of floating-point numbers not.
+    accuracies = {0.5: (0.1, 0.2, 0.3), 0.75: (0.3, 0.1, 0.2), 0.9: (0.3, 0.2, 0.1), 0.25: (0.2, 0.1, 0.2)}
+    assert np.mean(accuracies[0.5]) > np.mean(accuracies[0.9])
+    board = board_of_all(
+        *(
+            factory.training_record(raf, seed, validation=value)
+            for raf, values in accuracies.items()
+            for seed, value in enumerate(values)
+        )
+    )
+    assert row_of(board, "ral-set").chosen.raf == 0.9
+
+
+def test_methods_are_paired_by_seed_with_the_baseline() -> None:
+    base = {1: 0.50, 2: 0.60, 4: 0.90, 7: 0.10}
+    own = {4: 0.93, 2: 0.61, 1: 0.52, 0: 0.99}
+    board = board_of_all(
+        *(factory.training_record(1.0, seed, test=value) for seed, value in base.items()),
+        *(factory.training_record(0.9, seed, test=value) for seed, value in own.items()),
+    )
+    difference = row_of(board, "ral-set").difference
+    assert difference is not None
+    expected = stats.ttest_rel([0.52, 0.61, 0.93], [0.50, 0.60, 0.90]).confidence_interval()
+    assert difference.estimate[:3] == pytest.approx((0.02, expected.low, expected.high))
+    assert difference.estimate.num == 3
+    assert difference.p_value == 0.25
+
+
+@pytest.mark.parametrize("baseline_seeds", [(), (5, 6)])
+def test_without_a_baseline_at_the_same_seeds_there_is_no_difference(baseline_seeds: tuple[int, ...]) -> None:
+    board = board_of_all(
+        *(factory.training_record(1.0, seed) for seed in baseline_seeds),
+        *(factory.training_record(0.9, seed) for seed in (0, 1)),
+    )
+    row = row_of(board, "ral-set")
+    assert (row.difference, row.holm_p) == (None, None)
+
+
+def test_holm_covers_the_rows_of_the_board_and_not_the_baseline() -> None:
+    board = board_of_all(*factory.training_records())
+    tested = {row.family: row.difference.p_value for row in board.rows if row.difference is not None}
+    assert row_of(board, "baseline").holm_p is None
+    assert len(tested) == 4
+    smallest = min(tested, key=lambda family: tested[family])
+    assert row_of(board, smallest).holm_p == pytest.approx(4 * tested[smallest])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,31 +116,50 @@ def test_holm_by_hand() -> None:
 
 
 @pytest.mark.parametrize("smaller_is_better", [True, False])
-def test_ranks_count_what_welchs_test_says_is_better(smaller_is_better: bool) -> None:
+def test_ranks_go_from_those_that_welchs_test_finds_better_to_those_it_finds_worse(smaller_is_better: bool) -> None:
     rng = np.random.default_rng(3)
     values = {f"m{i}": rng.normal(i * 0.4, 0.2 + 0.3 * rng.random(), rng.integers(3, 7)) for i in range(8)}
-    ranks = statistics.tied_ranks(values, smaller_is_better=smaller_is_better)
-    side = "less" if smaller_is_better else "greater"
-    expected = {
-        name: 1 + sum(
-            stats.ttest_ind(other, own, equal_var=False, alternative=side).pvalue < 0.025
-            for key, other in values.items()
-            if key != name
-        )
-        for name, own in values.items()
-    }  # fmt: skip
-    assert ranks == expected
-    assert len(set(ranks.values())) > 2  # the example has ties and differences
-    assert len(set(ranks.values())) < 8
+    ranks = statistics.rank_ranges(values, smaller_is_better=smaller_is_better)
+
+    def beaten(own: np.ndarray, side: str) -> int:
+        tests = (stats.ttest_ind(other, own, equal_var=False, alternative=side) for other in values.values())
+        return sum(test.pvalue < 0.025 for test in tests)
+
+    better, worse = ("less", "greater") if smaller_is_better else ("greater", "less")
+    assert ranks == {name: (1 + beaten(own, better), 8 - beaten(own, worse)) for name, own in values.items()}
+    assert 2 < len(set(ranks.values())) < 8  # the example has ties and differences
 
 
-def test_ranks_without_spread_follow_the_means() -> None:
-    assert statistics.tied_ranks({"a": [1.0], "b": [2.0], "c": [1.0]}, smaller_is_better=True) == {
-        "a": 1,
-        "b": 3,
-        "c": 1,
-    }
-    assert statistics.tied_ranks({"a": [1, 1], "b": [2, 2], "c": [1, 1]}, smaller_is_better=False)["b"] == 1
+def test_without_spread_ranks_follow_the_means_and_one_seed_tells_nothing_apart() -> None:
+    values = {"a": [1, 1], "b": [2, 2], "c": [1, 1]}
+    assert list(map(str, statistics.rank_ranges(values, smaller_is_better=False).values())) == ["2-3", "1", "2-3"]
+    one = statistics.rank_ranges({"a": [1.0], "b": [2.0, 2.0], "c": [3.0, 3.0]}, smaller_is_better=True)
+    assert one == {"a": (1, 3), "b": (1, 2), "c": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("within", "draw"),
+    [
+        (statistics.SHARE, lambda rng, size: rng.beta(30, 1.5, size)),
+        (statistics.SHARE, lambda rng, size: rng.beta(2, 2, size)),
+        (statistics.ERROR, lambda rng, size: rng.gamma(1.5, 0.2, size)),
+        (statistics.CORRELATION, lambda rng, size: np.tanh(rng.normal(1, 0.5, size))),
+    ],
+)
+def test_an_interval_that_is_cut_off_holds_the_mean_as_often_as_one_that_is_not(within: Any, draw: Any) -> None:
+    rng = np.random.default_rng(0)
+    values, truth = draw(rng, (1500, 5)), draw(rng, 400_000).mean()
+    cut, whole = ([statistics.estimate(each, limits) for each in values] for limits in (within, statistics.ANY))
+    held = [item.low <= truth <= item.high for item in cut]
+    assert held == [item.low <= truth <= item.high for item in whole]
+    assert 0.85 < np.mean(held) < 0.98
+    assert all(within[0] <= item.low <= item.mean <= item.high <= within[1] for item in cut)
+    assert any(item.low < within[0] or item.high > within[1] for item in whole)
+
+
+def test_a_value_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        statistics.estimate([0.5, 1.01], statistics.SHARE)
 
 
 @pytest.mark.parametrize("num", [2, 3, 5, 12])
