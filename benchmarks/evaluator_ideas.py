@@ -29,7 +29,7 @@ from fmcs_bench.evaluators.models.deepsets import channel_statistics
 from fmcs_bench.evaluators.models.invariants import NUM_GRAM, gram_spectra
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import FmcsDataset
 
 BESIDE = ("norm", "moments", "set", "spectrum", "conv", "invariants")
@@ -153,7 +153,7 @@ def validation_mae(dataset: FmcsDataset, kinds: list[type[Evaluator]], limits: p
     train, validation = (protocol.side(dataset, name, limits).load() for name in ("train", "validation_run"))
     found: dict[str, Any] = {"train_maps": len(train), "validation_maps": len(validation), "mae": {}, "fit_seconds": {}}
     for kind in kinds:
-        config = EvaluatorConfig(evaluator=kind.name if kind.name in EVALUATORS else "idea", seed=0)
+        config = EvaluatorTrial(evaluator=kind.name if kind.name in EVALUATORS else "idea", seed=0)
         evaluator = kind(dataset.manifest.map_shape, dataset.num_stages, config)
         begin = time.process_time()
         curve = evaluator.fit(train, validation)

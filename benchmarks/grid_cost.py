@@ -96,7 +96,7 @@ def parts(inputs: Inputs, backbone: str) -> list[Part]:
     for what, names in (("baseline and RAL, ten RAF", ("baseline", "ral")), ("controls", CONTROLS)):
         wanted = methods(names, PAPER_RAFS)
         hours = sum(
-            SEEDS * training_hours(inputs, backbone, dataset, ral=method.uses_judge)
+            SEEDS * training_hours(inputs, backbone, dataset, ral=method.uses_evaluator)
             for dataset in IMAGES
             for method in wanted
         )

@@ -29,7 +29,7 @@ from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.loop import Batches, autocast, choose_device, fit
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.methods import Method
@@ -103,7 +103,7 @@ def measure(
     shape = map_shape(create_backbone(name, num_classes, seed=0), size)
     objectives = {"baseline": Objective(Method())}
     for kind in EVALUATORS:
-        evaluator = create_evaluator(EvaluatorConfig(evaluator=kind, seed=0), shape, NUM_STAGES, device=device)
+        evaluator = create_evaluator(EvaluatorTrial(evaluator=kind, seed=0), shape, NUM_STAGES, device=device)
         evaluator.freeze()
         objectives[kind] = Objective(Method(raf=RAF), evaluator.log_probs)
 

@@ -20,7 +20,7 @@ from fmcs_bench.hub.patience import Patience
 from fmcs_bench.images.load import source_name
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
-from fmcs_bench.results.fit_config import GridValue, Head
+from fmcs_bench.results.trials import GridValue, Head
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
@@ -198,7 +198,7 @@ def evaluate(
         seeds: number of fits of each evaluator.
         limit: at most this many images in each split of each run.
         test_limit: at most this many in every split but train; None is as ``limit`` says.
-        grid: values of fields of ``EvaluatorConfig.recipe`` to try, as ``{"lr": [1e-3, 3e-4]}``, at most 12
+        grid: values of fields of ``EvaluatorTrial.recipe`` to try, as ``{"lr": [1e-3, 3e-4]}``, at most 12
             combinations; of each fit the best on the validation run is tested, and the record lists all.
         test_on: other datasets, opened, or names or paths: the fits are tested on their test runs too, as they are.
         workspace: see ``Workspace``.

@@ -11,7 +11,7 @@ from fmcs_bench.cli.options import device_option, engine_options, json_option, p
 
 if TYPE_CHECKING:
     from fmcs_bench.results.evaluator_board import EvaluatorBoard
-    from fmcs_bench.results.fit_config import Head
+    from fmcs_bench.results.trials import Head
 
 
 @click.command()

@@ -15,7 +15,8 @@ from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.training.methods import NUM_SEEDS, Sweep
+from fmcs_bench.training.methods import NUM_SEEDS
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.runner import train_methods
 
 EVALUATORS = ("norm", "conv", "set")
@@ -60,10 +61,10 @@ def run(
         dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
     )
     progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
-    sweep = Sweep(methods=SWEPT, seeds=num_seeds)
+    sweep = TrainOptions(methods=SWEPT, seeds=num_seeds)
     swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
-    chosen_raf = next(row.chosen.raf for row in swept.rows if row.family.startswith("ral-"))
-    sweep = Sweep(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
+    chosen_raf = next(row.chosen.raf for row in swept.rows if row.chosen.records[0].trial.method.name == "ral")
+    sweep = TrainOptions(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
     train_methods(dataset, workspace, sweep, device=device, progress=progress)
     progress.say("4/4  leaderboard")
     page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])

@@ -22,7 +22,10 @@ class Options(BaseModel):
     ``make`` and ``from_json`` turn what pydantic finds wrong into a ``ConfigError`` for a person.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False,
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True,  # an alias is the name in stored files
+    )  # fmt: skip
 
     added_later: ClassVar[frozenset[str]] = frozenset()
     """Fields that are written only where they differ from their default, so that digests from before them stay."""
@@ -30,7 +33,8 @@ class Options(BaseModel):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        unchanged = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
+        fields = {name: type(self).model_fields[name] for name in self.added_later}
+        unchanged = {field.alias or name for name, field in fields.items() if getattr(self, name) == field.default}
         return {name: value for name, value in values.items() if name not in unchanged}
 
     @classmethod

@@ -18,9 +18,9 @@ from fmcs_bench.evaluator_track.protocol import HeldMaps
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.registry import find_evaluator
 from fmcs_bench.results import grid, metrics
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.grid import GridSearch, Trial
 from fmcs_bench.results.records import Epoch
+from fmcs_bench.results.trials import EvaluatorTrial
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,10 @@ class Fit:
     search: GridSearch | None
 
 
-def fit_unit(
-    unit: EvaluatorConfig, make: Callable[[EvaluatorConfig], Evaluator], held: HeldMaps, num_stages: int
-) -> Fit:
+def fit_unit(unit: EvaluatorTrial, make: Callable[[EvaluatorTrial], Evaluator], held: HeldMaps, num_stages: int) -> Fit:
     """Fit with the unit's recipe, or with every combination of its grid; keep the best on the validation run.
 
-    Of equal MAEs the first combination is kept (``EvaluatorConfig.combinations``). An evaluator that uses no recipe is
+    Of equal MAEs the first combination is kept (``EvaluatorTrial.combinations``). An evaluator that uses no recipe is
     fitted once, and its search has no trials. A combination that diverges is a trial without a MAE.
 
     Args:

@@ -32,8 +32,8 @@ from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code, par
 from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.results import metrics, records
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.fit_config import EvaluatorConfig, GridValue, Head
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, Subset, Trajectory
+from fmcs_bench.results.trials import EvaluatorTrial, GridValue, Head
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
 from fmcs_bench.training.loop import choose_device
@@ -89,7 +89,7 @@ def evaluate_dataset(
     tried = {name: tuple(values) for name, values in (grid or {}).items()}
     options = {"limit": limit, "test_limit": test_limit, "grid": tried}
     units = [
-        EvaluatorConfig.make(
+        EvaluatorTrial.make(
             evaluator=fit.name,
             head=fit.head,
             labels=fit.labels,
@@ -147,7 +147,7 @@ def evaluate_datasets(datasets: Sequence[FmcsDataset], workspace: Workspace, **o
     return boards
 
 
-def _told(outcome: Outcome[EvaluatorConfig, EvaluatorRecord], dataset_id: str) -> str:
+def _told(outcome: Outcome[EvaluatorTrial, EvaluatorRecord], dataset_id: str) -> str:
     """Every failure in a line, equal ones of several seeds in one."""
     seeds: dict[str, list[str]] = {}
     for failure in outcome.failures:
@@ -231,18 +231,18 @@ class _Track:
     def environment(self) -> Environment:
         return Environment.current(str(self.device), torch.get_num_threads())
 
-    def key(self, unit: EvaluatorConfig) -> str:
+    def key(self, unit: EvaluatorTrial) -> str:
         return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
 
-    def find(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
+    def find(self, unit: EvaluatorTrial) -> EvaluatorRecord | None:
         record = self._fitted(unit)
         return None if record is None or self._missing(record) else record
 
-    def work(self, unit: EvaluatorConfig) -> EvaluatorRecord:
+    def work(self, unit: EvaluatorTrial) -> EvaluatorRecord:
         record = self._fitted(unit)
         return self._fit(unit) if record is None else self._test_on_more(record)
 
-    def _fitted(self, unit: EvaluatorConfig) -> EvaluatorRecord | None:
+    def _fitted(self, unit: EvaluatorTrial) -> EvaluatorRecord | None:
         """The record of a finished fit that is there, whole."""
         record = self.store.finished(
             EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
@@ -258,10 +258,10 @@ class _Track:
             if name not in tested and (of.any_shape or other.manifest.map_shape == own)
         ]
 
-    def _folder(self, unit: EvaluatorConfig) -> Path:
+    def _folder(self, unit: EvaluatorTrial) -> Path:
         return self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed)
 
-    def _fit(self, unit: EvaluatorConfig) -> EvaluatorRecord:
+    def _fit(self, unit: EvaluatorTrial) -> EvaluatorRecord:
         manifest, num_stages = self.dataset.manifest, self.dataset.num_stages
         fit = grid_search.fit_unit(unit, self._make, self.held, num_stages)
         evaluator = fit.evaluator
@@ -296,7 +296,7 @@ class _Track:
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
             created=environment.now(),
-            unit=unit,
+            trial=unit,
             evaluator_digest=digest,
             num_stages=num_stages,
             differentiable=evaluator.differentiable,
@@ -311,7 +311,7 @@ class _Track:
         self.store.write(record, packed)
         return record
 
-    def _make(self, config: EvaluatorConfig) -> Evaluator:
+    def _make(self, config: EvaluatorTrial) -> Evaluator:
         shape = self.dataset.manifest.map_shape
         with calls.guarded(config.method, f"maps of {shape} (made)"):
             return create_evaluator(config, shape, self.dataset.num_stages, device=self.device)
@@ -319,7 +319,7 @@ class _Track:
     def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
         """The same fit, tested on datasets that its record lacks; the record without them is set aside."""
         predictions = self.store.predictions(record)
-        evaluator = load_fitted(self._folder(record.unit), device=self.device).evaluator
+        evaluator = load_fitted(self._folder(record.trial), device=self.device).evaluator
         predictions.update(self._on_others(evaluator, self._missing(record)))
         packed = records.pack_predictions(predictions)
         more = record.model_copy(

@@ -19,13 +19,12 @@ from fmcs_bench.evaluators.checkpoint import DESCRIPTION, load_fitted
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import resolve_evaluator
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
-from fmcs_bench.results.units import PERMUTED
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import FmcsDataset
 
 
-def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:
+def evaluator_for_training(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:
     """The fit that judges in training: of the chosen evaluator, the seed with the lowest MAE on the validation run.
 
     Args:
@@ -45,7 +44,7 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
         raise MissingDataError(
             f"no evaluator was fitted on {dataset.id} yet; type `fmcs-bench evaluate {dataset.manifest.name}` first"
         )
-    usual = EvaluatorConfig(evaluator="any", seed=0).settings
+    usual = EvaluatorTrial(evaluator="any", seed=0).settings
     if usual not in boards and len(boards) > 1:
         raise ConfigError(
             f"evaluators were fitted on {dataset.id} with several settings ({', '.join(boards)}), none of them the "
@@ -60,23 +59,23 @@ def judge_record(dataset: FmcsDataset, workspace: Workspace, evaluator: str | No
         )
     if not row.records[0].differentiable:
         raise ConfigError(f"the evaluator {row.evaluator} is not differentiable; RAL needs one that is")
-    if row.records[0].unit.labels != "true":
+    if row.records[0].trial.labels != "true":
         raise ConfigError(
             f"{row.evaluator} is a control; name --evaluator without ~permuted, and --method ral-permuted"
         )
     return min(row.records, key=lambda record: (record.metrics["validation_run"].mae, record.seed))
 
 
-def permuted_record(judge: EvaluatorRecord, workspace: Workspace) -> EvaluatorRecord:
+def permuted_control(judge: EvaluatorRecord, workspace: Workspace) -> EvaluatorRecord:
     """The fit that is a judge's own but for its labels, which were permuted: the control of ``ral-permuted``.
 
     Raises:
         MissingDataError: there is none; the message says how to make it.
     """
-    name = f"{judge.method}{PERMUTED}"
-    unit = judge.unit.model_copy(update={"labels": "permuted"})
+    unit = judge.trial.permuted
+    name = unit.method
     for record in RecordStore(workspace.records).all(EvaluatorRecord):
-        if record.dataset_id == judge.dataset_id and record.unit == unit:
+        if record.dataset_id == judge.dataset_id and record.trial == unit:
             return record
     raise MissingDataError(
         f"the control ral-permuted needs the fit {name} with seed {judge.seed} on {judge.dataset_id}, with the "
@@ -85,7 +84,7 @@ def permuted_record(judge: EvaluatorRecord, workspace: Workspace) -> EvaluatorRe
     )
 
 
-def random_judge(fitted: Evaluator, seed: int) -> Evaluator:
+def random_control(fitted: Evaluator, seed: int) -> Evaluator:
     """A judge's network with fresh random weights, frozen: the control of ``ral-random``.
 
     It divides maps by what the judge divides them by, which is no knowledge of convergence.
@@ -109,9 +108,7 @@ def random_judge(fitted: Evaluator, seed: int) -> Evaluator:
     return judge
 
 
-def load_judge(
-    workspace: Workspace, record: EvaluatorRecord, *, device: torch.device, frozen: bool = True
-) -> Evaluator:
+def load_fit(workspace: Workspace, record: EvaluatorRecord, *, device: torch.device, frozen: bool = True) -> Evaluator:
     """The fitted evaluator of a record, frozen for use in training unless it is only asked.
 
     Raises:
@@ -202,7 +199,7 @@ def load_evaluator(
 ) -> Evaluator:
     """See ``fmcs_bench.load_evaluator``."""
     if isinstance(place, EvaluatorRecord):
-        return load_judge(workspace, place, device=device, frozen=False)
+        return load_fit(workspace, place, device=device, frozen=False)
     if place is not None:
         return load_from(place, device=device)
     if dataset is None or evaluator is None:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import Epoch
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 
 MapShape = tuple[int, int, int]
@@ -57,7 +57,7 @@ class Evaluator(ABC):
     """Made to be beaten; it is on the board, and never chosen for training."""
 
     def __init__(
-        self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
+        self, map_shape: MapShape, num_stages: int, config: EvaluatorTrial, *, device: torch.device | None = None
     ) -> None:
         if config.head != "softmax" and not self.takes_heads:
             raise ConfigError(

@@ -17,7 +17,7 @@ from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, UnknownN
 from fmcs_bench.core.options import Options
 from fmcs_bench.evaluators.base import Evaluator, MapShape
 from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 
 WEIGHTS = "evaluator.safetensors"
 DESCRIPTION = "evaluator.json"
@@ -26,7 +26,7 @@ DESCRIPTION = "evaluator.json"
 class FittedInfo(Options):
     """Content of ``evaluator.json`` beside the learned values: what is needed to make the evaluator again."""
 
-    config: EvaluatorConfig
+    config: EvaluatorTrial
     map_shape: MapShape
     num_stages: int
     dataset_id: str
@@ -92,7 +92,7 @@ def _read(folder: Path) -> tuple[FittedInfo, bytes]:
     return info, data
 
 
-def _check_code(config: EvaluatorConfig) -> None:
+def _check_code(config: EvaluatorTrial) -> None:
     """The plug-in that made a fit is here, and its code is the same."""
     if config.code is None:
         return

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own short name)
 
-from fmcs_bench.results.fit_config import Head as HeadName
+from fmcs_bench.results.trials import Head as HeadName
 
 SMALLEST_GAP = 1e-4
 """Between neighbouring thresholds of CORAL, so that no stage has the probability 0."""

@@ -19,8 +19,8 @@ from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.core.seeding import derive
 from fmcs_bench.evaluators.base import Evaluator, MapShape
 from fmcs_bench.evaluators.heads import HEADS, Head
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import Epoch
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.training.loop import Batches, fit, predict
 from fmcs_bench.training.losses import freeze
@@ -42,7 +42,7 @@ class NetworkEvaluator(Evaluator):
     uses_recipe = True
 
     def __init__(
-        self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
+        self, map_shape: MapShape, num_stages: int, config: EvaluatorTrial, *, device: torch.device | None = None
     ) -> None:
         super().__init__(map_shape, num_stages, config, device=device)
         self.head = HEADS[config.head](num_stages)

@@ -37,7 +37,7 @@ from fmcs_bench.evaluators.models.moments import MomentsEvaluator
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.models.resnet import ResNetEvaluator
 from fmcs_bench.evaluators.models.spectrum import SpectrumEvaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig, Head, Labels
+from fmcs_bench.results.trials import EvaluatorTrial, Head, Labels
 
 EVALUATORS: Registry[type[Evaluator]] = Registry("evaluator", group="fmcs_bench.evaluators")
 _OURS: tuple[type[Evaluator], ...] = (
@@ -77,7 +77,7 @@ _FROM_FILES: dict[str, _FromFile] = {}
 
 
 def create_evaluator(
-    config: EvaluatorConfig, map_shape: MapShape, num_stages: int, *, device: torch.device | None = None
+    config: EvaluatorTrial, map_shape: MapShape, num_stages: int, *, device: torch.device | None = None
 ) -> Evaluator:
     """An unfitted evaluator by name.
 
@@ -86,7 +86,7 @@ def create_evaluator(
         ConfigError: it has no such head.
 
     Example:
-        >>> create_evaluator(EvaluatorConfig(evaluator="norm", seed=0), (8, 4, 4), 7).channel_invariant
+        >>> create_evaluator(EvaluatorTrial(evaluator="norm", seed=0), (8, 4, 4), 7).channel_invariant
         True
     """
     return find_evaluator(config.evaluator)(map_shape, num_stages, config, device=device)

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.base import Evaluator, MapShape
 from fmcs_bench.evaluators.models.features import NUM_STATISTICS, statistics
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 
 BATCH_VALUES = 2**24
@@ -41,7 +41,7 @@ class StatisticEvaluator(Evaluator):
     any_shape = True
 
     def __init__(
-        self, map_shape: MapShape, num_stages: int, config: EvaluatorConfig, *, device: torch.device | None = None
+        self, map_shape: MapShape, num_stages: int, config: EvaluatorTrial, *, device: torch.device | None = None
     ) -> None:
         super().__init__(map_shape, num_stages, config, device=device)
         self.arrays = self.unfitted()

@@ -243,8 +243,8 @@ def _is_deterministic_pair(one: EvaluatorRecord | TrainingRecord, other: Evaluat
     """Two fits of one evaluator whose seed decides nothing, or one seed of one evaluator with other settings."""
     if not isinstance(one, EvaluatorRecord) or not isinstance(other, EvaluatorRecord) or one.method != other.method:
         return False
-    name = one.unit.evaluator
-    fixed = one.unit.code is not None or (name in EVALUATORS and EVALUATORS[name].deterministic)
+    name = one.trial.evaluator
+    fixed = one.trial.code is not None or (name in EVALUATORS and EVALUATORS[name].deterministic)
     return fixed or one.seed == other.seed
 
 
@@ -278,9 +278,9 @@ def _check_alike(first: Reading, reading: Reading, tell: Tell) -> None:
     one, other = first.record, reading.record
     values = {"dataset_digest": (one.dataset_digest, other.dataset_digest)}
     if isinstance(one, TrainingRecord) and isinstance(other, TrainingRecord):
-        values["unit.evaluator_digest"] = (str(one.unit.evaluator_digest), str(other.unit.evaluator_digest))
+        values["unit.evaluator_digest"] = (str(one.trial.evaluator_digest), str(other.trial.evaluator_digest))
     if isinstance(one, EvaluatorRecord) and isinstance(other, EvaluatorRecord):
-        values["unit.code"] = (str(one.unit.code), str(other.unit.code))
+        values["unit.code"] = (str(one.trial.code), str(other.trial.code))
     if isinstance(one, TrainingRecord) or one.differentiable:  # the number of a tree's nodes depends on the seed
         values["cost.num_parameters"] = (str(one.cost.num_parameters), str(other.cost.num_parameters))
         values["cost.flops_per_map"] = (str(one.cost.flops_per_map), str(other.cost.flops_per_map))

@@ -72,7 +72,7 @@ def takes_best(claim: Claim, records: Sequence[TrainingRecord]) -> bool:
 
 def _stated(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifest | None) -> Iterator[Deviation]:
     """What the source states, or any reader takes for granted, and our trainings do otherwise."""
-    run, unit = claim.run, records[0].unit
+    run, unit = claim.run, records[0].trial
     if run.image_size is not None and unit.image_size != run.image_size:
         yield Deviation(f"images of {unit.image_size} px, not {run.image_size}", True)
     if unit.limit is not None and _is_limited(unit.limit, manifest):
@@ -85,7 +85,7 @@ def _stated(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifest 
         yield Deviation("all seeds start from the same weights", True)
     recipes = [list(_recipe(recipe, records[0], manifest)) for recipe in run.recipes]
     yield from min(recipes, key=lambda found: (sum(deviation.decides for deviation in found), len(found)))
-    judges = {record.unit.evaluator for record in records} - {None, run.judge}
+    judges = {record.trial.evaluator for record in records} - {None, run.judge}
     if judges:
         yield Deviation(f"the judge {', '.join(sorted(map(str, judges)))}, not {run.judge}", True)
     if run.accuracy == "best on test" and not takes_best(claim, records):
@@ -94,7 +94,7 @@ def _stated(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifest 
 
 def _unstated(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifest | None) -> Iterator[Deviation]:
     """What the source leaves open, or what is ours in every training."""
-    run, unit = claim.run, records[0].unit
+    run, unit = claim.run, records[0].trial
     source = _source_name(records[0])
     if source != run.image_dataset:
         yield Deviation(f"a copy of the images ({source}), which may be encoded again", False)
@@ -104,12 +104,12 @@ def _unstated(claim: Claim, records: Sequence[TrainingRecord], manifest: Manifes
         yield Deviation(HELD_OUT, False)
     if run.raf is None:
         yield Deviation(f"RAF {unit.method.raf:g}; the source does not say which", False)
-    if manifest is not None and manifest.config.codec == "q8" and any(r.unit.evaluator for r in records):
+    if manifest is not None and manifest.config.codec == "q8" and any(r.trial.evaluator for r in records):
         yield Deviation("a judge that learned from maps stored with loss (q8)", False)
 
 
 def _recipe(stated: StatedRecipe, record: TrainingRecord, manifest: Manifest | None) -> Iterator[Deviation]:
-    recipe, epochs = record.unit.recipe, record.unit.epochs
+    recipe, epochs = record.trial.recipe, record.trial.epochs
     for name in _RECIPE_FIELDS:
         claimed, own = getattr(stated, name), getattr(recipe, name)
         if claimed is not None and own != claimed:
@@ -131,4 +131,4 @@ def _is_limited(limit: int, manifest: Manifest | None) -> bool:
 
 
 def _source_name(record: TrainingRecord) -> str:
-    return record.dataset.split(f"-{record.unit.backbone.replace('/', '_')}-")[0]
+    return record.dataset.split(f"-{record.trial.backbone.replace('/', '_')}-")[0]

@@ -182,7 +182,7 @@ def _series(
 def _unit(records: AnyRecords) -> Table:
     caption = "Unit of work: all that decides the result besides data, code and device; what is not named is not set"
     seeds = {"seed": ", ".join(str(record.seed) for record in records)}
-    return _facts("unit", caption, "Option", records, [_flat(record.unit.to_json() | seeds) for record in records])
+    return _facts("unit", caption, "Option", records, [_flat(record.trial.to_json() | seeds) for record in records])
 
 
 def _environments(records: AnyRecords) -> Table:

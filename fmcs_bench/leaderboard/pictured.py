@@ -59,13 +59,13 @@ class Pictured:
         if record.num_stages != config.stages:
             tell(f"num_stages {record.num_stages}", f"{config.stages}, of the dataset", _AGAIN)
         for column in SUBSETS:
-            self.check_side(column, column, record.unit.limits[1], arrays, tell)
+            self.check_side(column, column, record.trial.limits[1], arrays, tell)
         self._check_checkpoints(record, arrays["trajectory/score"], tell)
         for name in record.test_on:
             manifest = self.others.manifest(name)
             if manifest is not None:
                 other = Pictured.of(manifest, self.others)
-                other.check_side(f"test_on/{name}", "test_run", record.unit.limits[1], arrays, tell)
+                other.check_side(f"test_on/{name}", "test_run", record.trial.limits[1], arrays, tell)
 
     def check_side(self, place: str, side: str, limit: int | None, arrays: Arrays, tell: Tell) -> None:
         """The images and runs of one side of the protocol.
@@ -146,7 +146,7 @@ class Pictured:
             )
 
     def _check_training(self, record: TrainingRecord, arrays: Arrays, tell: Tell) -> None:
-        config, unit = self.manifest.config, record.unit
+        config, unit = self.manifest.config, record.trial
         for name in ("backbone", "backbone_options", "image_size", "limit"):
             own, given = getattr(config, name), getattr(unit, name)
             if own != given:

@@ -56,7 +56,7 @@ def check_record(reading: Reading, pictured: Pictured | None, now: datetime, tel
 
 
 def _check_notes(record: EvaluatorRecord | TrainingRecord, now: datetime, tell: Tell) -> None:
-    key = unit_key(record.unit, record.dataset_digest, record.environment)
+    key = unit_key(record.trial, record.dataset_digest, record.environment)
     if record.key != key:
         tell(
             f"key {record.key}",
@@ -165,15 +165,15 @@ def _check_evaluator(record: EvaluatorRecord, arrays: dict[str, np.ndarray], tel
 
 def _check_traits(record: EvaluatorRecord, tell: Tell) -> None:
     """What an evaluator is said to be is what its class is; of a plug-in the class need not be here."""
-    name = record.unit.evaluator
-    if record.unit.code is not None:
+    name = record.trial.evaluator
+    if record.trial.code is not None:
         return
     if name not in EVALUATORS:
         tell(f"an evaluator {name!r} without the digest of its code", f"one of {', '.join(EVALUATORS.names())}", _AGAIN)
         return
     for trait in (*TRAITS, "control"):
         stated, is_so = getattr(record, trait), getattr(EVALUATORS[name], trait)
-        is_so = is_so or (trait == "control" and record.unit.labels == "permuted")
+        is_so = is_so or (trait == "control" and record.trial.labels == "permuted")
         if stated != is_so:
             tell(f"{trait} is {stated} for {name}", f"{is_so}", _AGAIN)
 
@@ -201,8 +201,8 @@ def _check_training(record: TrainingRecord, arrays: dict[str, np.ndarray], tell:
     found, again = record.metrics.to_json(), experiments.recompute(arrays).to_json()
     _compare("metrics", found, again, tell)
     num_epochs, validation = len(record.curve), [epoch.validation for epoch in record.curve]
-    if num_epochs != record.unit.num_epochs:
-        tell(f"a curve of {num_epochs} epochs", f"the {record.unit.num_epochs} of the unit", _AGAIN)
+    if num_epochs != record.trial.num_epochs:
+        tell(f"a curve of {num_epochs} epochs", f"the {record.trial.num_epochs} of the unit", _AGAIN)
     _possible("curve.validation", validation, int(again["num_validation"]), 1, tell)
     best = 1 + max(range(num_epochs), key=validation.__getitem__)  # the first of equals
     if record.metrics.epoch != best:

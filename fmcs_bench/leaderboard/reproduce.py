@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fmcs_bench.leaderboard.check import USUAL_SEEDS
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
-from fmcs_bench.results.units import PERMUTED
-from fmcs_bench.training.methods import SINGLE, Method
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.recipes import RECIPES
 
 _RECIPE_OPTIONS = {"optimizer", "lr", "weight_decay", "schedule", "batch_size", "augmentation", "precision"}
@@ -34,10 +32,8 @@ def evaluator_again(records: Sequence[EvaluatorRecord]) -> Again:
         records: of one evaluator on one dataset with equal settings.
     """
     record = records[0]
-    unit = record.unit
-    permuted = PERMUTED if unit.labels == "permuted" else ""
-    words = ["fmcs-bench", "evaluate", record.dataset, "--evaluator", f"{unit.evaluator}{permuted}"]
-    words += [] if unit.head == "softmax" else ["--head", unit.head]
+    unit = record.trial
+    words = ["fmcs-bench", "evaluate", record.dataset, "--evaluator", unit.method]
     for name, values in unit.grid.items():
         words += ["--grid", f"{name}={','.join(map(str, values))}"]
     words += ["--seeds", _num_seeds(records)]
@@ -46,7 +42,7 @@ def evaluator_again(records: Sequence[EvaluatorRecord]) -> Again:
     for other in sorted({name for each in records for name in each.test_on}):
         words += ["--test-on", other.rpartition("@")[0]]
     notes = [_dataset(record)]
-    plain = EvaluatorConfig.make(
+    plain = EvaluatorTrial.make(
         evaluator=unit.evaluator,
         seed=unit.seed,
         limit=unit.limit,
@@ -74,10 +70,10 @@ def training_again(records: Sequence[TrainingRecord]) -> Again:
         records: of one method with one RAF and equal settings.
     """
     record = records[0]
-    unit, method = record.unit, record.unit.method
-    words = ["fmcs-bench", "train", record.dataset, "--method", typed_name(method)]
-    words += [] if method.raf == 1 or typed_name(method).endswith("fmcs-only") else ["--raf", repr(method.raf)]
-    words += [] if unit.evaluator is None else ["--evaluator", unit.evaluator.removesuffix(PERMUTED)]
+    unit, method = record.trial, record.trial.method
+    words = ["fmcs-bench", "train", record.dataset, "--method", method.name]
+    words += ["--raf", repr(method.raf)] if method.has_raf else []
+    words += [] if unit.evaluator_name is None else ["--evaluator", unit.evaluator_name]
     if method.network == "dueheadnet":
         words += [] if method.backbone is None else ["--base", method.backbone]
         words += [] if method.constraint_weight == 1 else ["--constraint-weight", repr(method.constraint_weight)]
@@ -95,7 +91,7 @@ def training_again(records: Sequence[TrainingRecord]) -> Again:
     words += ["--best-epoch-on-test"] if record.metrics.best_test_accuracy is not None else []
     if unit.evaluator is not None:
         notes.append(
-            f"The judge {unit.evaluator} must have been fitted there by fmcs-bench evaluate; the digest of the fit "
+            f"The evaluator {unit.evaluator} must have been fitted there by fmcs-bench evaluate; the digest of the fit "
             f"is {unit.evaluator_digest}."
         )
     if unit.watcher is not None:
@@ -103,28 +99,6 @@ def training_again(records: Sequence[TrainingRecord]) -> Again:
     if not record.dataset.startswith("digits-"):
         notes.append("The place of the images is no part of a record: add --data-dir or --images.")
     return Again(_join(words, record), tuple(notes))
-
-
-def typed_name(method: Method) -> str:
-    """What stands behind ``--method`` for this method.
-
-    Example:
-        >>> typed_name(Method(raf=0.9, judge="random")), typed_name(Method(network="dueheadnet", fusion="add", raf=0.9))
-        ('ral-random', 'dueheadnet-add-none-ral')
-    """
-    if method.control is not None:
-        return method.control
-    if method.label_smoothing:
-        return "label-smoothing"
-    network = f"{SINGLE}{method.backbone}" if method.backbone else ""
-    if method.network == "dueheadnet":
-        network = f"dueheadnet-{method.fusion}-{method.constraint}"
-    if method.raf == 1:
-        return network or "baseline"
-    objective = "ral" if method.judge == "fitted" else f"ral-{method.judge}"
-    if method.raf == 0 and method.judge == "fitted":
-        objective = "fmcs-only"
-    return f"{network}-{objective}" if network else objective
 
 
 def _num_seeds(records: Sequence[EvaluatorRecord] | Sequence[TrainingRecord]) -> str:

@@ -130,14 +130,14 @@ def _num_deciding(test: _Test) -> int:
 
 
 def _is_claimed(run: ClaimedRun, record: TrainingRecord) -> bool:
-    method = record.unit.method
-    # Sources count RAF 0, where the judge alone teaches, among the values of RAL; here it is a family of its own.
-    family = method.family.replace("fmcs-only", "ral") if run.raf == 0 else method.family
+    method = record.trial.method
+    # Papers count RAF 0, where only the FMCS loss is left, among the values of RAL; here it is a family of its own.
+    family = method.ral_family if run.raf == 0 else method.family
     return (
         run.image_dataset is not None
         and run.image_dataset == image_dataset(record)
         and run.backbone is not None
-        and run.backbone == record.unit.backbone
+        and run.backbone == record.trial.backbone
         and family in run.methods
         and (run.raf is None or run.raf == method.raf)
     )
@@ -147,13 +147,13 @@ def _references(
     run: ClaimedRun, key: tuple[str, str, str], groups: Mapping[tuple[str, str, str], list[TrainingRecord]]
 ) -> list[Sequence[TrainingRecord]]:
     """The groups that a gain can be over: of the same dataset, settings and fusion."""
-    fusion = groups[key][0].unit.method.fusion
+    fusion = groups[key][0].trial.method.fusion
     return [
         group
         for other, group in groups.items()
         if other[:2] == key[:2]
-        and group[0].unit.method.family in run.reference_methods
-        and group[0].unit.method.fusion == fusion
+        and group[0].trial.method.family in run.reference_methods
+        and group[0].trial.method.fusion == fusion
     ]
 
 

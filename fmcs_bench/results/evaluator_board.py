@@ -143,7 +143,7 @@ class EvaluatorBoard:
         searches = {row.evaluator: row.records[0].grid_search for row in self.rows}
         without = sorted(name for name, search in searches.items() if search is not None and not search.trials)
         applies_not = f" (not of {', '.join(without)}, which use no recipe)" if without else ""
-        return f"{said(tried)}{applies_not}" if (tried := self.rows[0].records[0].unit.grid) else ""
+        return f"{said(tried)}{applies_not}" if (tried := self.rows[0].records[0].trial.grid) else ""
 
     @property
     def columns(self) -> tuple[Column[EvaluatorRow], ...]:

@@ -1,6 +1,6 @@
 """Hyperparameter grids of evaluators: as they are typed, and what a record says of a search.
 
-Flow: ``lr=0.001,0.0003`` -> grid of an ``EvaluatorConfig`` -> one trial for each combination, with its MAE on the
+Flow: ``lr=0.001,0.0003`` -> grid of an ``EvaluatorTrial`` -> one trial for each combination, with its MAE on the
 validation run -> the search of a record, which is valid only where the kept one is the best.
 """
 
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.options import Options
-from fmcs_bench.results.fit_config import Combination, EvaluatorConfig, GridValue
+from fmcs_bench.results.trials import Combination, EvaluatorTrial, GridValue
 
 
 class Trial(Options):
@@ -37,7 +37,7 @@ class GridSearch(Options):
 
 
 def parse(texts: Iterable[str]) -> dict[str, tuple[GridValue, ...]]:
-    """What was typed, ``FIELD=VALUE,VALUE`` for each field, as the grid of an ``EvaluatorConfig``.
+    """What was typed, ``FIELD=VALUE,VALUE`` for each field, as the grid of an ``EvaluatorTrial``.
 
     Raises:
         ConfigError: another form, or a field twice.
@@ -79,7 +79,7 @@ def best(trials: Iterable[Trial]) -> int | None:
     return min(maes)[1] if maes else None
 
 
-def fault(unit: EvaluatorConfig, search: GridSearch | None, validation_mae: float) -> str:
+def fault(unit: EvaluatorTrial, search: GridSearch | None, validation_mae: float) -> str:
     """Why a record's search does not belong to its unit or metrics; empty where it does.
 
     Args:

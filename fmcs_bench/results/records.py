@@ -27,8 +27,8 @@ from fmcs_bench.core.environment import Environment, Sha256
 from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.core.options import NAME_PATTERN, Options
 from fmcs_bench.results import grid
-from fmcs_bench.results.fit_config import EvaluatorConfig
-from fmcs_bench.results.units import TrainingUnit as TrainingUnit
+from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.results.trials import TrainingTrial as TrainingTrial
 
 SCHEMA_VERSION = 1
 Subset = Literal["validation_run", "same_run", "test_run", "unseen"]
@@ -128,7 +128,7 @@ class EvaluatorRecord(Record):
     """One evaluator, fitted once, on one FMCS dataset."""
 
     track: Literal["evaluator"] = "evaluator"
-    unit: EvaluatorConfig
+    trial: EvaluatorTrial = Field(alias="unit")
     evaluator_digest: Sha256
     num_stages: int = Field(ge=2)
     differentiable: bool
@@ -145,24 +145,24 @@ class EvaluatorRecord(Record):
     @model_validator(mode="after")
     def _check_search(self) -> Self:
         validation = self.metrics.get("validation_run")
-        if fault := grid.fault(self.unit, self.grid_search, math.nan if validation is None else validation.mae):
+        if fault := grid.fault(self.trial, self.grid_search, math.nan if validation is None else validation.mae):
             raise ValueError(fault)
         return self
 
     @property
     def method(self) -> str:
         """Name of the evaluator, with its head where that is not softmax."""
-        return self.unit.method
+        return self.trial.method
 
     @property
     def seed(self) -> int:
         """Seed of the fit."""
-        return self.unit.seed
+        return self.trial.seed
 
     @property
     def settings(self) -> str:
-        """See ``EvaluatorConfig``."""
-        return self.unit.settings
+        """See ``EvaluatorTrial``."""
+        return self.trial.settings
 
 
 class TrainingMetrics(Options):
@@ -186,23 +186,23 @@ class TrainingRecord(Record):
     """One training from one seed."""
 
     track: Literal["training"] = "training"
-    unit: TrainingUnit
+    trial: TrainingTrial = Field(alias="unit")
     metrics: TrainingMetrics
 
     @property
     def method(self) -> str:
         """Family of the method, with its RAF where it has one."""
-        return self.unit.label
+        return self.trial.label
 
     @property
     def seed(self) -> int:
         """Seed of the training."""
-        return self.unit.seed
+        return self.trial.seed
 
     @property
     def settings(self) -> str:
-        """See ``TrainingUnit``."""
-        return self.unit.settings
+        """See ``TrainingTrial``."""
+        return self.trial.settings
 
 
 AnyRecord = TypeVar("AnyRecord", EvaluatorRecord, TrainingRecord)

@@ -16,7 +16,7 @@ from fmcs_bench.core import files
 from fmcs_bench.core.environment import Environment, Sha256
 from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.core.options import NAME_PATTERN, Options
-from fmcs_bench.results.units import TrainingUnit
+from fmcs_bench.results.trials import TrainingTrial
 
 
 class FailedTraining(Options):
@@ -28,7 +28,7 @@ class FailedTraining(Options):
     dataset: str = Field(pattern=NAME_PATTERN)
     dataset_digest: Sha256
     environment: Environment
-    unit: TrainingUnit
+    trial: TrainingTrial = Field(alias="unit")
     reason: str
     epoch: int | None = Field(ge=1, description="that it failed in; None where it is not known")
     created: str
@@ -44,11 +44,11 @@ class FailedStore:
     def __init__(self, root: Path) -> None:
         self.root = root / "failed" / "training"
 
-    def path(self, dataset_id: str, unit: TrainingUnit) -> Path:
+    def path(self, dataset_id: str, unit: TrainingTrial) -> Path:
         """File of a unit's failure."""
         return self.root / dataset_id / unit.settings / unit.label / f"seed-{unit.seed}.json"
 
-    def find(self, dataset_id: str, unit: TrainingUnit, key: str) -> FailedTraining | None:
+    def find(self, dataset_id: str, unit: TrainingTrial, key: str) -> FailedTraining | None:
         """The failure of this unit with this key; None if there is none, or it is of other code or data.
 
         Raises:
@@ -65,10 +65,10 @@ class FailedStore:
 
     def write(self, failure: FailedTraining) -> Path:
         """Keep a failure; returns its path."""
-        path = self.path(f"{failure.dataset}@{failure.dataset_digest[:12]}", failure.unit)
+        path = self.path(f"{failure.dataset}@{failure.dataset_digest[:12]}", failure.trial)
         files.write_atomically(path, files.to_json(failure.to_json()))
         return path
 
-    def remove(self, dataset_id: str, unit: TrainingUnit) -> None:
+    def remove(self, dataset_id: str, unit: TrainingTrial) -> None:
         """Forget a failure, where there is one."""
         self.path(dataset_id, unit).unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from fmcs_bench.results import board, statistics
 from fmcs_bench.results.board import Column, Form, Table
 from fmcs_bench.results.records import Epoch, TrainingRecord
 from fmcs_bench.results.statistics import SHARE, Estimate, Optimism, PairedDifference, Range
-from fmcs_bench.training.methods import Method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 _OF_SHARES: Range = (-1.0, 1.0)
 _FROM_ONE: Range = (1.0, np.inf)
-
-
-def is_control(method: Method) -> bool:
-    """Whether a method is there to be beaten, at equal cost, and not to win.
-
-    Controls are recipes and single networks without an evaluator in their loss, and RAL with an evaluator that knows
-    nothing: of random weights, or fitted on permuted labels.
-    """
-    return bool(
-        method.control
-        or method.label_smoothing
-        or method.judge != "fitted"
-        or (method.network == "single" and method.backbone is not None and method.raf == 1)
-    )
 
 
 @dataclass(frozen=True)
@@ -222,7 +207,7 @@ def _scores(records: Sequence[TrainingRecord]) -> dict[int, float]:
 
 
 def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
-    return record.unit.watcher, record.unit.watcher_digest
+    return record.trial.watcher, record.trial.watcher_digest
 
 
 def _differences(own: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
@@ -436,7 +421,7 @@ def training_boards(records: Iterable[TrainingRecord]) -> list[TrainingBoard]:
 def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRecord]) -> TrainingBoard:
     families: dict[str, dict[float, list[TrainingRecord]]] = {}
     for record in records:
-        families.setdefault(record.unit.family, {}).setdefault(record.unit.method.raf, []).append(record)
+        families.setdefault(record.trial.family, {}).setdefault(record.trial.method.raf, []).append(record)
     base = [record for group in families.get(BASELINE, {}).values() for record in group]
     sweeps = {
         family: tuple(
@@ -452,7 +437,7 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
     rows = [
         TrainingRow(
             family=family,
-            control=is_control(point.records[0].unit.method),
+            control=point.records[0].trial.method.is_control,
             chosen=point,
             sweep=sweeps[family],
             choice=optimism_of(sweeps[family]),

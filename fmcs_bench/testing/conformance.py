@@ -31,8 +31,8 @@ from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.core.options import NAME_PATTERN
 from fmcs_bench.core.seeding import derive
 from fmcs_bench.evaluators.base import Evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig, Head
 from fmcs_bench.results.records import Epoch
+from fmcs_bench.results.trials import EvaluatorTrial, Head
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.training.recipes import Recipe
 
@@ -115,7 +115,7 @@ class EvaluatorConformance:
     def make(cls, seed: int = 0) -> Evaluator:
         """An unfitted evaluator."""
         recipe = Recipe(lr=0.01, batch_size=32)
-        config = EvaluatorConfig(
+        config = EvaluatorTrial(
             evaluator=cls.evaluator.name, seed=seed, epochs=cls.epochs, recipe=recipe, head=cls.head
         )
         return cls.evaluator(cls.map_shape, cls.num_stages, config)

@@ -17,7 +17,7 @@ from fmcs_bench.backbones.base import Backbone
 from fmcs_bench.backbones.dueheadnet import DueHeadNet
 from fmcs_bench.training.methods import Method
 
-Judge = Callable[[torch.Tensor], torch.Tensor]
+FrozenEvaluator = Callable[[torch.Tensor], torch.Tensor]
 """A frozen evaluator: maps [B, D, H, W] -> log-probabilities of the K stages [B, K]."""
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -83,19 +83,19 @@ class Pass(NamedTuple):
     """What one pass of a network gives.
 
     Attributes:
-        judged: maps that a judge of one network's maps is asked about: the map; with two heads the sum of their maps
+        scored: maps that an evaluator of one network's maps scores: the map; with two heads the sum of their maps
             (fusion add), or the map of each head (concat: nothing was fitted on maps of twice as many channels).
         heads: maps of the two heads, where there are two.
         logits_BC: None where the classifier was not run.
     """
 
-    judged: tuple[torch.Tensor, ...]
+    scored: tuple[torch.Tensor, ...]
     heads: tuple[torch.Tensor, torch.Tensor] | None
     logits_BC: torch.Tensor | None
 
 
 def run_network(model: nn.Module, images_BCHW: torch.Tensor, *, classify: bool = True) -> Pass:
-    """One pass of images through a backbone, with all that losses and judges look at.
+    """One pass of images through a backbone, with all that losses and evaluators look at.
 
     Raises:
         TypeError: the model is no backbone.
@@ -103,8 +103,8 @@ def run_network(model: nn.Module, images_BCHW: torch.Tensor, *, classify: bool =
     if isinstance(model, DueHeadNet):
         heads = model.heads(images_BCHW)
         maps_BDHW = model.fuse(*heads)
-        judged = (maps_BDHW,) if model.fusion == "add" else heads
-        return Pass(judged, heads, model.classify(maps_BDHW) if classify else None)
+        scored = (maps_BDHW,) if model.fusion == "add" else heads
+        return Pass(scored, heads, model.classify(maps_BDHW) if classify else None)
     if not isinstance(model, Backbone):
         raise TypeError(f"the model must be a Backbone, not {type(model).__name__}")
     if not classify:
@@ -118,31 +118,31 @@ class Objective:
 
     Args:
         method: network, constraint, RAF and label smoothing.
-        judge: the frozen evaluator; needed where RAF is below 1.
+        evaluator: the frozen evaluator; needed where RAF is below 1.
 
     Raises:
-        ValueError: RAF is below 1 and there is no judge.
+        ValueError: RAF is below 1 and there is no evaluator.
     """
 
-    def __init__(self, method: Method, judge: Judge | None = None) -> None:
-        if method.raf < 1 and judge is None:
+    def __init__(self, method: Method, evaluator: FrozenEvaluator | None = None) -> None:
+        if method.raf < 1 and evaluator is None:
             raise ValueError(f"RAF = {method.raf} needs an evaluator")
         self.method = method
-        self.judge = judge
+        self.evaluator = evaluator
 
     def __call__(self, model: nn.Module, images_BCHW: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar. With RAF = 1 the evaluator is not run, with RAF = 0 the classifier is not."""
         method = self.method
-        judged, heads, logits_BC = run_network(model, images_BCHW, classify=method.raf > 0)
+        scored, heads, logits_BC = run_network(model, images_BCHW, classify=method.raf > 0)
         base = fmcs = None
         if logits_BC is not None:
             base = F.cross_entropy(logits_BC, labels_B, label_smoothing=method.label_smoothing)
             if heads is not None and method.constraint != "none":
                 base = base + method.constraint_weight * cosine_constraint(*heads, method.constraint)
-        if method.raf < 1 and self.judge is not None:
-            fmcs = torch.stack([fmcs_loss(self.judge(maps)) for maps in judged]).mean()
+        if method.raf < 1 and self.evaluator is not None:
+            fmcs = torch.stack([fmcs_loss(self.evaluator(maps)) for maps in scored]).mean()
         if base is None or fmcs is None:
             loss = base if base is not None else fmcs
-            assert loss is not None  # RAF is in [0, 1] and below 1 there is a judge
+            assert loss is not None  # RAF is in [0, 1] and below 1 there is an evaluator
             return loss
         return ral(base, fmcs, method.raf)

@@ -1,6 +1,6 @@
 """``fmcs_bench.train`` and its plan; part of ``api``.
 
-Flow: names, paths and options -> workspace, opened dataset, ``Sweep`` -> board, or the plan of it.
+Flow: names, paths and options -> workspace, opened dataset, ``TrainOptions`` -> board, or the plan of it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from fmcs_bench.jobs.ray import EngineName, engine_of
 from fmcs_bench.results.training_board import TrainingBoard
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
-from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS, Sweep, parse_rafs
+from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS
 from fmcs_bench.training_track.estimate import Plan, plan_methods
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.runner import train_methods
 
 
@@ -67,7 +68,7 @@ def train(
         unit_cpus: CPUs and threads of each training.
         unit_gpus: GPUs of each training, or a share of one.
         progress: shows the work; silent by default.
-        **options: of ``Sweep``: ``init``, ``base``, ``constraint_weight``, ``pretrained_first``,
+        **options: of ``TrainOptions``: ``init``, ``base``, ``constraint_weight``, ``pretrained_first``,
             ``best_epoch_on_test``, ``keep_weights``.
 
     Raises:
@@ -121,5 +122,5 @@ def plan_training(
 
 def _sweep(
     methods: Sequence[str], rafs: Sequence[float | str], changes: Mapping[str, Any] | None, **options: Any
-) -> Sweep:
-    return Sweep.make(methods=tuple(methods), rafs=parse_rafs(rafs), changes=dict(changes or {}), **options)
+) -> TrainOptions:
+    return TrainOptions.make(methods=tuple(methods), rafs=tuple(rafs), **(dict(changes or {}) | options))

@@ -15,12 +15,12 @@ import torch
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.results.store import FailedStore
-from fmcs_bench.results.units import TrainingUnit
+from fmcs_bench.results.trials import TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.loop import Batches, choose_device, fit
 from fmcs_bench.training.losses import Objective
-from fmcs_bench.training.methods import Sweep
 from fmcs_bench.training_track.networks import make_network
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import Planned, plan_units
 from fmcs_bench.training_track.runner import find_record
 
@@ -119,23 +119,28 @@ def spoken(seconds: float) -> str:
 
 
 def plan_methods(
-    dataset: FmcsDataset, workspace: Workspace, sweep: Sweep | None = None, *, retry: bool = False, device: str = "auto"
+    dataset: FmcsDataset,
+    workspace: Workspace,
+    sweep: TrainOptions | None = None,
+    *,
+    retry: bool = False,
+    device: str = "auto",
 ) -> Plan:
     """What ``experiments.train_methods`` would do with these arguments; nothing is trained or written.
 
     Raises:
         FmcsBenchError: see ``planning.plan_units``.
     """
-    sweep = sweep or Sweep()
+    sweep = sweep or TrainOptions()
     planned = plan_units(dataset, workspace, sweep, choose_device(device))
     store, failed = RecordStore(workspace.records), FailedStore(workspace.records)
     of_dataset = [record for record in store.all(TrainingRecord) if record.dataset_id == dataset.id]
     estimates: dict[str, tuple[float, str]] = {}
-    rows: dict[str, list[TrainingUnit]] = {}
+    rows: dict[str, list[TrainingTrial]] = {}
     for unit in planned.units:
         rows.setdefault(unit.label, []).append(unit)
 
-    def row(units: Sequence[TrainingUnit]) -> PlanRow:
+    def row(units: Sequence[TrainingTrial]) -> PlanRow:
         found = [find_record(planned, store, u, best_epoch_on_test=sweep.best_epoch_on_test) is not None for u in units]
         known = [
             not retry and not done and failed.find(dataset.id, unit, planned.key(unit)) is not None
@@ -160,15 +165,15 @@ def plan_methods(
     return Plan(dataset.id, planned.units[0].settings, tuple(row(units) for units in rows.values()))
 
 
-def _epoch_seconds(planned: Planned, unit: TrainingUnit, records: Iterable[TrainingRecord]) -> tuple[float, str]:
+def _epoch_seconds(planned: Planned, unit: TrainingTrial, records: Iterable[TrainingRecord]) -> tuple[float, str]:
     """Seconds of one epoch of units of this kind, and what they are made from."""
     here = planned.environment
     alike = [
         record
         for record in records
-        if record.unit.family == unit.family
-        and record.unit.recipe.batch_size == unit.recipe.batch_size
-        and record.unit.recipe.precision == unit.recipe.precision
+        if record.trial.family == unit.family
+        and record.trial.recipe.batch_size == unit.recipe.batch_size
+        and record.trial.recipe.precision == unit.recipe.precision
         and all(getattr(record.environment, name) == getattr(here, name) for name in ("device", "processor", "threads"))
     ]
     if alike:
@@ -177,7 +182,7 @@ def _epoch_seconds(planned: Planned, unit: TrainingUnit, records: Iterable[Train
     return _measured_epoch(planned, unit), MEASURED
 
 
-def _measured_epoch(planned: Planned, unit: TrainingUnit) -> float:
+def _measured_epoch(planned: Planned, unit: TrainingTrial) -> float:
     """Seconds of the steps of an epoch, from the second of two steps of noise; the first one also warms up."""
     size, batch, device = unit.image_size, unit.recipe.batch_size, planned.device
     num_images = planned.dataset.manifest.images.num_images["train"]

@@ -163,28 +163,28 @@ def _by_raf(
 ) -> tuple[str, Networks]:
     """The kept weights of a family at each RAF, with the same method without RAL, by RAF and validation accuracy."""
     every = [r for r in RecordStore(workspace.records).all(TrainingRecord) if r.dataset_id == dataset.id]
-    with_raf = [record for record in every if record.unit.method.raf < 1]
+    with_raf = [record for record in every if record.trial.method.raf < 1]
     if not with_raf:
         raise MissingDataError(
             f"nothing was trained with RAL on {dataset.id} in {workspace.root}; type `fmcs-bench train --keep-weights "
             f"{dataset.manifest.name}` first"
         )
-    method = _choose("method", method, [record.unit.family for record in with_raf])
-    of_method = [record for record in with_raf if record.unit.family == method]
+    method = _choose("method", method, [record.trial.family for record in with_raf])
+    of_method = [record for record in with_raf if record.trial.family == method]
     settings = _choose("settings", settings, [record.settings for record in of_method])
     seeds = sorted({record.seed for record in of_method if record.settings == settings})
     if seed is not None and seed not in seeds:
         raise UnknownNameError(f"{method} was not trained from seed {seed}; its seeds are {', '.join(map(str, seeds))}")
     seed = seeds[0] if seed is None else seed
-    plain = of_method[0].unit.method.model_copy(update={"raf": 1.0})
+    plain = of_method[0].trial.method.model_copy(update={"raf": 1.0})
     chosen = [
         record
         for record in every
         if record.settings == settings
         and record.seed == seed
-        and (record.unit.family == method or record.unit.method == plain)
+        and (record.trial.family == method or record.trial.method == plain)
     ]
-    chosen.sort(key=lambda record: -record.unit.method.raf)
+    chosen.sort(key=lambda record: -record.trial.method.raf)
     networks: Networks = {}
     for record in chosen:
         path = workspace.network(dataset.id, settings, record.method, seed)
@@ -193,7 +193,7 @@ def _by_raf(
                 f"the weights of {record.method}, seed {seed}, were not kept ({path} is not there); type `fmcs-bench "
                 f"train --keep-weights {dataset.manifest.name}`"
             )
-        name = f"RAF {record.unit.method.raf:.12g}\n{record.metrics.validation_accuracy:.1%}"
+        name = f"RAF {record.trial.method.raf:.12g}\n{record.metrics.validation_accuracy:.1%}"
         networks[name] = partial(_kept_network, record, path, len(dataset.manifest.images.classes))
     return f"{method} seed {seed}", networks
 
@@ -214,7 +214,7 @@ def _choose(what: str, asked: str | None, known: Sequence[str]) -> str:
 
 def _kept_network(record: TrainingRecord, path: Path, num_classes: int) -> Backbone:
     """The trained network of a record, frozen."""
-    unit = record.unit
+    unit = record.trial
     try:
         with safe_open(path, framework="pt") as file:
             key = (file.metadata() or {}).get("key")

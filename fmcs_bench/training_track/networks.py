@@ -22,9 +22,9 @@ from fmcs_bench.backbones.create import create_backbone, map_shape, num_paramete
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.backbones.smallcnn import SmallCnn
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.results.units import Longer, TrainingUnit
+from fmcs_bench.results.trials import Longer, TrainingTrial
 from fmcs_bench.training.loop import Batches, autocast
-from fmcs_bench.training.losses import Judge, Objective, run_network
+from fmcs_bench.training.losses import FrozenEvaluator, Objective, run_network
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import Precision
 
@@ -41,7 +41,7 @@ TOLERANCE = 0.25
 """How far the control may be from DueHeadNet's number of parameters, as a share of it."""
 
 
-def make_network(unit: TrainingUnit, num_classes: int) -> Backbone:
+def make_network(unit: TrainingTrial, num_classes: int) -> Backbone:
     """The network of a unit with its initial weights; a single network and a first head of one seed are equal.
 
     Raises:
@@ -84,7 +84,7 @@ def make(
     return dueheadnet.create(name, num_classes, fusion=method.fusion, image_size=image_size, seed=seed, options=options)
 
 
-def judged_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
+def scored_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
     """Shape (D, H, W) of the maps that a judge is asked about: those of one head where there are two."""
     return map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
 
@@ -145,7 +145,7 @@ def _names(family: tuple[str, ...]) -> set[str]:
 
 
 def longer(
-    backbone: str, options: BackboneOptions, judge: Judge, *, epochs: int, num_classes: int, image_size: int
+    backbone: str, options: BackboneOptions, judge: FrozenEvaluator, *, epochs: int, num_classes: int, image_size: int
 ) -> Longer:
     """How long a baseline is trained to cost what RAL with a judge costs.
 
@@ -176,7 +176,7 @@ def longer(
 
 @torch.no_grad()
 def observe(
-    model: nn.Module, data: Batches, watcher: Judge | None = None, *, precision: Precision = "float32"
+    model: nn.Module, data: Batches, watcher: FrozenEvaluator | None = None, *, precision: Precision = "float32"
 ) -> tuple[torch.Tensor, float | None]:
     """What a network answers about images, and how converged a judge takes its maps to be; nothing is changed by it.
 
@@ -188,18 +188,18 @@ def observe(
 
     Returns:
         The predicted class of every image, int64 [N]; and the mean over images of the expected FMCS, in [1, K] (of two
-        judged maps of one image, their mean).
+        scored maps of one image, their mean).
     """
     model.eval()
     predicted, total = [], 0.0
     with autocast(data.device, precision):
         for images_BCHW, _ in data.in_order(torch.arange(len(data)), 512):
-            judged, _, logits_BC = run_network(model, images_BCHW)
+            scored, _, logits_BC = run_network(model, images_BCHW)
             assert logits_BC is not None  # asked for
             predicted.append(logits_BC.float().argmax(dim=1))
-            for maps in judged if watcher else ():
+            for maps in scored if watcher else ():
                 assert watcher is not None
                 probs_BK = watcher(maps).float().softmax(dim=1)
                 steps_K = torch.arange(probs_BK.shape[1], dtype=torch.float32, device=data.device)
-                total += float((probs_BK @ steps_K).sum()) / len(judged)
+                total += float((probs_BK @ steps_K).sum()) / len(scored)
     return torch.cat(predicted), 1 + total / len(data) if watcher else None

@@ -1,8 +1,7 @@
 """From what is wanted to units of work, checked before anything runs.
 
-Flow: FMCS dataset, ``Sweep`` -> methods, judges and their controls, watcher, recipe, length -> one ``TrainingUnit`` for
-each method and seed; every network that is not the dataset's is made once, and every judge is asked whether it takes
-its maps.
+Flow: FMCS dataset, ``TrainOptions`` -> methods, evaluators, watcher, recipe, length -> one ``TrainingTrial`` for each
+method and seed. Every network that is not the dataset's is made once, to see whether the evaluators take its maps.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.evaluator_track.selection import judge_record, load_judge, permuted_record, random_judge
+from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit, permuted_control, random_control
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.results import records
 from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
-from fmcs_bench.results.units import Longer, TrainingUnit
+from fmcs_bench.results.trials import Longer, TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training import recipes
-from fmcs_bench.training.losses import Judge
-from fmcs_bench.training.methods import Method, Sweep, methods
+from fmcs_bench.training.losses import FrozenEvaluator
+from fmcs_bench.training.methods import Method, methods
 from fmcs_bench.training.recipes import Recipe
 from fmcs_bench.training_track import networks
+from fmcs_bench.training_track.options import TrainOptions
 
 FIRST_SEED = 100
 """Trainings start from seeds that no run of an FMCS dataset has."""
@@ -62,7 +62,7 @@ class Planned:
     workspace: Workspace
     device: torch.device
     judges: Judges
-    units: tuple[TrainingUnit, ...] = ()
+    units: tuple[TrainingTrial, ...] = ()
 
     @cached_property
     def environment(self) -> Environment:
@@ -74,19 +74,19 @@ class Planned:
         """Of the image dataset."""
         return len(self.dataset.manifest.images.classes)
 
-    def key(self, unit: TrainingUnit) -> str:
+    def key(self, unit: TrainingTrial) -> str:
         """See ``records.unit_key``."""
         return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
 
-    def judge(self, unit: TrainingUnit) -> Judge | None:
+    def judge(self, unit: TrainingTrial) -> FrozenEvaluator | None:
         """The frozen judge of a unit's loss; None where its loss asks none."""
         if unit.method.raf == 1:
             return None
-        if unit.method.judge == "random":
-            return random_judge(self.fitted, unit.seed).log_probs
-        return (self.fitted if unit.method.judge == "fitted" else self.permuted).log_probs
+        if unit.method.evaluator_kind == "random":
+            return random_control(self.fitted, unit.seed).log_probs
+        return (self.fitted if unit.method.evaluator_kind == "fitted" else self.permuted).log_probs
 
-    def watcher(self, unit: TrainingUnit) -> Judge | None:
+    def watcher(self, unit: TrainingTrial) -> FrozenEvaluator | None:
         """Who scores a unit's maps; None where nobody does."""
         return None if unit.watcher is None else self._watcher.log_probs
 
@@ -106,10 +106,10 @@ class Planned:
 
     def _load(self, record: EvaluatorRecord | None) -> Evaluator:
         assert record is not None  # only units that name it ask for it
-        return load_judge(self.workspace, record, device=self.device)
+        return load_fit(self.workspace, record, device=self.device)
 
 
-def plan_units(dataset: FmcsDataset, workspace: Workspace, sweep: Sweep, device: torch.device) -> Planned:
+def plan_units(dataset: FmcsDataset, workspace: Workspace, sweep: TrainOptions, device: torch.device) -> Planned:
     """The units of a sweep, checked.
 
     Args:
@@ -135,9 +135,9 @@ def plan_units(dataset: FmcsDataset, workspace: Workspace, sweep: Sweep, device:
     epochs = sweep.epochs or (recipes.RECIPE_EPOCHS.get(recipe.name) if sweep.recipe else None)
     judges = _judges(dataset, workspace, sweep, chosen)
     planned = Planned(dataset, workspace, device, judges)
-    kinds = {method.judge for method in chosen if method.raf < 1}
+    kinds = {method.evaluator_kind for method in chosen if method.raf < 1}
     if "random" in kinds:
-        random_judge(planned.fitted, seeds[0])
+        random_control(planned.fitted, seeds[0])
     if "permuted" in kinds:
         planned.permuted  # noqa: B018  (its digest is checked)
     epochs = epochs or convergence_epochs(dataset)
@@ -159,7 +159,7 @@ def convergence_epochs(dataset: FmcsDataset) -> int:
     return max(math.ceil(run.convergence_epoch) for run in dataset.manifest.runs if run.role == "training")
 
 
-def _chosen_methods(dataset: FmcsDataset, sweep: Sweep) -> list[Method]:
+def _chosen_methods(dataset: FmcsDataset, sweep: TrainOptions) -> list[Method]:
     own = dataset.manifest.config
     base = None if sweep.base == own.backbone else sweep.base
     equal = None
@@ -186,22 +186,22 @@ def _chosen_methods(dataset: FmcsDataset, sweep: Sweep) -> list[Method]:
     return chosen
 
 
-def _recipe(dataset: FmcsDataset, sweep: Sweep) -> Recipe:
-    changes = {name: value for name, value in sweep.changes.items() if value is not None}
+def _recipe(dataset: FmcsDataset, sweep: TrainOptions) -> Recipe:
+    changes = sweep.recipe_changes
     if sweep.recipe is not None:
         return recipes.recipe(sweep.recipe, **changes)
     return Recipe.make(**(dict(dataset.manifest.config.recipe) | changes))
 
 
-def _judges(dataset: FmcsDataset, workspace: Workspace, sweep: Sweep, chosen: list[Method]) -> Judges:
+def _judges(dataset: FmcsDataset, workspace: Workspace, sweep: TrainOptions, chosen: list[Method]) -> Judges:
     judge = permuted = watcher = None
-    if any(method.uses_judge for method in chosen):
-        judge = judge_record(dataset, workspace, sweep.evaluator)
-        if any(method.judge == "permuted" for method in chosen):
-            permuted = permuted_record(judge, workspace)
+    if any(method.uses_evaluator for method in chosen):
+        judge = evaluator_for_training(dataset, workspace, sweep.evaluator)
+        if any(method.evaluator_kind == "permuted" for method in chosen):
+            permuted = permuted_control(judge, workspace)
     every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
     if any(board.chosen for board in evaluator_boards(every)):
-        watcher = judge_record(dataset, workspace)
+        watcher = evaluator_for_training(dataset, workspace)
     return Judges(judge, permuted, watcher)
 
 
@@ -225,7 +225,7 @@ def _map_shape(planned: Planned, method: Method) -> tuple[int, int, int]:
         image_size=own.config.image_size,
         seed=0,
     )
-    return networks.judged_shape(network, own.config.image_size)
+    return networks.scored_shape(network, own.config.image_size)
 
 
 def _takes(planned: Planned, record: EvaluatorRecord, shape: tuple[int, int, int]) -> bool:
@@ -247,7 +247,7 @@ def _require_shape(planned: Planned, method: Method, shape: tuple[int, int, int]
 def _longer(planned: Planned, epochs: int) -> Longer:
     own, record = planned.dataset.manifest.config, planned.judges.judge
     assert record is not None  # the method uses it
-    judge = load_judge(planned.workspace, record, device=torch.device("cpu"))
+    judge = load_fit(planned.workspace, record, device=torch.device("cpu"))
     return networks.longer(
         own.backbone,
         own.backbone_options,
@@ -264,15 +264,15 @@ def _unit(
     seed: int,
     recipe: Recipe,
     epochs: int,
-    sweep: Sweep,
+    sweep: TrainOptions,
     length: Longer | None,
     shape: tuple[int, int, int],
-) -> TrainingUnit:
+) -> TrainingTrial:
     own, judges = planned.dataset.manifest.config, planned.judges
-    judge = judges.permuted if method.judge == "permuted" else judges.judge if method.uses_judge else None
+    judge = judges.permuted if method.evaluator_kind == "permuted" else judges.judge if method.uses_evaluator else None
     watcher = judges.watcher if judges.watcher and _takes(planned, judges.watcher, shape) else None
     runs = planned.dataset.seeds("training")
-    return TrainingUnit(
+    return TrainingTrial(
         backbone=own.backbone,
         backbone_options=own.backbone_options,
         method=method,

@@ -3,7 +3,7 @@
 Flow: FMCS dataset and a chosen evaluator -> units of work (``planning``) -> each trained from its seed, validated and
 watched after every epoch, tested once with the weights of its best epoch -> record, or a failure that stops no other.
 
-N images, E epochs, seeds as in ``TrainingUnit``.
+N images, E epochs, seeds as in ``TrainingTrial``.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from fmcs_bench.results import records
 from fmcs_bench.results.records import RecordStore, TrainingRecord
 from fmcs_bench.results.store import FailedStore, FailedTraining
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
-from fmcs_bench.results.units import TrainingUnit
+from fmcs_bench.results.trials import TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.loop import Batches, History, choose_device, fit
 from fmcs_bench.training.losses import Objective
-from fmcs_bench.training.methods import Sweep
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, save_checkpoint
 from fmcs_bench.training_track.networks import make_network, observe
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import Judges, Planned, plan_units
 
 
 def train_methods(
     dataset: FmcsDataset,
     workspace: Workspace,
-    sweep: Sweep | None = None,
+    sweep: TrainOptions | None = None,
     *,
     retry: bool = False,
     data_dir: str | Path | None = None,
@@ -75,7 +75,7 @@ def train_methods(
         UnitsFailedError: a loss became NaN or infinite in some trainings; every other one is done and on its board.
         FmcsBenchError: see ``planning.plan_units``; and where the image files are not there, or are others.
     """
-    sweep = sweep or Sweep()
+    sweep = sweep or TrainOptions()
     planned = plan_units(dataset, workspace, sweep, choose_device(device))
     track = _Track(
         planned, sweep.best_epoch_on_test, sweep.keep_weights, retry, data_dir, image_source, stream_images, progress
@@ -99,7 +99,7 @@ def train_methods(
     return boards[0]
 
 
-def _told(outcome: Outcome[TrainingUnit, TrainingRecord], dataset_id: str) -> str:
+def _told(outcome: Outcome[TrainingTrial, TrainingRecord], dataset_id: str) -> str:
     num = len(outcome.failures)
     lines = [f"- {failure.error}" for failure in outcome.failures]
     return "\n".join(
@@ -122,7 +122,7 @@ class _Track:
 
     def __reduce__(self) -> tuple[Any, ...]:
         judges = self.planned.judges
-        names = [record.unit.evaluator for record in (judges.judge, judges.permuted, judges.watcher) if record]
+        names = [record.trial.evaluator for record in (judges.judge, judges.permuted, judges.watcher) if record]
         return _opened, (
             DatasetThere.of(self.dataset),
             self.planned.workspace.root.absolute(),
@@ -164,7 +164,7 @@ class _Track:
     def prepare(self) -> Preprocessor:
         return Preprocessor(self.images, self.dataset.manifest.config.image_size)
 
-    def find(self, unit: TrainingUnit) -> TrainingRecord | Failure[TrainingUnit] | None:
+    def find(self, unit: TrainingTrial) -> TrainingRecord | Failure[TrainingTrial] | None:
         record = find_record(self.planned, self.store, unit, best_epoch_on_test=self.best_epoch_on_test)
         if record is not None and (not self.keep_weights or checkpoint_key(self._weights(unit)) == record.key):
             return record
@@ -174,10 +174,10 @@ class _Track:
         message = f"{unit.label} with seed {unit.seed}: {known.reason} (on {known.created}; --retry trains it again)"
         return Failure(unit, DivergedError(message, known.epoch))
 
-    def _weights(self, unit: TrainingUnit) -> Path:
+    def _weights(self, unit: TrainingTrial) -> Path:
         return self.planned.workspace.network(self.dataset.id, unit.settings, unit.label, unit.seed)
 
-    def work(self, unit: TrainingUnit) -> TrainingRecord:
+    def work(self, unit: TrainingTrial) -> TrainingRecord:
         """Train a unit.
 
         Raises:
@@ -195,7 +195,7 @@ class _Track:
                     dataset=manifest.name,
                     dataset_digest=manifest.dataset_digest,
                     environment=self.planned.environment,
-                    unit=unit,
+                    trial=unit,
                     reason=str(error),
                     epoch=error.epoch,
                     created=environment.now(),
@@ -208,10 +208,10 @@ class _Track:
     def _batches(self, split: str) -> Batches:
         return image_batches(self.images, self.prepare, split, device=self.planned.device)
 
-    def _network(self, unit: TrainingUnit) -> Backbone:
+    def _network(self, unit: TrainingTrial) -> Backbone:
         return make_network(unit, self.planned.num_classes).to(self.planned.device)
 
-    def _fit(self, unit: TrainingUnit, model: Backbone, train: Batches, **kept: Any) -> History:
+    def _fit(self, unit: TrainingTrial, model: Backbone, train: Batches, **kept: Any) -> History:
         return fit(
             model,
             train,
@@ -223,7 +223,7 @@ class _Track:
             **kept,
         )
 
-    def _train(self, unit: TrainingUnit, key: str, state: Path) -> TrainingRecord:
+    def _train(self, unit: TrainingTrial, key: str, state: Path) -> TrainingRecord:
         manifest, precision = self.dataset.manifest, unit.recipe.precision
         data = {split: self._batches(split) for split in ("train", "validation", "unseen")}
         model = self._network(unit)
@@ -271,7 +271,7 @@ class _Track:
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
             created=environment.now(),
-            unit=unit,
+            trial=unit,
             metrics=recompute(predictions),
         )
         if self.keep_weights:
@@ -300,7 +300,7 @@ EVERY_EPOCH = "test/predicted_by_epoch"
 
 
 def find_record(
-    planned: Planned, store: RecordStore, unit: TrainingUnit, *, best_epoch_on_test: bool
+    planned: Planned, store: RecordStore, unit: TrainingTrial, *, best_epoch_on_test: bool
 ) -> TrainingRecord | None:
     """The record of a finished unit; None where there is none, or it lacks what is asked for."""
     record = store.finished(TrainingRecord, planned.dataset.id, unit.settings, unit.label, unit.seed, planned.key(unit))

@@ -383,7 +383,7 @@ def test_a_dataset_of_a_layer_is_built_trained_on_and_verified(tmp_path):
         dataset, methods=["baseline", "ral", "dueheadnet-concat-none"], rafs=[0.9], seeds=1, epochs=1,
         workspace=tmp_path, device="cpu",
     )  # fmt: skip
-    units = [record.unit for row in board.rows for point in row.sweep for record in point.records]
+    units = [record.trial for row in board.rows for point in row.sweep for record in point.records]
     assert {unit.backbone_options for unit in units} == {options}
     assert isinstance(make_network(units[0], 10), LayerBackbone)
     with pytest.raises(ConfigError, match="fusion add"):

@@ -15,7 +15,7 @@ from fmcs_bench.backbones.torchvision import list_networks
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.seeding import derive
 from fmcs_bench.evaluators.registry import create_evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.methods import Method
 
@@ -188,7 +188,7 @@ def test_all_classification_networks_of_torchvision_have_a_name():
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_mambaout", "torchvision/shufflenet_v2_x0_5"])
 def test_ral_trains_any_backbone(name):
     shape = MAPS[name][1]
-    judge = create_evaluator(EvaluatorConfig(evaluator="set", seed=0), shape, 4)
+    judge = create_evaluator(EvaluatorTrial(evaluator="set", seed=0), shape, 4)
     judge.freeze()
     gradients = {}
     for raf in (1.0, 0.5, 0.0):

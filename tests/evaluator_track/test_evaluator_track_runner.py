@@ -20,11 +20,11 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track import calls
 from fmcs_bench.evaluator_track import runner as evaluation
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute
-from fmcs_bench.evaluator_track.selection import judge_record, load_judge
+from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.store.resolve import all_datasets
 
@@ -86,11 +86,11 @@ def test_any_evaluator_can_be_fitted_on_permuted_labels(dataset, workspace):
     assert permuted.metrics["same_run"].mae > true.metrics["same_run"].mae
     again = run(dataset, workspace, "norm~permuted", seeds=1).rows[0].records
     assert again == (permuted,)  # found, not made again
-    assert load_judge(workspace, permuted, device=torch.device("cpu")).config.labels == "permuted"
+    assert load_fit(workspace, permuted, device=torch.device("cpu")).config.labels == "permuted"
     with pytest.raises(ConfigError, match="unknown labels 'random'"):
         run(dataset, workspace, "norm~random")
     with pytest.raises(ConfigError, match=r"norm~permuted is a control; name .* without ~permuted"):
-        judge_record(dataset, workspace, "norm~permuted")
+        evaluator_for_training(dataset, workspace, "norm~permuted")
 
 
 class Spy(NormEvaluator):
@@ -296,8 +296,8 @@ def test_a_limit_of_what_is_asked_leaves_the_fit_s_own_images(dataset, workspace
     }  # fmt: skip
     with fitted_on[0].lent("norm", "train") as (train,):
         assert len(set(train.image_ids_M.tolist())) == 12
-    plain = EvaluatorConfig(evaluator="norm", seed=0)
-    assert record.unit.settings not in (plain.settings, plain.model_copy(update={"limit": 12}).settings)
+    plain = EvaluatorTrial(evaluator="norm", seed=0)
+    assert record.trial.settings not in (plain.settings, plain.model_copy(update={"limit": 12}).settings)
     assert "test_limit" not in plain.to_json()
 
 
@@ -314,13 +314,13 @@ def test_one_seed_gives_the_same_fit_again(dataset, workspace, tmp_path_factory)
 
 def test_the_judge_is_the_record_s_fit_and_frozen(dataset, workspace):
     run(dataset, workspace, "norm", "conv")
-    record = judge_record(dataset, workspace, "conv")
+    record = evaluator_for_training(dataset, workspace, "conv")
     assert record.metrics["validation_run"].mae == min(
         r.metrics["validation_run"].mae
         for r in RecordStore(workspace.records).all(EvaluatorRecord)
         if r.method == "conv"
     )
-    judge = load_judge(workspace, record, device=torch.device("cpu"))
+    judge = load_fit(workspace, record, device=torch.device("cpu"))
     assert not any(parameter.requires_grad for parameter in judge.network.parameters())
     maps = dataset.select(dataset.seeds("test")[0], "test").maps_MDHW
     store = RecordStore(workspace.records)
@@ -333,24 +333,24 @@ def test_the_judge_is_the_record_s_fit_and_frozen(dataset, workspace):
 def test_the_choice_never_looks_at_the_test_run(dataset, workspace):
     run(dataset, workspace, "norm", "conv")
     store = RecordStore(workspace.records)
-    chosen = judge_record(dataset, workspace).method
+    chosen = evaluator_for_training(dataset, workspace).method
     for record in store.all(EvaluatorRecord):  # make the other one perfect on the test run
         path = store.path(record)
         value = json.loads(path.read_bytes())
         value["metrics"]["test_run"]["mae"] = 9.0 if record.method == chosen else 0.0
         path.write_text(json.dumps(value))
-    assert judge_record(dataset, workspace).method == chosen
+    assert evaluator_for_training(dataset, workspace).method == chosen
 
 
 def test_changed_weights_are_not_used(dataset, workspace):
     run(dataset, workspace, "norm", seeds=1)
-    record = judge_record(dataset, workspace)
+    record = evaluator_for_training(dataset, workspace)
     folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)
     weights = bytearray((folder / "evaluator.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "evaluator.safetensors").write_bytes(weights)
     with pytest.raises(DatasetError, match=r"is not the file that evaluator\.json names"):
-        load_judge(workspace, record, device=torch.device("cpu"))
+        load_fit(workspace, record, device=torch.device("cpu"))
 
 
 def test_evaluate_makes_a_fit_again_whose_weights_were_changed(dataset, workspace):
@@ -361,7 +361,7 @@ def test_evaluate_makes_a_fit_again_whose_weights_were_changed(dataset, workspac
     (again,) = run(dataset, workspace, "norm", seeds=1).rows[0].records
     assert weights.read_bytes() == intact
     assert again.evaluator_digest == record.evaluator_digest
-    load_judge(workspace, again, device=torch.device("cpu"))
+    load_fit(workspace, again, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("damage", ["", "{}", None])
@@ -387,7 +387,7 @@ def test_bad_requests(dataset, workspace, tmp_path):
     with pytest.raises(MissingDataError, match="fmcs-bench build"):
         all_datasets(Workspace(tmp_path / "empty"))
     with pytest.raises(MissingDataError, match="fmcs-bench evaluate"):
-        judge_record(open_dataset(dataset.path), workspace)
+        evaluator_for_training(open_dataset(dataset.path), workspace)
 
 
 def test_predictions_are_small(dataset, workspace):
@@ -397,4 +397,4 @@ def test_predictions_are_small(dataset, workspace):
     num_maps += len(dataset.select(3, "unseen")) + len(dataset.select(2, "validation"))
     assert path.stat().st_size < num_maps * 3 * 4 + 20_000
     assert evaluation.NUM_SEEDS == 5
-    assert EvaluatorConfig(evaluator="norm", seed=0).limit is None
+    assert EvaluatorTrial(evaluator="norm", seed=0).limit is None

@@ -17,21 +17,21 @@ from fmcs_bench.core.errors import ConfigError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.protocol import SIDES
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
-from fmcs_bench.evaluator_track.selection import judge_record
+from fmcs_bench.evaluator_track.selection import evaluator_for_training
 from fmcs_bench.evaluators.checkpoint import load_fitted
 from fmcs_bench.evaluators.models.chance import ChanceEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results import grid
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.grid import GridSearch, Trial
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.recipes import Recipe
 
 
-def config(**options) -> EvaluatorConfig:
-    return EvaluatorConfig.make(evaluator="norm", seed=0, **options)
+def config(**options) -> EvaluatorTrial:
+    return EvaluatorTrial.make(evaluator="norm", seed=0, **options)
 
 
 # ---- what is typed
@@ -49,7 +49,7 @@ def test_a_grid_is_part_of_the_settings_however_it_was_typed():
     assert one == other
     assert one.settings == other.settings != config().settings
     assert config(grid={"lr": (1,)}).settings == config(grid={"lr": (1.0,)}).settings
-    assert EvaluatorConfig.from_json(one.to_json()) == one
+    assert EvaluatorTrial.from_json(one.to_json()) == one
     assert one.combinations == tuple({"batch_size": size, "lr": lr} for size in (128, 256) for lr in (3e-4, 1e-3))
     assert one.with_recipe(one.combinations[1]).recipe == Recipe(name="evaluator", batch_size=128, lr=1e-3)
     assert one.with_recipe({}) == config()
@@ -158,7 +158,7 @@ def test_a_search_is_on_a_board_of_its_own_and_is_found_again(tiny_dataset, tmp_
     run(tiny_dataset, tmp_path, "norm", "chance", values={"batch_size": (64,), "lr": (0.01, 0.001)}, seeds=2)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")} == stamps
     # Training takes its judge from the usual settings.
-    assert judge_record(tiny_dataset, Workspace(tmp_path)).settings == plain.settings
+    assert evaluator_for_training(tiny_dataset, Workspace(tmp_path)).settings == plain.settings
 
 
 def test_a_grid_does_not_apply_to_who_uses_no_recipe_and_the_record_says_so(tiny_dataset, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from fmcs_bench.evaluator_track import protocol
 from fmcs_bench.evaluator_track.calls import flops_per_map
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 from fmcs_bench.store.selection import MapSet
@@ -161,7 +161,7 @@ def test_a_change_of_any_map_or_label_is_found(dataset: FmcsDataset, order: slic
 
 def test_flops_are_those_of_products_and_convolutions() -> None:
     def flops(name: str, shape: tuple[int, int, int] = (8, 4, 4)) -> int | None:
-        return flops_per_map(create_evaluator(EvaluatorConfig(evaluator=name, seed=0), shape, 7), shape)
+        return flops_per_map(create_evaluator(EvaluatorTrial(evaluator=name, seed=0), shape, 7), shape)
 
     assert flops("norm") == 2 * (1 * 32 + 32 * 7)
     assert flops("conv") == 2 * (16 * 9 * 8 * 64 + 16 * 9 * 64 * 64 + 64 * 7)
@@ -176,7 +176,7 @@ def test_flops_are_those_of_products_and_convolutions() -> None:
 
 def test_every_differentiable_evaluator_has_flops() -> None:
     for name in EVALUATORS:
-        evaluator = create_evaluator(EvaluatorConfig(evaluator=name, seed=0), (8, 4, 4), 7)
+        evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=0), (8, 4, 4), 7)
         found = flops_per_map(evaluator, (8, 4, 4))
         assert (found is not None) == evaluator.differentiable
         assert found is None or found > 0

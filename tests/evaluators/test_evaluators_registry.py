@@ -13,7 +13,7 @@ from fmcs_bench.evaluators.checkpoint import load_fitted, save_fitted
 from fmcs_bench.evaluators.models.deepsets import channel_statistics
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.testing.conformance import tiny_map_set
 from fmcs_bench.training.recipes import Recipe
@@ -39,7 +39,7 @@ LAST_RECIPE = Recipe(lr=0.01, batch_size=32)
 
 
 def fitted(name, seed=0, epochs=12, train=TRAIN, validation=VALIDATION):
-    config = EvaluatorConfig(evaluator=name, seed=seed, epochs=epochs, recipe=LAST_RECIPE)
+    config = EvaluatorTrial(evaluator=name, seed=seed, epochs=epochs, recipe=LAST_RECIPE)
     evaluator = create_evaluator(config, SHAPE, NUM_STAGES)
     curve = evaluator.fit(train, validation)
     return evaluator, curve
@@ -66,7 +66,7 @@ GOLDEN_WEIGHTS = {"norm": 46.1872846353217, "conv": 1152.8397621101321, "set": 9
 
 @pytest.mark.parametrize("name", GOLDEN_WEIGHTS)
 def test_the_first_weights_are_those_of_committed_records(name):
-    evaluator = create_evaluator(EvaluatorConfig(evaluator=name, seed=0), (6, 5, 4), NUM_STAGES)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=0), (6, 5, 4), NUM_STAGES)
     total = sum(parameter.detach().double().abs().sum().item() for parameter in evaluator.network.parameters())
     assert total == pytest.approx(GOLDEN_WEIGHTS[name], rel=1e-6)
 
@@ -102,7 +102,7 @@ def test_stages_are_learned(name, judges):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_epoch_with_the_best_validation_mae_is_kept(name):
-    config = EvaluatorConfig(evaluator=name, seed=2, epochs=6, patience=2, recipe=Recipe(lr=0.3, batch_size=16))
+    config = EvaluatorTrial(evaluator=name, seed=2, epochs=6, patience=2, recipe=Recipe(lr=0.3, batch_size=16))
     evaluator = create_evaluator(config, SHAPE, NUM_STAGES)
     curve = evaluator.fit(TRAIN, VALIDATION)
     predicted = evaluator.predict_proba(VALIDATION.maps_MDHW).argmax(axis=1)
@@ -145,7 +145,7 @@ def test_a_network_with_the_wrong_number_of_outputs_is_told(monkeypatch):
 
 
 def test_maps_of_another_shape_are_refused_everywhere():
-    evaluator = create_evaluator(EvaluatorConfig(evaluator="mlp", seed=0), SHAPE, NUM_STAGES)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator="mlp", seed=0), SHAPE, NUM_STAGES)
     other = tiny_map_set(map_shape=(6, 4, 4), num_images=3)
     message = "evaluator mlp takes maps of 12 x 6 x 5 .* not 6 x 4 x 4; fit it"
     for call in (
@@ -157,7 +157,7 @@ def test_maps_of_another_shape_are_refused_everywhere():
         with pytest.raises(ConfigError, match=message):
             call()
     with pytest.raises(ConfigError, match=r"shape \[map, channel, y, x\]; these have \[12, 6, 5\]"):
-        create_evaluator(EvaluatorConfig(evaluator="set", seed=0), SHAPE, NUM_STAGES).predict_proba(TEST.maps_MDHW[0])
+        create_evaluator(EvaluatorTrial(evaluator="set", seed=0), SHAPE, NUM_STAGES).predict_proba(TEST.maps_MDHW[0])
 
 
 @pytest.mark.parametrize("name", ["logistic", "boosting"])
@@ -220,7 +220,7 @@ def test_a_description_of_other_weights_is_refused(judges, tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04]q.", struct.pack("<Q", 2) + b"{}"])
 def test_what_are_no_weights_is_refused_and_leaves_the_evaluator_as_it_was(data):
-    evaluator = create_evaluator(EvaluatorConfig(evaluator="conv", seed=0), SHAPE, NUM_STAGES)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator="conv", seed=0), SHAPE, NUM_STAGES)
     before = evaluator.to_bytes()
     with pytest.raises(DatasetError, match="no weights of the evaluator conv"):
         evaluator.from_bytes(data)
@@ -229,7 +229,7 @@ def test_what_are_no_weights_is_refused_and_leaves_the_evaluator_as_it_was(data)
 
 def test_an_unknown_evaluator_comes_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown evaluator 'convv'; did you mean conv\?"):
-        create_evaluator(EvaluatorConfig(evaluator="convv", seed=0), SHAPE, NUM_STAGES)
+        create_evaluator(EvaluatorTrial(evaluator="convv", seed=0), SHAPE, NUM_STAGES)
 
 
 def test_the_scale_is_that_of_all_maps_whatever_the_parts(monkeypatch):
@@ -244,7 +244,7 @@ def test_the_scale_of_the_maps_does_not_matter():
         parts = [MapSet(part.maps_MDHW * np.float16(factor), part.stages_M, part.image_ids_M, part.runs_M)
                  for part in (TRAIN, VALIDATION)]  # fmt: skip
         evaluator = create_evaluator(
-            EvaluatorConfig(evaluator="conv", seed=0, epochs=2, recipe=LAST_RECIPE), SHAPE, NUM_STAGES
+            EvaluatorTrial(evaluator="conv", seed=0, epochs=2, recipe=LAST_RECIPE), SHAPE, NUM_STAGES
         )
         evaluator.fit(*parts)
         return evaluator.predict_proba(parts[1].maps_MDHW)

@@ -6,7 +6,7 @@ from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.heads import HEADS, coral_loss, corn_loss
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator, parse_evaluators
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.testing.conformance import tiny_map_set
 from fmcs_bench.training.recipes import Recipe
 
@@ -98,7 +98,7 @@ def test_the_loss_of_an_answer_that_is_right_is_small(head):
 def test_every_network_takes_every_head(name, head):
     train, validation, test = (tiny_map_set(run) for run in (0, 1, 0))
     recipe = Recipe(lr=0.01, batch_size=32)
-    config = EvaluatorConfig(evaluator=name, seed=0, epochs=3, recipe=recipe, head=head)
+    config = EvaluatorTrial(evaluator=name, seed=0, epochs=3, recipe=recipe, head=head)
     judge = create_evaluator(config, (6, 5, 4), 4)
     curve = judge.fit(train, validation)
     assert curve[-1].train_loss < curve[0].train_loss
@@ -117,7 +117,7 @@ def test_every_network_takes_every_head(name, head):
 
 def test_weights_of_another_head_are_refused():
     softmax, coral = (
-        create_evaluator(EvaluatorConfig(evaluator="norm", seed=0, head=head), (6, 5, 4), 4)
+        create_evaluator(EvaluatorTrial(evaluator="norm", seed=0, head=head), (6, 5, 4), 4)
         for head in ("softmax", "coral")
     )
     with pytest.raises(DatasetError, match=r"no weights of the evaluator norm\+coral"):
@@ -128,14 +128,14 @@ def test_weights_of_another_head_are_refused():
 
 
 def test_the_head_is_part_of_the_fit_s_name_and_softmax_of_none():
-    plain = EvaluatorConfig(evaluator="conv", seed=0)
-    corn = EvaluatorConfig(evaluator="conv", seed=0, head="corn")
+    plain = EvaluatorTrial(evaluator="conv", seed=0)
+    corn = EvaluatorTrial(evaluator="conv", seed=0, head="corn")
     assert (plain.method, corn.method) == ("conv", "conv+corn")
     assert plain.settings == corn.settings == "12ep-199dc323"  # that of committed records
     assert plain.digest != corn.digest
     assert "head" not in plain.to_json()
     assert "code" not in plain.to_json()
-    assert EvaluatorConfig.from_json(corn.to_json()) == corn
+    assert EvaluatorTrial.from_json(corn.to_json()) == corn
 
 
 def test_what_is_wanted():

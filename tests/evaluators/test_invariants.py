@@ -6,7 +6,7 @@ import torch
 
 from fmcs_bench.evaluators.models.invariants import NUM_GRAM, gram_spectra
 from fmcs_bench.evaluators.registry import create_evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 
 SIZES = [(1, 1, 1), (2, 1, 3), (4, 5, 3), (24, 3, 3)]
 
@@ -57,7 +57,7 @@ def test_gradients_of_equal_eigenvalues_and_dead_channels_are_finite():
 
 def test_positions_may_be_in_any_order_too():
     generator = torch.Generator().manual_seed(0)
-    judge = create_evaluator(EvaluatorConfig(evaluator="invariants", seed=0), (6, 5, 4), 4)
+    judge = create_evaluator(EvaluatorTrial(evaluator="invariants", seed=0), (6, 5, 4), 4)
     judge.freeze()
     maps = torch.rand(3, 6, 5, 4, generator=generator)
     order = torch.randperm(20, generator=generator)

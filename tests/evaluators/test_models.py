@@ -15,7 +15,7 @@ from fmcs_bench.evaluators.models.features import NUM_STATISTICS, moments, quant
 from fmcs_bench.evaluators.models.spectrum import log_spectra
 from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.evaluators.sklearn import log_loss, softmax
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.testing.conformance import tiny_map_set
 from fmcs_bench.training.recipes import Recipe
@@ -29,7 +29,7 @@ def random_maps(size, seed=0):
 
 
 def evaluator(name, num_stages=4):
-    return create_evaluator(EvaluatorConfig(evaluator=name, seed=0, epochs=2), (6, 5, 4), num_stages)
+    return create_evaluator(EvaluatorTrial(evaluator=name, seed=0, epochs=2), (6, 5, 4), num_stages)
 
 
 # ---- statistics
@@ -139,7 +139,7 @@ def test_permuted_labels_are_hard_to_learn():
     assert np.array_equal(permuted.stages_M, with_permuted_labels(train, 4, 0, "train").stages_M)
     for other in (with_permuted_labels(train, 4, 1, "train"), with_permuted_labels(train, 4, 0, "validation")):
         assert not np.array_equal(permuted.stages_M, other.stages_M)
-    config = EvaluatorConfig(evaluator="conv", seed=0, epochs=12, patience=12, recipe=Recipe(lr=0.01, batch_size=32))
+    config = EvaluatorTrial(evaluator="conv", seed=0, epochs=12, patience=12, recipe=Recipe(lr=0.01, batch_size=32))
     losses = [create_evaluator(config, (6, 5, 4), 4).fit(maps, validation)[-1].train_loss for maps in (train, permuted)]
     assert losses[1] > 1.1 > 2 * losses[0]
 
@@ -248,7 +248,7 @@ def test_coefficients_of_other_stages_are_refused():
 
 @pytest.mark.parametrize("name", ["chance", "logistic", "boosting"])
 def test_what_has_no_network_has_no_head(name):
-    config = EvaluatorConfig(evaluator=name, seed=0, head="corn")
+    config = EvaluatorTrial(evaluator=name, seed=0, head="corn")
     with pytest.raises(ConfigError, match=f"evaluator {name} has no network that the head 'corn'"):
         create_evaluator(config, (6, 5, 4), 4)
 

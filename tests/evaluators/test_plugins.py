@@ -21,7 +21,7 @@ from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
-from fmcs_bench.evaluator_track.selection import judge_record, load_judge
+from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import (
@@ -32,8 +32,8 @@ from fmcs_bench.evaluators.registry import (
     parse_evaluators,
     resolve_evaluator,
 )
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.testing.conformance import tiny_map_set
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_a_file_is_an_evaluator_like_any_other(file):
     assert name == "peak"
     assert evaluator_code("peak") == hashlib.sha256(SOURCE.encode()).hexdigest()
     assert find_evaluator("peak").channel_invariant
-    judge = create_evaluator(EvaluatorConfig(evaluator="peak", seed=0), (6, 5, 4), 4)
+    judge = create_evaluator(EvaluatorTrial(evaluator="peak", seed=0), (6, 5, 4), 4)
     assert judge.predict_proba(tiny_map_set().maps_MDHW).shape == (96, 4)
     assert "peak" not in EVALUATORS
     assert parse_evaluators([f"{file}:PeakEvaluator+corn", "norm"]) == [
@@ -199,19 +199,19 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     board = evaluate_dataset(dataset, workspace, evaluator_names=[typed, "norm"], num_seeds=1, device="cpu")
     assert {row.evaluator for row in board.rows} == {"peak", "norm"}
     (first,) = next(row for row in board.rows if row.evaluator == "peak").records
-    record = judge_record(dataset, workspace, typed)
+    record = evaluator_for_training(dataset, workspace, typed)
     assert record == first
     maps = dataset.select(dataset.seeds("test")[0], "test").maps_MDHW
-    judge = load_judge(workspace, record, device=torch.device("cpu"))
+    judge = load_fit(workspace, record, device=torch.device("cpu"))
     probs = judge.log_probs(torch.from_numpy(maps).float()).exp()
     np.testing.assert_allclose(probs.detach(), judge.predict_proba(maps), atol=1e-5)
 
     file.write_text(SOURCE + "\n# changed\n")
     with pytest.raises(ConfigError, match="code of the evaluator peak was changed since this fit; type `fmcs-bench ev"):
-        load_judge(workspace, judge_record(dataset, workspace, typed), device=torch.device("cpu"))
+        load_fit(workspace, evaluator_for_training(dataset, workspace, typed), device=torch.device("cpu"))
     (again,) = evaluate_dataset(dataset, workspace, evaluator_names=[typed], num_seeds=1, device="cpu").rows[0].records
     assert again.key != first.key
-    assert again.unit.code != first.unit.code
+    assert again.trial.code != first.trial.code
     assert again.evaluator_digest == first.evaluator_digest
     assert len(RecordStore(workspace.records).all(EvaluatorRecord)) == 2
     assert len(list((workspace.records / "superseded").rglob("record.json"))) == 1
@@ -224,7 +224,7 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
 
     monkeypatch.setattr("fmcs_bench.evaluators.registry._FROM_FILES", {})
     with pytest.raises(ConfigError, match=r"peak is a plug-in that is not here; .*--evaluator FILE\.py:Class"):
-        load_judge(workspace, again, device=torch.device("cpu"))
+        load_fit(workspace, again, device=torch.device("cpu"))
 
 
 def test_heads_on_the_board_and_in_training(workspace):

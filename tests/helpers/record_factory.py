@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fmcs_bench.results.fit_config import EvaluatorConfig
 from fmcs_bench.results.records import (
     Cost,
     Environment,
@@ -19,11 +18,11 @@ from fmcs_bench.results.records import (
     RecordStore,
     TrainingMetrics,
     TrainingRecord,
-    TrainingUnit,
+    TrainingTrial,
     Trajectory,
     pack_predictions,
 )
-from fmcs_bench.results.units import PERMUTED
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import Recipe
 
@@ -106,9 +105,9 @@ def evaluator_record(
         ),
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
         created="2025-01-01T00:00:00+00:00",
-        unit=EvaluatorConfig(
-            evaluator=evaluator.removesuffix(PERMUTED),
-            labels="permuted" if evaluator.endswith(PERMUTED) else "true",
+        trial=EvaluatorTrial(
+            evaluator=evaluator.partition("~")[0],
+            labels="permuted" if "~" in evaluator else "true",
             seed=seed,
         ),
         evaluator_digest=_sha256(f"{evaluator} {seed}"),
@@ -146,12 +145,12 @@ def training_record(
     epoch: int | None = None,
     best_test: float | None = None,
 ) -> TrainingRecord:
-    """One training; a RAF below 1 gets the judge ``set`` unless another is given.
+    """One training; a RAF below 1 gets the evaluator ``set`` unless another is given.
 
     ``curve`` has validation accuracy and score of each epoch; without it there is one epoch, not watched.
     """
     method = method or Method(raf=raf)
-    judge = evaluator or ("set" if method.uses_judge else None)
+    judge = evaluator or ("set" if method.uses_evaluator else None)
     return TrainingRecord(
         key=_sha256(f"{dataset} {method} {judge} {seed}"),
         dataset=dataset,
@@ -164,7 +163,7 @@ def training_record(
         cost=Cost(seconds=30.0 + seed, num_parameters=98_765, process_peak_bytes=2**28),
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
         created="2025-01-01T00:00:00+00:00",
-        unit=TrainingUnit(
+        trial=TrainingTrial(
             backbone="smallcnn",
             method=method,
             recipe=Recipe(),
@@ -211,7 +210,8 @@ def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 
     plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
     plans += [(Method(raf=raf), "set", gain) for raf, gain in ((0.95, 0.008), (0.9, 0.012), (0.75, -0.01))]
     plans += [
-        (Method(raf=raf, judge="random"), "set", gain) for raf, gain in ((0.95, -0.001), (0.9, -0.004), (0.75, -0.02))
+        (Method(raf=raf, evaluator_kind="random"), "set", gain)
+        for raf, gain in ((0.95, -0.001), (0.9, -0.004), (0.75, -0.02))
     ]
     plans += [(Method(network="dueheadnet", fusion="add", constraint=c), None, 0.004) for c in ("none", "align")]
     return [
@@ -297,8 +297,8 @@ def large_grid(num_seeds: int = 5, *, rafs: Sequence[float] = RAFS) -> list[Trai
 
 def _loss(name: str, **options: Any) -> tuple[Method, str]:
     """RAL with an evaluator of this name, or with ``set`` as one of its controls."""
-    control = options | ({"judge": name} if name in ("random", "permuted") else {})
-    return Method.make(**control), {"random": "set", "permuted": f"set{PERMUTED}"}.get(name, name)
+    control = options | ({"evaluator_kind": name} if name in ("random", "permuted") else {})
+    return Method.make(**control), {"random": "set", "permuted": "set~permuted"}.get(name, name)
 
 
 def write(root: Path, records: Iterable[EvaluatorRecord | TrainingRecord]) -> RecordStore:

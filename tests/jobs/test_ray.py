@@ -23,7 +23,7 @@ from fmcs_bench.jobs.local import Job, run_units
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.store.resolve import all_datasets
-from fmcs_bench.training.methods import Sweep
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.runner import train_methods
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fmcs-bench[cluster]'")
@@ -77,7 +77,7 @@ def test_evaluators_are_the_same_on_a_cluster(places, engine):
 
 
 def test_trainings_are_the_same_on_a_cluster(places, engine):
-    sweep = Sweep.make(methods=("baseline", "ral"), rafs=(0.9,), seeds=2, keep_weights=True)
+    sweep = TrainOptions.make(methods=("baseline", "ral"), rafs=(0.9,), seeds=2, keep_weights=True)
     for place, options in zip(places, ({}, {"engine": engine}), strict=True):
         (dataset,) = all_datasets(place)
         board = train_methods(dataset, place, sweep, device="cpu", **options)

@@ -24,9 +24,9 @@ def as_another(path, **unit):
     """The record under another name, with the key that belongs to it: a copy that is consistent in itself."""
     kind = KINDS[json.loads(path.read_bytes())["track"]]
     record = kind.from_json(json.loads(path.read_bytes()))
-    unit = record.unit.model_copy(update=unit)
+    unit = record.trial.model_copy(update=unit)
     key = unit_key(unit, record.dataset_digest, record.environment)
-    record = record.model_copy(update={"unit": unit, "key": key})
+    record = record.model_copy(update={"trial": unit, "key": key})
     root = path.parents[4]
     RecordStore(root).write(record, predictions_path(path).read_bytes())
     return RecordStore(root).path(record)

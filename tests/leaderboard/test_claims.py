@@ -93,7 +93,7 @@ def trainings(gains, *, base=90.3, spread=0.05, raf=0.75, dataset=DATASET, judge
             factory.training_record(raf, 100 + seed, test=test + gain / 100, evaluator=judge, dataset=dataset)
         )
     values = {"backbone": "resnet50", "image_size": 224} | unit
-    return [r.model_copy(update={"unit": r.unit.model_copy(update=values)}) for r in records]
+    return [r.model_copy(update={"trial": r.trial.model_copy(update=values)}) for r in records]
 
 
 def one(claim, records, manifests=None):
@@ -151,7 +151,7 @@ def test_not_tested():
         trainings(full, raf=0.9),
         trainings(full, dataset="cifar10-shufflenet_v2-224px-base", backbone="shufflenet_v2"),
         trainings(full)[1::2],  # no baseline
-        [r for r in trainings(full) if r.unit.method.raf == 1 or r.seed < 104],  # four pairs
+        [r for r in trainings(full) if r.trial.method.raf == 1 or r.seed < 104],  # four pairs
     ):
         judged = one(GAIN, records)
         assert judged.verdict == "not tested"
@@ -288,7 +288,7 @@ def test_raf_0_which_is_a_family_of_its_own_here_tests_the_figures_of_raf_0():
     claim = CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0"]
     judged = one(claim, trainings([-80.06] * 5, raf=0.0))
     assert judged.estimate is not None
-    assert {record.unit.method.family for record in judged.records} == {"fmcs-only"}
+    assert {record.trial.method.family for record in judged.records} == {"fmcs-only"}
     assert judged.verdict == "reproduced"
     assert one(CLAIMS["fmce-net-pp.table-1.resnet50.cifar10.raf-0.5"], trainings([0] * 5, raf=0.0)).estimate is None
 
@@ -315,7 +315,7 @@ def test_dueheadnet_is_compared_with_its_own_fusion_and_by_the_nearer_recipe():
             records.append(
                 record.model_copy(
                     update={
-                        "unit": record.unit.model_copy(update=unit),
+                        "trial": record.trial.model_copy(update=unit),
                         "metrics": record.metrics.model_copy(update=best),
                     }
                 )

@@ -301,7 +301,7 @@ def test_rows_have_permanent_anchors_and_the_chosen_one_is_marked(page: Page) ->
 
 
 def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
-    return record.model_copy(update={"unit": record.unit.model_copy(update={"epochs": epochs})})
+    return record.model_copy(update={"trial": record.trial.model_copy(update={"epochs": epochs})})
 
 
 def test_records_of_other_settings_stand_on_boards_of_their_own(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_records_of_other_settings_stand_on_boards_of_their_own(tmp_path: Path) 
         table = page.table(f"{start} {example.dataset_id}, settings {example.settings}:")
         for row in table.named_rows():
             units = {record["unit"]["epochs"] for record in linked_records(page, row)}
-            assert units == {example.unit.epochs}
+            assert units == {example.trial.epochs}
         assert markdown.escape(table.caption) in text
     # In Markdown a block that follows a table without an empty line would be one more row of it.
     paragraphs = [paragraph.splitlines() for paragraph in re.split(r"\n{2,}", text)]

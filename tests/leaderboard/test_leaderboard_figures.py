@@ -260,7 +260,7 @@ def test_one_seed_and_one_evaluator_are_enough() -> None:
 @pytest.mark.parametrize("name", ["$x_1$ ^\\frac", "名前", "x" * 200])
 def test_any_name_can_be_drawn(name: str) -> None:
     record = factory.evaluator_record().model_copy(
-        update={"unit": factory.evaluator_record().unit.model_copy(update={"evaluator": name})}
+        update={"trial": factory.evaluator_record().trial.model_copy(update={"evaluator": name})}
     )
     board = evaluator_boards([record])[0]
     assert plots.encode(plots.evaluator_figure(board), "png")

@@ -105,7 +105,7 @@ def test_the_raf_figure_has_a_panel_for_each_family_and_a_place_apart_for_raf_0(
     places = dict(zip(ticks, figure.axes[2].get_xticks(), strict=True))
     assert np.diff(list(places.values())) == pytest.approx([1, 1, 1.6])
     low, high = figure.axes[0].get_ylim()
-    for family in ("ral-set", "ral-random"):
+    for family in ("ral-set", "ral-random-set"):
         panel = panel_of(figure, family)
         points, bars = points_of(figure, panel), segments_of(figure, panel)
         for point in row_of(board, family).sweep:

@@ -48,7 +48,7 @@ def test_score_epoch_and_best_epoch_on_test_have_columns_where_records_have_them
 def test_controls_are_marked_in_every_table(board: TrainingBoard) -> None:
     for table in (tables.training_table(board), tables.sweep_table(board), tables.seed_table(board)):
         found = rows(table)
-        assert found["ral-random"]["Method"].mark == "control"
+        assert found["ral-random-set"]["Method"].mark == "control"
         assert "control" not in found["ral-set"]["Method"].mark
 
 

@@ -67,7 +67,7 @@ def test_each_dataset_has_its_own_board() -> None:
 
 
 def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
-    return record.model_copy(update={"unit": record.unit.model_copy(update={"epochs": epochs})})
+    return record.model_copy(update={"trial": record.trial.model_copy(update={"epochs": epochs})})
 
 
 def test_records_of_other_settings_are_never_on_one_board() -> None:

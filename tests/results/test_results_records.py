@@ -24,7 +24,7 @@ from fmcs_bench.results.records import (
     EvaluatorRecord,
     RecordStore,
     TrainingRecord,
-    TrainingUnit,
+    TrainingTrial,
     pack_predictions,
     predictions_path,
     unpack_predictions,
@@ -210,7 +210,7 @@ def test_hostile_names_never_become_a_record(name):
     with pytest.raises(ConfigError, match="dataset"):
         TrainingRecord.from_json(KINDS["training"].to_json() | {"dataset": name})
     with pytest.raises(ValidationError, match="evaluator"):
-        TrainingUnit(**(dict(KINDS["training"].unit) | {"evaluator": name}))
+        TrainingTrial(**(dict(KINDS["training"].trial) | {"evaluator": name}))
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "G" * 64, "../" + "0" * 61])
@@ -229,14 +229,14 @@ def test_a_digest_is_64_hexadecimal_digits(digest):
     ],
 )
 def test_a_judge_belongs_to_methods_with_raf_below_one_alone(change):
-    with pytest.raises(ValidationError, match="RAF below 1 has an evaluator with its digest"):
-        TrainingUnit(**(dict(KINDS["training"].unit) | change))
+    with pytest.raises(ValidationError, match="evaluator with its digest"):
+        TrainingTrial(**(dict(KINDS["training"].trial) | change))
 
 
 def test_labels_of_methods():
-    assert factory.training_record().unit.label == "baseline"
-    assert KINDS["training"].unit.family == "ral-set"
-    assert KINDS["training"].unit.label == "ral-set@0.9"
+    assert factory.training_record().trial.label == "baseline"
+    assert KINDS["training"].trial.family == "ral-set"
+    assert KINDS["training"].trial.label == "ral-set@0.9"
 
 
 def test_predictions_are_packed_the_same_in_any_order_and_come_back_equal(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from helpers import record_factory as factory
@@ -11,7 +9,7 @@ from scipy import stats
 
 from fmcs_bench.core.errors import RecordError
 from fmcs_bench.results.statistics import choice_optimism
-from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, is_control, training_boards
+from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, training_boards
 from fmcs_bench.training.methods import Method
 
 
@@ -32,23 +30,6 @@ def row_of(board: TrainingBoard, family: str) -> TrainingRow:
 def board() -> TrainingBoard:
     plans = [(Method(), None, 0.0), *((Method(raf=raf), "set", 0.01) for raf in (0.9, 0.75, 0.5))]
     return board_of(factory.watched_records([*plans, (Method(raf=0.9), "random", 0.02)], num_epochs=6))
-
-
-DUE = {"network": "dueheadnet", "fusion": "add", "constraint": "align"}
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [({}, False), ({"raf": 0.9}, False), ({"raf": 0.0}, False), (DUE, False), (DUE | {"raf": 0.9}, False),
-     ({"backbone": "resnet34", "raf": 0.9}, False), (DUE | {"backbone": "resnet34"}, False),
-     ({"raf": 0.9, "judge": "random"}, True), (DUE | {"raf": 0.0, "judge": "permuted"}, True),
-     ({"label_smoothing": 0.1}, True), ({"control": "longer"}, True), ({"backbone": "resnet34"}, True),
-     ({"control": "equal-parameters", "backbone": "resnet50"}, True)],
-)  # fmt: skip
-def test_controls_are_recipes_single_networks_and_ral_with_an_evaluator_that_knows_nothing(
-    options: dict[str, Any], expected: bool
-) -> None:
-    assert is_control(Method.make(**options)) == expected
 
 
 def test_rows_are_ordered_by_test_accuracy_with_baseline_and_controls_among_them() -> None:
@@ -206,9 +187,9 @@ def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> No
     assert row_of(board_of(records), "ral-set").chosen.score_difference is not None
     watched = [
         record
-        if record.unit.method.raf == 1
+        if record.trial.method.raf == 1
         else record.model_copy(
-            update={"unit": record.unit.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})}
+            update={"trial": record.trial.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})}
         )
         for record in records
     ]

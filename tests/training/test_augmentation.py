@@ -6,7 +6,7 @@ from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.augmentation import Augmentation
 from fmcs_bench.training.loop import Batches, fit, predict
 from fmcs_bench.training.losses import Objective
@@ -115,4 +115,4 @@ def test_images_are_augmented_after_resizing():
 
 def test_evaluators_are_not_augmented():
     with pytest.raises(ConfigError, match=r"recipe\.augmentation = 'flip': only images are augmented"):
-        EvaluatorConfig.make(evaluator="conv", seed=0, recipe=Recipe(augmentation="flip"))
+        EvaluatorTrial.make(evaluator="conv", seed=0, recipe=Recipe(augmentation="flip"))

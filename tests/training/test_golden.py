@@ -14,7 +14,7 @@ from fmcs_bench.core.seeding import derive
 from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.images.load import load_images
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training import loop
 from fmcs_bench.training import losses as objectives
 from fmcs_bench.training.loop import accuracy, fit
@@ -44,7 +44,7 @@ def network(method):
 
 def judge():
     shape = map_shape(create_backbone("smallcnn", 10, seed=0), SIZE)
-    found = create_evaluator(EvaluatorConfig(evaluator="conv", seed=0), shape, NUM_STAGES)
+    found = create_evaluator(EvaluatorTrial(evaluator="conv", seed=0), shape, NUM_STAGES)
     found.freeze()
     return found
 

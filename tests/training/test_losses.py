@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.create import create_backbone, map_shape
 from fmcs_bench.evaluators.registry import create_evaluator
-from fmcs_bench.results.fit_config import EvaluatorConfig
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.losses import Objective, cosine_constraint, fmcs_loss, freeze, ral
 from fmcs_bench.training.methods import Method
 
@@ -18,7 +18,7 @@ NUM_STAGES = 4
 
 def judge_for(image_size=16, name="conv"):
     shape = map_shape(create_backbone("smallcnn", 10, seed=0), image_size)
-    evaluator = create_evaluator(EvaluatorConfig(evaluator=name, seed=3), shape, NUM_STAGES)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=3), shape, NUM_STAGES)
     evaluator.freeze()
     return evaluator
 

@@ -1,11 +1,10 @@
-import math
-
 import pytest
 from helpers.record_factory import training_record
 
 from fmcs_bench.core.errors import ConfigError, UnknownNameError
-from fmcs_bench.results.units import Longer, TrainingUnit
-from fmcs_bench.training.methods import METHODS, PAPER_RAFS, Method, Sweep, methods, parse_rafs
+from fmcs_bench.results.trials import Longer, TrainingTrial
+from fmcs_bench.training.methods import METHODS, PAPER_RAFS, Method, methods, parse_rafs
+from fmcs_bench.training_track.options import TrainOptions
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -15,6 +14,29 @@ def test_every_name_gives_methods_of_that_family(name):
         assert method.family == name + ("-smallcnn_23" if name == "equal-parameters" else "")
     rafs = [0.9, 0.5] if "ral" in name else [0.0] if name == "fmcs-only" else [1.0]
     assert [method.raf for method in found] == rafs
+
+
+def test_a_name_and_its_raf_give_the_same_method_again():
+    names = (
+        *METHODS,
+        "single-timm/resnet18",
+        "single-resnet50-ral",
+        "dueheadnet-add-align-ral-permuted",
+        "single-smallcnn/24-fmcs-only",
+    )
+    for method in methods(names, [0.9, 0.0], equal_parameters="smallcnn/23"):
+        rafs = [method.raf] if method.has_raf else [0.3]
+        if method.raf or method.constraint != "none":
+            assert methods([method.name], rafs, equal_parameters="smallcnn/23") == [method]
+
+
+def test_controls_are_other_recipes_and_single_networks_and_evaluators_that_know_nothing():
+    controls = ["label-smoothing", "longer", "equal-parameters", "single-seresnet34", "ral-random", "ral-permuted",
+                "dueheadnet-add-none-ral-random"]  # fmt: skip
+    others = ["baseline", "ral", "fmcs-only", "dueheadnet-add-none", "dueheadnet-concat-align-ral",
+              "single-resnet34-ral", "single-resnet34-fmcs-only"]  # fmt: skip
+    assert all(method.is_control for method in methods(controls, [0.9, 0.0], equal_parameters="smallcnn/23"))
+    assert not any(method.is_control for method in methods(others, [0.9]))
 
 
 def test_the_names_are_what_they_were_and_the_controls():
@@ -53,24 +75,21 @@ def test_the_paper_s_rafs():
     assert len(set(PAPER_RAFS)) == 10
     found = methods(["baseline", "ral"], PAPER_RAFS)
     assert [method.raf for method in found] == list(PAPER_RAFS)
-    with pytest.raises(ConfigError, match="RAF 'papr' is no number"):
+    with pytest.raises(ConfigError, match="RAF 'papr'"):
         parse_rafs(["papr"])
 
 
-@pytest.mark.parametrize("raf", [-0.1, 1.5, float("nan")])
-def test_raf_outside_its_range_is_refused(raf):
-    message = (
-        rf"RAF = {raf} is outside \[0, 1\]" if not math.isnan(raf) else "raf = nan: Input should be a finite number"
-    )
-    with pytest.raises(ConfigError, match=message):
-        methods(["ral"], [raf])
+@pytest.mark.parametrize("rafs", [[-0.1], [1.5], ["nan"], [float("nan")], [0.9, "0.9"], ["paper", 0.9]])
+def test_rafs_outside_their_range_or_given_twice_are_refused(rafs):
+    with pytest.raises(ConfigError, match=r"RAF|raf"):
+        parse_rafs(rafs)
+    with pytest.raises(ConfigError, match=r"RAF|raf"):
+        TrainOptions.make(rafs=rafs)
 
 
 @pytest.mark.parametrize(
     ("names", "rafs", "options", "error", "message"),
     [
-        (["ral"], [0.9, 0.9], {}, ConfigError, "given twice"),
-        (["ral"], parse_rafs(["paper", 0.9]), {}, ConfigError, "given twice"),
         (["dueheadnet-add-alin"], [0.9], {}, UnknownNameError, "did you mean dueheadnet-add-align"),
         (["ral-randm"], [0.9], {}, UnknownNameError, "did you mean ral-random"),
         (["single-"], [0.9], {}, UnknownNameError, "unknown method 'single-'"),
@@ -87,12 +106,12 @@ def test_bad_methods_are_refused(names, rafs, options, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"judge": "random"}, "judge = 'random' needs a RAF below 1"),
+        ({"evaluator_kind": "random"}, "random needs a RAF below 1"),
         ({"pretrained_first": True}, "pretrained_first needs two heads"),
         ({"label_smoothing": 0.1, "raf": 0.5}, "without RAL"),
-        ({"control": "longer", "backbone": "resnet50"}, "longer has the dataset's"),
-        ({"control": "equal-parameters"}, "equal-parameters names its backbone"),
-        ({"control": "longer", "label_smoothing": 0.1}, "neither is smoothed"),
+        ({"control": "longer", "backbone": "resnet50"}, "longer has none"),
+        ({"control": "equal-parameters"}, "equal-parameters needs a backbone"),
+        ({"control": "longer", "label_smoothing": 0.1}, "label smoothing"),
     ],
 )
 def test_methods_that_make_no_sense(options, message):
@@ -109,8 +128,8 @@ def test_the_json_form_of_a_method_of_old_is_as_it_was():
 
 
 def unit(**changes):
-    usual = {"evaluator": "set", "evaluator_digest": "0" * 64} if changes.get("method", Method()).uses_judge else {}
-    return TrainingUnit(**(dict(training_record().unit) | usual | changes))
+    usual = {"evaluator": "set", "evaluator_digest": "0" * 64} if changes.get("method", Method()).uses_evaluator else {}
+    return TrainingTrial(**(dict(training_record().trial) | usual | changes))
 
 
 def test_a_unit_is_named_by_method_and_judge():
@@ -119,16 +138,16 @@ def test_a_unit_is_named_by_method_and_judge():
     for found, family, label in (
         (unit(method=Method(raf=0.9)), "ral-set", "ral-set@0.9"),
         (unit(method=Method(raf=0.0)), "fmcs-only-set", "fmcs-only-set"),
-        (unit(method=Method(raf=0.9, judge="random")), "ral-random-set", "ral-random-set@0.9"),
+        (unit(method=Method(raf=0.9, evaluator_kind="random")), "ral-random-set", "ral-random-set@0.9"),
         (
-            unit(method=Method(raf=0.9, judge="permuted"), evaluator="conv+corn~permuted", **digest),
+            unit(method=Method(raf=0.9, evaluator_kind="permuted"), evaluator="conv+corn~permuted", **digest),
             "ral-permuted-conv+corn",
             "ral-permuted-conv+corn@0.9",
         ),
         (unit(method=Method(control="longer"), evaluator="set", longer=longer, **digest), *["longer-set"] * 2),
     ):
         assert (found.family, found.label) == (family, label)
-        assert TrainingUnit.from_json(found.to_json()) == found
+        assert TrainingTrial.from_json(found.to_json()) == found
     assert found.num_epochs == 11 != found.epochs
 
 
@@ -145,10 +164,10 @@ def test_weights_of_a_run_are_settings_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run": 1}, "names the run"),
-        ({"init": "same-run"}, "names the run"),
-        ({"watcher": "set"}, "comes with its digest"),
-        ({"longer": Longer(flops_ratio=1.0, epochs=9)}, "says how much longer"),
+        ({"run": 1}, "needs a run"),
+        ({"init": "same-run"}, "needs a run"),
+        ({"watcher": "set"}, "needs its digest"),
+        ({"longer": Longer(flops_ratio=1.0, epochs=9)}, "needs its length"),
         ({"method": Method(raf=0.5), "evaluator": "set~permuted", "evaluator_digest": "0" * 64}, "is not fitted"),
     ],
 )
@@ -158,10 +177,10 @@ def test_units_that_make_no_sense(changes, message):
 
 
 def test_a_sweep_refuses_what_is_unknown():
-    with pytest.raises(ConfigError, match=r"unknown option 'bse' of Sweep; did you mean base"):
-        Sweep.make(bse="x")
+    with pytest.raises(ConfigError, match=r"unknown option 'bse' of TrainOptions; did you mean base"):
+        TrainOptions.make(bse="x")
     with pytest.raises(ConfigError, match="epochs = 0"):
-        Sweep.make(epochs=0)
+        TrainOptions.make(epochs=0)
 
 
 def test_without_a_classification_loss_the_constraint_plays_no_part():

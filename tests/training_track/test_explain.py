@@ -31,7 +31,7 @@ def trained(tiny_workspace, tmp_path_factory):
     for record in RecordStore(place.records).all(TrainingRecord):
         if record.seed == 100:
             path = place.network(record.dataset_id, record.settings, record.method, record.seed)
-            save_checkpoint(make_network(record.unit, 10), path, key=record.key)
+            save_checkpoint(make_network(record.trial, 10), path, key=record.key)
     return place
 
 
@@ -77,7 +77,7 @@ def test_by_raf_with_weights_of_another_training_or_damaged(trained, tmp_path):
     shutil.copytree(trained.root, place.root)
     record = next(r for r in RecordStore(place.records).all(TrainingRecord) if r.method == "ral-norm@0.9")
     path = place.network(record.dataset_id, record.settings, record.method, record.seed)
-    save_checkpoint(make_network(record.unit, 10), path, key="0" * 64)
+    save_checkpoint(make_network(record.trial, 10), path, key="0" * 64)
     with pytest.raises(DatasetError, match=r"another training than the record of ral-norm@0\.9"):
         fb.explain(NAME, by="raf", workspace=place.root, device="cpu")
     path.write_bytes(path.read_bytes()[:1000])

@@ -16,7 +16,8 @@ from fmcs_bench.results.records import RecordStore, TrainingRecord, predictions_
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.store.resolve import all_datasets
-from fmcs_bench.training.methods import Sweep, methods
+from fmcs_bench.training.methods import methods
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import convergence_epochs
 from fmcs_bench.training_track.runner import recompute, train_methods
 
@@ -32,7 +33,7 @@ def dataset(workspace):
 
 
 def run(dataset, workspace, *names, retry=False, **options):
-    sweep = Sweep.make(methods=names, **({"seeds": 2} | options))
+    sweep = TrainOptions.make(methods=names, **({"seeds": 2} | options))
     return train_methods(dataset, workspace, sweep, retry=retry, device="cpu")
 
 
@@ -50,7 +51,7 @@ def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, works
         predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
         assert recompute(predictions) == record.metrics
         images[record.label if hasattr(record, "label") else record.method] = predictions["test/image"].tolist()
-        assert len(record.curve) == record.unit.epochs == convergence_epochs(dataset)
+        assert len(record.curve) == record.trial.epochs == convergence_epochs(dataset)
         best = record.curve[record.metrics.epoch - 1].validation  # the first of the highest
         assert best == record.metrics.validation_accuracy == max(epoch.validation for epoch in record.curve)
         assert all(epoch.validation < best for epoch in record.curve[: record.metrics.epoch - 1])

@@ -20,12 +20,13 @@ from fmcs_bench.results.store import FailedStore, FailedTraining
 from fmcs_bench.store.resolve import all_datasets
 from fmcs_bench.training.loop import accuracy
 from fmcs_bench.training.losses import Objective
-from fmcs_bench.training.methods import METHODS, Method, Sweep
+from fmcs_bench.training.methods import METHODS, Method
 from fmcs_bench.training.recipes import Recipe
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, initial_backbone
 from fmcs_bench.training_track import runner as experiments
 from fmcs_bench.training_track.estimate import MEASURED, plan_methods
 from fmcs_bench.training_track.networks import make_network
+from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import plan_units
 from fmcs_bench.training_track.runner import recompute
 
@@ -46,7 +47,7 @@ def dataset(workspace):
 
 
 def planned(dataset, workspace, *names, **options):
-    return plan_units(dataset, workspace, Sweep.make(methods=names, **options), CPU)
+    return plan_units(dataset, workspace, TrainOptions.make(methods=names, **options), CPU)
 
 
 def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypatch):
@@ -60,7 +61,7 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
 
     monkeypatch.setattr(experiments, "Objective", Recorded)
     options = {"epochs": 1, "seeds": 1, "rafs": (0.5, 0.0), "evaluator": "norm"}
-    board = run(dataset, workspace, *ALL, **options, changes={"augmentation": "flip"})
+    board = run(dataset, workspace, *ALL, **options, augmentation="flip")
     records = trained(workspace)
     assert {row.family for row in board.rows} >= {
         "baseline", "ral-norm", "ral-random-norm", "ral-permuted-norm", "fmcs-only-norm", "label-smoothing",
@@ -72,7 +73,7 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
     orders = {key[0]: value for key, value in seen.items() if key[1] == next(iter(seen))[1]}
     first = orders.pop(Method())
     plain = planned(dataset, workspace, "baseline", epochs=1, seeds=1)
-    assert len(orders) == len({record.unit.method for record in records.values()}) - 1
+    assert len(orders) == len({record.trial.method for record in records.values()}) - 1
     assert not torch.equal(first[0][0], torch.zeros_like(first[0][0]))
     for method, batches in orders.items():
         for (images, labels), (own_images, own_labels) in zip(first, batches, strict=True):
@@ -81,26 +82,26 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
     # Weights: those of the baseline wherever the network begins with its layers.
     baseline = make_network(plain.units[0], 10).state_dict()
     for record in records.values():
-        if record.unit.method.backbone is None:
-            own = make_network(record.unit, 10).state_dict()
+        if record.trial.method.backbone is None:
+            own = make_network(record.trial, 10).state_dict()
             heads = {name.removeprefix("first."): value for name, value in own.items()}
             for name, value in baseline.items():
                 assert torch.equal(heads.get(name, value), value), record.method
             assert len(heads.keys() & baseline.keys()) >= len(baseline) - 2
         assert all(1 <= epoch.score <= 3 for epoch in record.curve)  # every one has maps that the watcher takes
-        assert record.unit.watcher in ("norm", "conv")
+        assert record.trial.watcher in ("norm", "conv")
         assert record.metrics.epoch is not None
     # What they learn differs; without its base loss (RAF 0) a network learns the same under every constraint.
-    losses = [record.curve[0].train_loss for record in records.values() if record.unit.method.raf > 0]
+    losses = [record.curve[0].train_loss for record in records.values() if record.trial.method.raf > 0]
     assert len(set(losses)) == len(losses) - (records["longer-norm", 100].curve[0] == records["baseline", 100].curve[0])
 
 
 def test_longer_costs_ral_s_compute_and_says_so(dataset, workspace):
     run(dataset, workspace, "longer", epochs=2, seeds=1, evaluator="conv")
     (record,) = trained(workspace).values()
-    extra = record.unit.longer
+    extra = record.trial.longer
     assert extra.flops_ratio > 1
-    assert len(record.curve) == extra.epochs == int(np.ceil(2 * extra.flops_ratio)) > record.unit.epochs == 2
+    assert len(record.curve) == extra.epochs == int(np.ceil(2 * extra.flops_ratio)) > record.trial.epochs == 2
     baseline = planned(dataset, workspace, "baseline", epochs=2, seeds=1).units[0]
     assert record.settings == baseline.settings  # on one board
 
@@ -122,7 +123,7 @@ def test_a_random_judge_has_other_weights_and_the_judge_s_scale(dataset, workspa
 def test_a_permuted_judge_is_the_judge_s_own_fit_but_for_labels(dataset, workspace):
     plan = planned(dataset, workspace, "ral-permuted", seeds=1, evaluator="norm")
     judge, control = plan.judges.judge, plan.judges.permuted
-    assert control.unit == judge.unit.model_copy(update={"labels": "permuted"})
+    assert control.trial == judge.trial.model_copy(update={"labels": "permuted"})
     assert plan.units[0].evaluator == "norm~permuted"
     assert plan.units[0].evaluator_digest == control.evaluator_digest != judge.evaluator_digest
     with pytest.raises(
@@ -137,7 +138,7 @@ def test_other_networks_need_a_judge_of_any_shape(dataset, workspace):
         run(dataset, workspace, "dueheadnet-add-none-ral", evaluator="conv", **options)
     assert trained(workspace) == {}  # told before anything ran
     run(dataset, workspace, "dueheadnet-add-none", "dueheadnet-add-none-ral", evaluator="norm", **options)
-    assert {record.unit.family for record in trained(workspace).values()} == {
+    assert {record.trial.family for record in trained(workspace).values()} == {
         "dueheadnet-smallcnn_8-add-none", "dueheadnet-smallcnn_8-add-none-ral-norm",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"smallcnn is this dataset's own network; name --method baseline"):
@@ -174,11 +175,11 @@ def test_the_watcher_is_the_board_s_choice_and_disturbs_nothing(dataset, workspa
     run(dataset, workspace, "ral", evaluator="conv", **options)
     watched = trained(workspace)
     assert len(watched) == 3  # one baseline for both judges
-    assert len({record.unit.watcher_digest for record in watched.values()}) == 1
+    assert len({record.trial.watcher_digest for record in watched.values()}) == 1
     alone = Workspace(tmp_path / "alone")
     run(dataset, alone, "baseline", **options)
     plain, own = trained(alone)["baseline", 100], watched["baseline", 100]
-    assert plain.unit.watcher is None
+    assert plain.trial.watcher is None
     assert [epoch.score for epoch in plain.curve] == [None, None]
     assert [epoch.model_copy(update={"score": None}) for epoch in own.curve] == list(plain.curve)
     assert own.predictions_sha256 == plain.predictions_sha256
@@ -187,7 +188,7 @@ def test_the_watcher_is_the_board_s_choice_and_disturbs_nothing(dataset, workspa
 
 
 def test_the_best_epoch_on_test_is_recorded_beside_the_chosen_one(dataset, workspace):
-    options = {"epochs": 3, "seeds": 1, "changes": {"lr": 0.05}}
+    options = {"epochs": 3, "seeds": 1, "lr": 0.05}
     run(dataset, workspace, "baseline", **options)
     (plain,) = trained(workspace).values()
     run(dataset, workspace, "baseline", **options, best_epoch_on_test=True)
@@ -218,7 +219,7 @@ def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(
     assert (record.key, record.metrics, record.curve) == (plain.key, plain.metrics, plain.curve)
     path = workspace.network(dataset.id, record.settings, record.method, record.seed)
     assert checkpoint_key(path) == record.key
-    model = make_network(record.unit, 10)
+    model = make_network(record.trial, 10)
     model.load_state_dict(load_file(path))
     images = dataset.load_images()
     prepare = Preprocessor(images, dataset.manifest.config.image_size)
@@ -235,15 +236,15 @@ def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(
 def test_recipes_have_names_lengths_and_changes(dataset, workspace):
     own = planned(dataset, workspace, "baseline").units[0]
     assert own.recipe == dataset.manifest.config.recipe
-    code = planned(dataset, workspace, "baseline", recipe="dueheadnet-code", changes={"lr": 0.05, "optimizer": None})
+    code = planned(dataset, workspace, "baseline", recipe="dueheadnet-code", lr=0.05)
     unit = code.units[0]
     assert unit.recipe == Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.05, weight_decay=5e-4, batch_size=128)
     assert unit.epochs == 200
     assert unit.settings != own.settings
     assert planned(dataset, workspace, "baseline", recipe="dueheadnet-readme", epochs=2).units[0].epochs == 2
     assert planned(dataset, workspace, "baseline", recipe="fmce").units[0].epochs == own.epochs
-    with pytest.raises(ConfigError, match="unknown option 'rate' of Recipe"):
-        planned(dataset, workspace, "baseline", changes={"rate": 1})
+    with pytest.raises(ConfigError, match="unknown option"):
+        planned(dataset, workspace, "baseline", rate=1)
 
 
 # ---- failures and the plan
@@ -262,7 +263,7 @@ def test_a_diverged_training_is_noted_and_stops_no_other(dataset, workspace):
     notes = sorted((workspace.records / "failed").rglob("*.json"))
     assert [path.name for path in notes] == ["seed-100.json", "seed-101.json"]
     failure = FailedTraining.from_json(json.loads(notes[0].read_bytes()))
-    assert (failure.epoch, failure.unit.family) == (1, "dueheadnet-add-align-w1e+39")
+    assert (failure.epoch, failure.trial.family) == (1, "dueheadnet-add-align-w1e+39")
     assert failure.reason.startswith("the training loss is inf")
     assert not list((workspace.root / "work").glob("*"))
 
@@ -271,7 +272,7 @@ def test_a_diverged_training_is_noted_and_stops_no_other(dataset, workspace):
     with pytest.raises(UnitsFailedError, match="--retry trains it again"):
         run(dataset, workspace, *names, **options)
     assert [path.stat().st_mtime_ns for path in notes] == stamps
-    plan = plan_methods(dataset, workspace, Sweep.make(methods=names, **options), device="cpu")
+    plan = plan_methods(dataset, workspace, TrainOptions.make(methods=names, **options), device="cpu")
     assert [(row.done, row.failed, row.left) for row in plan.rows] == [(2, 0, 0), (0, 2, 0)]
     with pytest.raises(UnitsFailedError):
         run(dataset, workspace, *names, **options, retry=True)
@@ -283,7 +284,7 @@ def test_a_note_of_a_failure_goes_when_the_training_succeeds(dataset, workspace)
     store = FailedStore(workspace.records)
     plan = planned(dataset, workspace, "baseline", epochs=1, seeds=1)
     (unit,), (record,) = plan.units, trained(workspace).values()
-    names = ("key", "dataset", "dataset_digest", "environment", "unit", "created")
+    names = ("key", "dataset", "dataset_digest", "environment", "trial", "created")
     failure = FailedTraining(**{name: getattr(record, name) for name in names}, reason="a test", epoch=None)
     RecordStore(workspace.records).path(record).unlink()
     path = store.write(failure)
@@ -322,7 +323,7 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     assert trained(workspace) == {}
     run(dataset, workspace, "baseline", epochs=2, seeds=1)
     (record,) = trained(workspace).values()
-    plan = plan_methods(dataset, workspace, Sweep.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
+    plan = plan_methods(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
     (row,) = plan.rows
     assert row.basis == "1 finished training"
     assert row.seconds == pytest.approx(2 * record.cost.seconds)
@@ -332,5 +333,5 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     (baseline,) = [line for line in lines if line.startswith("baseline ")]
     assert baseline.split()[:7] == ["baseline", "1", "2", "100-101", "1", "0", "1"]
     assert lines[-1].startswith("5 of 6 trainings are left, about ")
-    done = plan_methods(dataset, workspace, Sweep.make(methods=("baseline",), epochs=2, seeds=1), device="cpu")
+    done = plan_methods(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=2, seeds=1), device="cpu")
     assert (done.rows[0].done, done.rows[0].basis, done.seconds) == (1, "", 0.0)

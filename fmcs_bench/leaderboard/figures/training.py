@@ -96,8 +96,8 @@ def raf_figure(board: TrainingBoard) -> Figure | None:
     series: dict[str, list[TrainingRow]] = {}
     for row in board.rows:
         if row.chosen.raf < 1:
-            # At RAF 0 no classification loss is left: a family of its own, shown beside the RAL of its judge.
-            series.setdefault(row.family.replace("fmcs-only", "ral"), []).append(row)
+            # At RAF 0 no classification loss is left: a family of its own, shown beside RAL with the same evaluator.
+            series.setdefault(row.chosen.records[0].trial.ral_family, []).append(row)
     if not series:
         return None
     rafs = sorted({point.raf for rows in series.values() for row in rows for point in row.sweep}, reverse=True)
