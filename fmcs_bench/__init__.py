@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build, build_leaderboard, download, evaluate, load_evaluator, publish, verify
+    from fmcs_bench.api import build, build_leaderboard, evaluate, load_evaluator, publish, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
+    from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
     from fmcs_bench.training_track.api import plan_training, train
     from fmcs_bench.training_track.explain import explain
@@ -30,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 _ELSEWHERE = {
+    "download": "fmcs_bench.hub.download",
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",
     "plan_training": "fmcs_bench.training_track.api",

@@ -15,8 +15,6 @@ from fmcs_bench.build import recompute as verification
 from fmcs_bench.build.runner import build_dataset
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike
-from fmcs_bench.hub import download as hub_download
-from fmcs_bench.hub.patience import Patience
 from fmcs_bench.images.load import source_name
 from fmcs_bench.jobs.local import Engine
 from fmcs_bench.jobs.ray import EngineName, engine_of
@@ -123,51 +121,6 @@ def build(
     with engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus) as chosen:
         work(chosen)
     return open_dataset(place.dataset(config.dataset_name))
-
-
-def download(
-    source: PathLike,
-    *,
-    workspace: PathLike | None = None,
-    to: PathLike | None = None,
-    only: Iterable[str] = (),
-    stages: Iterable[int] | None = None,
-    runs: Iterable[int] | None = None,
-    revision: str | None = None,
-    offline: bool = False,
-    timeout: float = 30.0,
-    progress: Progress = SILENT,
-) -> FmcsDataset:
-    """Bring an FMCS dataset, or a part of one, to this machine; go on where it was, or open it where it is here.
-
-    Every file is compared with its SHA-256 before it comes into the dataset's folder.
-
-    Args:
-        source: ``owner/name`` or ``owner/name@revision`` of the Hub, a URL, or a folder.
-        workspace: gets the dataset, in ``datasets/<its name>``; see ``Workspace``.
-        to: another folder for the dataset.
-        only: ``maps``, ``parquet``, ``checkpoints``; none means all.
-        stages: FMCS, 1 .. K; None is every stage.
-        runs: seeds; None is every run.
-        revision: branch, tag or commit of a repository of the Hub.
-        offline: use no network; files that are not here are an error. ``HF_HUB_OFFLINE`` does the same.
-        timeout: seconds that a server may be silent before the file is asked for again.
-        progress: shows the work; silent by default.
-
-    Raises:
-        FmcsBenchError: see ``fmcs_bench.hub.download.download``.
-    """
-    place = workspace_at(workspace)
-    return hub_download.download(
-        os.fspath(source),
-        place,
-        to=Path(to) if to is not None else None,
-        wish=hub_download.Wish(only=[only] if isinstance(only, str) else list(only) or None, runs=runs, stages=stages),
-        revision=revision,
-        offline=offline,
-        patience=Patience(timeout=timeout),
-        progress=progress,
-    )
 
 
 def evaluate(

@@ -33,6 +33,14 @@ def tiny_dataset(tiny_workspace) -> FmcsDataset:
 
 
 @pytest.fixture(scope="session")
+def published(tiny_dataset, tmp_path_factory) -> Path:
+    """The tiny dataset as a published folder. Tests must not write to it."""
+    folder = tmp_path_factory.mktemp("published") / tiny_dataset.path.name
+    fb.publish(tiny_dataset, to=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def judged(tiny_dataset, tmp_path_factory) -> Path:
     """A workspace with the tiny dataset and a few fitted evaluators; tests copy it."""
     root = tmp_path_factory.mktemp("judged")

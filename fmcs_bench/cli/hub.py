@@ -28,14 +28,6 @@ SELECTABLE: dict[str, type] = {"kinds": str, "runs": int, "stages": int, "splits
 @click.option("--revision", help="Branch, tag or commit of a repository of the Hub.  [default: main]")
 @click.option("--to", metavar="DIR", help="Folder of the data set.  [default: datasets/<its name> in the workspace]")
 @click.option("--offline", is_flag=True, help="Use no network: what is not here is listed, and an error.")
-@click.option(
-    "--timeout",
-    type=float,
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a server may be silent before a file is asked for again.",
-)
 @workspace_option
 @json_option
 def download(
@@ -46,16 +38,15 @@ def download(
     revision: str | None,
     to: str | None,
     offline: bool,
-    timeout: float,
     workspace: str,
     as_json: bool,
 ) -> None:
     """Bring an FMCS dataset, or a part of one, from the Hub, a URL or a folder; or go on with it."""
-    from fmcs_bench import api
     from fmcs_bench.cli.progress import shown
+    from fmcs_bench.hub.download import download as bring
 
     with shown() as progress:
-        dataset = api.download(
+        dataset = bring(
             source,
             workspace=workspace,
             to=to,
@@ -64,7 +55,6 @@ def download(
             runs=runs or None,
             revision=revision,
             offline=offline,
-            timeout=timeout,
             progress=progress,
         )
     if as_json:

@@ -56,11 +56,6 @@ class Workspace:
         return self.datasets / name
 
     @property
-    def downloads(self) -> Path:
-        """Unfinished downloads, one folder for each source."""
-        return self.root / "downloads"
-
-    @property
     def published(self) -> Path:
         """Folders that are published to the Hub, one for each dataset or part of one."""
         return self.root / "published"

@@ -1,311 +1,577 @@
 """Brings a published or built FMCS dataset, or a part of one, into a folder of this machine.
 
-Flow: source -> its JSON files, checked -> wanted files that are not here yet -> staging folder, each verified -> the
-dataset's folder, by one rename; or, where the dataset is here already, file by file and ``part.json`` last.
-Nothing that was not verified is ever in the dataset's folder, and a kill at any moment leaves what the same command
-goes on with.
+Flow: source -> its JSON files, checked -> the files that are not here yet, into a hidden folder beside the dataset ->
+SHA-256 of each -> the dataset's folder, by one rename; or, where the dataset is here already, file by file, and
+``part.json`` last. A killed download goes on when its command is typed again.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import glob
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fmcs_bench import __version__
 from fmcs_bench.core import files
-from fmcs_bench.core.environment import now
-from fmcs_bench.core.errors import ConfigError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench.core.environment import Sha256, now
+from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
+from fmcs_bench.core.options import Options
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.hub.contents import Contents, Download, fetch_contents
-from fmcs_bench.hub.patience import Attempts, Patience, fetch_small, patiently
-from fmcs_bench.hub.source import Source, find_source, without_links
-from fmcs_bench.hub.target import Entries, Here, move, write
-from fmcs_bench.hub.transfer import MB, Staging, Transfer
+from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.hub.errors import hub_errors
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import publication, schema
+from fmcs_bench.store.location import Location, is_url, stays_inside
+from fmcs_bench.store.opening import read_manifest, read_part
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.subset import FILE as PART
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.subset import KINDS, Part, chosen
+
+HEADS = (publication.FILE, schema.MANIFEST, PART)
+LARGEST_HEAD = 256_000_000
+"""Bytes of one of ``HEADS``; a million files need about 130 MB."""
+PARALLEL = 8
+"""Files at the same time."""
+BLOCK_BYTES = 1 << 20
+REPOSITORY = re.compile(r"(?:hf://datasets/|https://(?:huggingface\.co|hf\.co)/datasets/)?([\w-][\w.-]*/[\w-][\w.-]*?)"
+                        r"(?:(?:@|/tree/)([^@\s]+?))?/?")  # fmt: skip
+RESERVED = re.compile(r"(\.git|con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Parts of a name that Windows reads as a device, and the folder in which git finds programs to run."""
+
+Entries = Mapping[str, schema.FileEntry]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """Kinds of files, runs (seeds) and stages (FMCS) that are wanted; None is all that the source has."""
+class Origin(Options):
+    """Content of ``download.json``: where a folder came from, and how much the source had."""
 
-    only: Iterable[str] | None = None
-    runs: Iterable[int] | None = None
-    stages: Iterable[int] | None = None
-
-    def of(self, contents: Contents) -> Part:
-        """The part of these contents."""
-        return contents.wanted(self.only, self.runs, self.stages)
+    schema_version: Literal[1] = 1
+    source: str
+    asked: str | None
+    revision: str | None
+    dataset_digest: Sha256
+    available: Part
+    fmcs_bench: str
+    downloaded: str
 
 
 def download(
-    typed: str,
-    workspace: Workspace,
+    source: PathLike,
     *,
-    to: Path | None = None,
-    wish: Wish | None = None,
+    workspace: PathLike | None = None,
+    to: PathLike | None = None,
+    only: Iterable[str] | str = (),
+    stages: Iterable[int] | None = None,
+    runs: Iterable[int] | None = None,
     revision: str | None = None,
     offline: bool = False,
-    patience: Patience | None = None,
     progress: Progress = SILENT,
 ) -> FmcsDataset:
-    """Download a dataset, go on with an unfinished download, add what is missing, or open it where all is here.
+    """Download an FMCS dataset or a part of one, add what is missing to an earlier download, or open it.
+
+    Every file is compared with its SHA-256 before it comes into the dataset's folder.
 
     Args:
-        typed: an existing folder, ``owner/name[@revision]`` of the Hub, or a URL.
-        workspace: gets the dataset, unless ``to`` is given, and the files of unfinished downloads.
-        to: the dataset's folder.
-        wish: a part of it.
+        source: ``owner/name`` or ``owner/name@revision`` of the Hub, a URL that fsspec reads, or a folder.
+        workspace: gets the dataset, in ``datasets/<its name>``; see ``default_workspace``.
+        to: a different folder for the dataset.
+        only: ``maps``, ``parquet``, ``checkpoints``; none means all.
+        stages: FMCS, 1 .. K; None is every stage.
+        runs: seeds; None is every run.
         revision: branch, tag or commit of a repository of the Hub.
-        offline: use no network; what is missing is an error. ``HF_HUB_OFFLINE`` does the same.
-        patience: with servers.
+        offline: use no network; files that are not here are an error. ``HF_HUB_OFFLINE`` does the same.
         progress: shows the work; silent by default.
 
     Raises:
         MissingDataError: there is no such source, or, offline, files are not here.
-        ConfigError: the source does not have what is wanted, or is none.
+        ConfigError: a value that is not allowed, or the source does not have what is wanted.
         WorkspaceError: the folder holds something else, cannot be written, or the disk is too small.
         DatasetError: the source is damaged, or contradicts itself.
-        HubError: the source may not be read, or fails for too long.
+        HubError: the Hub refuses, or cannot be reached.
     """
     from huggingface_hub import constants
 
-    wish, patience = wish or Wish(), patience or Patience()
-    source, note = find_source(typed, revision=revision, timeout=patience.timeout)
-    if note:
-        progress.say(note)
-    if not source.is_here and (offline or constants.HF_HUB_OFFLINE):
-        return _offline(source, workspace, to, wish)
-    with workspace.locked(), _told_plainly():
-        arrival = _Arrival(source, workspace, to, patience, progress)
+    place = Workspace(workspace)
+    found = _find(os.fspath(source), revision, progress)
+    target = Path(to) if to is not None else None
+    kinds = [only] if isinstance(only, str) else list(only) or None
+    if not found.is_local and (offline or constants.HF_HUB_OFFLINE):
+        folders = [target] if target is not None else sorted(place.datasets.glob("[!.]*"))
+        return _offline(found, folders, kinds, runs, stages)
+    with place.locked(), _disk_errors(), tempfile.TemporaryDirectory() as heads:
+        contents = _fetch_contents(found, Path(heads))
+        wanted = contents.wanted(kinds, runs, stages)
+        return _bring(found, contents, wanted, target or place.dataset(contents.manifest.name), progress)
+
+
+class _Place:
+    """A folder, or a URL that fsspec reads."""
+
+    asked: str | None = None
+    revision: str | None = None
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.is_local = location.local is not None
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+    def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
+        """Copy files of at most these sizes into a folder; what is missing stays away.
+
+        Raises:
+            DatasetError: a file cannot be read, or is larger.
+        """
+        pool = ThreadPoolExecutor(PARALLEL)
         try:
-            return arrival.bring(wish)
+            for done in [pool.submit(self._copy, name, most, folder / name) for name, most in sizes.items()]:
+                done.result()
         finally:
-            if not arrival.staging.has_begun:
-                shutil.rmtree(arrival.staging.root, ignore_errors=True)
+            pool.shutdown(cancel_futures=True)
 
-
-class _Arrival:
-    """One download, from the source's JSON files to the opened dataset."""
-
-    def __init__(
-        self, source: Source, workspace: Workspace, to: Path | None, patience: Patience, progress: Progress
-    ) -> None:
-        self.source, self.workspace, self.to = source, workspace, to
-        self.patience, self.progress = patience, progress
-        self.staging = Staging(self._staging_root())
-
-    def bring(self, wish: Wish) -> FmcsDataset:
-        patiently(self.source.pin, Attempts(self.source.shown, self.patience, self.progress.say))
-        contents = self._contents()
-        target = self.to or self.workspace.dataset(contents.manifest.name)
-        here = Here.look(target, contents)
-        wanted = wish.of(contents)
-        goal = wanted if here is None else _both(here.part, wanted, contents)
-        needed = contents.files(goal)
-        missing = needed if here is None else {n: e for n, e in needed.items() if not here.has(n, e)}
-        self._say_what_else(contents, goal, wanted, here)
-        if here is not None and not missing and here.is_current(contents, goal):
-            self.progress.say(f"{target} has all of it; nothing was downloaded")
-            return FmcsDataset(target)
-        if absent := sorted(missing.keys() - contents.files(contents.part).keys()):
-            raise ConfigError(
-                f"{self.source.shown} does not have {len(absent)} files that {target} would need beside what is there, "
-                f"such as {absent[0]}; download into a folder of its own with --to"
-            )
-        self._belongs_to(contents)
-        self._check_space(missing, target)
-        if missing:
-            transfer = Transfer(self.source, missing, self.staging, self.patience, self.progress)
-            transfer.run(f"downloading {contents.manifest.name}")
-        if here is None:
-            self._appear(target, contents, goal)
-        else:
-            self._add(target, contents, goal, missing, here)
-        shutil.rmtree(self.staging.root)
-        return FmcsDataset(target)
-
-    def _staging_root(self) -> Path:
-        """A folder for this source, on the disk where the dataset goes, so that it can be moved there."""
-        name = re.sub(r"[^\w.-]+", "-", self.source.shown)[-60:].strip("-.")
-        name += "-" + hashlib.sha256(f"{self.source.shown} {self.source.asked}".encode()).hexdigest()[:12]
-        goes_to = self.to.absolute().parent if self.to is not None else self.workspace.datasets
-        nearest = next(path for path in (goes_to, *goes_to.absolute().parents) if path.exists())
-        if nearest.stat().st_dev == self.workspace.root.stat().st_dev:
-            return without_links(self.workspace.downloads, name)
-        goes_to.mkdir(parents=True, exist_ok=True)
-        return without_links(goes_to, f".{name}.download")
-
-    def _contents(self) -> Contents:
-        """What the source holds; from here, where the same revision of it was downloaded before."""
-        for folder, former in _received(self.source, self.workspace, self.to):
-            if self.source.revision is not None and former.revision == self.source.revision:
-                with suppress(FmcsBenchError):  # the folder was changed: read the source instead
-                    return Contents(folder, self.source.shown, former.available)
-        heads = without_links(self.staging.root, "heads")
-
-        def fetch(name: str, limit: int) -> bytes:
-            return fetch_small(self.source, name, limit, self.patience, self.progress.say)
-
-        contents = fetch_contents(fetch, heads, self.source.shown)
-        if contents.publication is not None and contents.publication.superseded_by is not None:
-            newer = "".join(c for c in contents.publication.superseded_by[:200] if c.isprintable())
-            self.progress.say(f"{self.source.shown} is superseded by {newer}")
-        return contents
-
-    def _say_what_else(self, contents: Contents, goal: Part, wanted: Part, here: Here | None) -> None:
-        if here is None:
+    def _copy(self, name: str, most: int, path: Path) -> None:
+        where = self.location.shown(name)
+        if not self.location.keeps_inside(name):
+            raise DatasetError(f"{where} is a symbolic link that leads out of the folder; put the file itself there")
+        if self.location.local is not None and not (self.location.local / name).is_file():
             return
-        asked = contents.files(wanted).keys() | contents.files(here.part).keys()
-        if also := contents.files(goal).keys() - asked:
-            self.progress.say(
-                f"{len(also)} more files come with it: a folder holds the same kinds of files and the same stages of "
-                f"each of its runs; here {', '.join(goal.kinds)} of runs {_listed(goal.runs)}, stages "
-                f"{_listed(goal.stages)}. Use --to for a folder of its own"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left = most + 1
+        with suppress(MissingDataError), self.location.open(name) as stream, path.open("wb") as out:
+            while left:
+                try:
+                    block = stream.read(min(left, BLOCK_BYTES))
+                except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
+                    raise self.location.unreadable(where, error) from None
+                if not block:
+                    return
+                left -= len(block)
+                out.write(block)
+            raise DatasetError(f"{where} is larger than the {most:,} bytes that it may have")
+
+
+class _Repository:
+    """A dataset repository of the Hub, at one commit."""
+
+    is_local = False
+
+    def __init__(self, name: str, asked: str | None) -> None:
+        self.name, self.asked = name, asked
+        self.revision: str | None = None
+        self._sizes: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        return f"hf://datasets/{self.name}"
+
+    def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
+        """See ``_Place``; the client of the Hub goes on where it was stopped."""
+        import huggingface_hub
+        from huggingface_hub.utils.tqdm import tqdm
+
+        class Quiet(tqdm):  # progress is shown by the caller
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options | {"disable": True})  # type: ignore[no-untyped-call]
+
+        with hub_errors(str(self)):
+            if self.revision is None:
+                info = huggingface_hub.HfApi().dataset_info(self.name, revision=self.asked, files_metadata=True)
+                self.revision = info.sha
+                self._sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
+            for name, most in sizes.items():
+                if self._sizes.get(name, 0) > most:
+                    raise DatasetError(f"{self}/{name} is larger than the {most:,} bytes that it may have")
+            huggingface_hub.snapshot_download(
+                self.name,
+                repo_type="dataset",
+                revision=self.revision,
+                local_dir=folder,
+                allow_patterns=[glob.escape(name) for name in sizes],
+                max_workers=PARALLEL,
+                tqdm_class=Quiet,
             )
 
-    def _belongs_to(self, contents: Contents) -> None:
-        """Drop what was fetched of another version."""
-        note = without_links(self.staging.root, "of")
-        heads = [contents.folder / name for name in (schema.MANIFEST, publication.FILE)]
-        key = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in heads if path.is_file()).hex().encode()
-        if not note.is_file() or note.read_bytes() != key:
-            for name in ("files", "partial"):
-                folder = without_links(self.staging.root, name)
-                if folder.exists():
-                    shutil.rmtree(folder)
-            files.write_atomically(note, key)
 
-    def _check_space(self, missing: Entries, target: Path) -> None:
-        per_file = 4096  # the smallest unit of most file systems
-        needed = sum(e.num_bytes - self.staging.bytes_of(n, e) + per_file for n, e in missing.items())
-        free = shutil.disk_usage(self.staging.root).free
-        if needed > free:
-            raise WorkspaceError(
-                f"{target} needs {needed:,} bytes more, and {free:,} bytes are free; free some space, choose another "
-                "disk with --workspace or --to, or ask for less with --only, --runs and --stages"
-            )
+def _find(typed: str, revision: str | None, progress: Progress) -> _Place | _Repository:
+    """The source that was typed; a folder of this machine comes first."""
+    repository = REPOSITORY.fullmatch(typed)
+    is_folder = not is_url(typed) and Path(typed).is_dir()
+    if repository is not None and not is_folder:
+        inside = repository[2]
+        if inside is not None and revision not in (None, inside):
+            raise ConfigError(f"{typed} names the revision {inside}, and --revision {revision}; give one of them")
+        return _Repository(repository[1], inside or revision)
+    if not is_folder and not is_url(typed):
+        raise MissingDataError(
+            f"{typed!r} is no folder here, and no owner/name of a repository of the Hub; a URL such as "
+            "https://host/folder or s3://bucket/folder is a third way"
+        )
+    if revision is not None:
+        raise ConfigError(f"revision = {revision!r}: {typed} has no revisions; only repositories of the Hub do")
+    if repository is not None:
+        progress.say(f"taking the folder {typed}; for the Hub's, type hf://datasets/{typed}")
+    return _Place(Location(typed))
 
-    def _appear(self, target: Path, contents: Contents, goal: Part) -> None:
-        """The first download: everything is put together beside, and appears by one rename."""
-        folder = self.staging.files
-        folder.mkdir(parents=True, exist_ok=True)
-        needed = contents.files(goal)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):  # not empty
-                    path.rmdir()
-            elif path.relative_to(folder).as_posix() not in needed:
-                path.unlink()  # of a former, larger wish
-        self._write_heads(folder, contents, goal)
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+class _Contents:
+    """The JSON files of a dataset in a folder: valid, in agreement, and without a name that must not become a file.
+
+    Args:
+        folder: with ``dataset.json``; ``publication.json`` and ``part.json`` may be there.
+        source: where they are from, for messages.
+        available: what of the dataset the source has, where ``part.json`` does not say it.
+
+    Raises:
+        FmcsBenchError: a file is damaged, or contradicts another.
+    """
+
+    def __init__(self, folder: Path, source: str, available: Part | None = None) -> None:
+        self.folder, self.source = folder, source
+        with _blamed_on(source, folder):
+            self._dataset = FmcsDataset(folder, check=False)
+            self.manifest = self._dataset.manifest
+            self._check_manifest()
+            self.publication = publication.read(Location(folder), self.manifest)
+            self.published: Entries = {} if self.publication is None else self.publication.files
+            own = {publication.FILE, schema.MANIFEST, PART, schema.DOWNLOAD}
+            if wrong := own & self.manifest.files.keys() or {publication.FILE, schema.DOWNLOAD} & self.published.keys():
+                raise DatasetError(f"{source} is damaged: it names {min(wrong)} as a file of the data")
+            for name in HEADS:
+                here, entry = folder / name, self.published.get(name)
+                stated = name != publication.FILE and self.publication is not None and available is None
+                if stated and here.is_file() and (entry is None or not _is_whole(here, entry)):
+                    raise DatasetError(f"{source}: {name} does not have the SHA-256 that {publication.FILE} states")
+            check_names([*self.manifest.files, *(self.published.keys() - own), *own], source)
+        part = available or self._dataset.part
+        has_parquet = any(_is_parquet(name) for name in self.published)
+        kinds = tuple(kind for kind in part.kinds if kind != "parquet" or has_parquet)
+        if not kinds:
+            raise DatasetError(f"{source} has neither maps nor Parquet files nor checkpoints")
+        self.part, self._has_parquet = part.model_copy(update={"kinds": kinds}), has_parquet
+
+    def _check_manifest(self) -> None:
+        manifest = self.manifest
+        if not manifest.states_its_digest:
+            raise DatasetError(f"{schema.MANIFEST} was changed: its content does not have its digest")
+        if manifest.name != manifest.config.dataset_name:
+            raise DatasetError("its name is not that of its configuration")
+        if len({run.seed for run in manifest.runs}) != len(manifest.runs):
+            raise DatasetError("two runs have one seed")
+        if set(manifest.images.num_images) != set(SPLITS):
+            raise DatasetError(f"its splits are not {', '.join(SPLITS)}")
+
+    def wanted(self, kinds: Any, runs: Any, stages: Any) -> Part:
+        """A part of what the source has; None is all.
+
+        Raises:
+            ConfigError: something that the source does not have.
+        """
+        try:
+            asked = {
+                "kinds": chosen(kinds, self.part.kinds, "only"),
+                "runs": chosen(runs, self.part.runs, "run"),
+                "stages": chosen(stages, self.part.stages, "stage"),
+            }
+        except ConfigError as error:
+            raise ConfigError(f"{self.source} does not have all that was asked for: {error}") from None
+        return self.part.model_copy(update=asked)
+
+    def files(self, part: Part) -> dict[str, schema.FileEntry]:
+        """Size and SHA-256 of all files of a part, but those in ``HEADS``."""
+        with _blamed_on(self.source, self.folder):
+            names = part.files(self.manifest, self._dataset.maps_per_shard)
+        added = {
+            name: entry
+            for name, entry in self.published.items()
+            if name not in HEADS and ("parquet" in part.kinds or not _is_parquet(name))
+        }
+        return {name: self.manifest.files[name] for name in sorted(names)} | added
+
+    def part_file(self, part: Part) -> bytes | None:
+        """Content of ``part.json`` of a folder with this part; None where nothing is left out."""
+        complete = {"maps", "checkpoints"} <= set(part.kinds) and not self._has_parquet
+        stated = part.model_copy(update={"kinds": KINDS}) if complete else part
+        return None if stated.is_whole(self.manifest) else files.to_json(part.to_json())
+
+
+def _fetch_contents(source: _Place | _Repository, folder: Path) -> _Contents:
+    """The contents of a source, whose JSON files come into ``folder``."""
+    source.fetch(dict.fromkeys(HEADS, LARGEST_HEAD), folder)
+    if not (folder / schema.MANIFEST).is_file():
+        raise MissingDataError(f"{source} has no {schema.MANIFEST}: it is no FMCS dataset, or an unfinished one")
+    with _blamed_on(str(source), folder):
+        manifest = read_manifest(Location(folder))
+        if set(read_part(Location(folder), manifest).splits) != set(SPLITS):  # which shards hold maps of a split?
+            names = [f"{schema.MAPS}/{schema.run_group(run.seed)}/feature_maps/zarr.json" for run in manifest.runs]
+            source.fetch(dict.fromkeys(names, BLOCK_BYTES), folder)
+            for name in names:
+                if name not in manifest.files or not _is_whole(folder / name, manifest.files[name]):
+                    raise DatasetError(f"{name} is missing, or does not have its SHA-256")
+    return _Contents(folder, str(source))
+
+
+def _bring(
+    source: _Place | _Repository, contents: _Contents, wanted: Part, target: Path, progress: Progress
+) -> FmcsDataset:
+    """Everything that is wanted and not in the target yet, checked, and then moved there."""
+    here = _part_in(target, contents)
+    goal = wanted if here is None else _both(here, wanted, contents)
+    needed = contents.files(goal)
+    missing = {name: entry for name, entry in needed.items() if not _is_here(target, name, entry, contents)}
+    if absent := sorted(missing.keys() - contents.files(contents.part).keys()):
+        raise ConfigError(
+            f"{source} does not have {len(absent)} files that {target} would need beside what is there, such as "
+            f"{absent[0]}; download into a separate folder with --to"
+        )
+    heads = {name: (contents.folder / name).read_bytes() for name in HEADS[:2] if (contents.folder / name).is_file()}
+    heads |= {PART: part} if (part := contents.part_file(goal)) is not None else {}
+    if here is not None and not missing and all(_bytes(target / name) == heads.get(name) for name in HEADS):
+        progress.say(f"{target} has all of it; nothing was downloaded")
+        return FmcsDataset(target)
+    if contents.publication is not None and contents.publication.superseded_by is not None:
+        progress.say(f"{source} is superseded by {_printable(contents.publication.superseded_by)}")
+    if here is not None and goal != wanted:
+        progress.say(
+            f"{target} then holds {', '.join(goal.kinds)} of the runs {', '.join(map(str, goal.runs))}, stages "
+            f"{', '.join(map(str, goal.stages))}: all runs of a folder have the same files. Use --to for a new folder"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.resolve().with_name(f".{target.name}.download")
+    if beside.is_symlink():
+        raise WorkspaceError(f"{beside} is a symbolic link; remove it")
+    beside.mkdir(exist_ok=True)
+    _fetch(source, {n: e for n, e in missing.items() if not _is_whole(beside / n, e)}, beside, target, progress)
+    origin = Origin.make(
+        source=str(source),
+        asked=source.asked,
+        revision=source.revision,
+        dataset_digest=contents.manifest.dataset_digest,
+        available=contents.part,
+        fmcs_bench=__version__,
+        downloaded=now(),
+    )
+    heads = {schema.DOWNLOAD: files.to_json(origin.to_json())} | heads
+    shutil.rmtree(beside / ".cache", ignore_errors=True)  # of the Hub's client
+    if here is None:
+        for path in [path for path in beside.rglob("*") if path.is_file()]:
+            if path.relative_to(beside).as_posix() not in needed:
+                path.unlink()  # of an earlier download that was stopped, and asked for more
+    else:
+        for name in missing:
+            _require_no_links(target, name)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).replace(target / name)
+        (target / PART).unlink(missing_ok=True)
+    for name, data in heads.items():
+        files.write_atomically((target if here is not None else beside) / name, data)
+    if here is None:
         if target.is_dir():
             target.rmdir()  # it is empty
-        folder.rename(target)
+        beside.replace(target)
+    else:
+        shutil.rmtree(beside)
+    return FmcsDataset(target)
 
-    def _add(self, target: Path, contents: Contents, goal: Part, missing: Entries, here: Here) -> None:
-        for name in missing:
-            move(without_links(self.staging.root, f"files/{name}"), without_links(target, name))
-        if contents.publication is not None:
-            for name in here.published.keys() - contents.publication.files.keys():
-                without_links(target, name).unlink(missing_ok=True)
-        self._write_heads(target, contents, goal)
 
-    def _write_heads(self, folder: Path, contents: Contents, goal: Part) -> None:
-        """Manifest, publication and where it is from; what is there comes last."""
-        for name in (schema.MANIFEST, publication.FILE):
-            if (contents.folder / name).is_file():
-                write(folder, name, (contents.folder / name).read_bytes())
-        former = Download.make(
-            source=self.source.shown,
-            asked=self.source.asked,
-            revision=self.source.revision,
-            dataset_digest=contents.manifest.dataset_digest,
-            available=contents.part,
-            fmcs_bench=__version__,
-            downloaded=now(),
+def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target: Path, progress: Progress) -> None:
+    """Fetch files into a folder, and keep those that have their SHA-256.
+
+    Raises:
+        WorkspaceError: the disk is too small.
+        DatasetError: a file does not come, or has other content.
+    """
+    needed, free = sum(entry.num_bytes for entry in missing.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        raise WorkspaceError(
+            f"{target} needs {needed:,} bytes more, and {free:,} bytes are free; free some space, choose another disk "
+            "with --workspace or --to, or ask for less with --only, --runs and --stages"
         )
-        write(folder, schema.DOWNLOAD, files.to_json(former.to_json()))
-        if (part := contents.written(goal)) is not None:
-            write(folder, PART, files.to_json(part.to_json()))
-        else:
-            (folder / PART).unlink(missing_ok=True)
+    names = list(missing)
+    with progress.task(f"downloading {target.name}", len(names)) as task:
+        for start in range(0, len(names), 4 * PARALLEL):
+            batch = names[start : start + 4 * PARALLEL]
+            source.fetch({name: missing[name].num_bytes for name in batch}, folder)
+            for name in batch:
+                if not _is_whole(folder / name, missing[name]):
+                    problem = "does not have its SHA-256" if (folder / name).is_file() else "is missing"
+                    (folder / name).unlink(missing_ok=True)
+                    raise DatasetError(
+                        f"{source}/{name} {problem}: the source is damaged or was changed, and the file is not kept. "
+                        "Type the command again, tell its owner, or use another source"
+                    )
+            task.advance(len(batch))
 
 
-def _offline(source: Source, workspace: Workspace, to: Path | None, wish: Wish) -> FmcsDataset:
+def _part_in(target: Path, contents: _Contents) -> Part | None:
+    """What of this dataset is in the target folder; None where it is empty, or there is none.
+
+    Raises:
+        WorkspaceError: it holds something else.
+    """
+    way_out = "choose another folder with --to, or move this one away"
+    if target.is_dir() and not any(target.iterdir()):
+        return None
+    if not target.exists() and not target.is_symlink():
+        return None
+    if not target.is_dir():
+        raise WorkspaceError(f"{target} is no folder; {way_out}")
+    try:
+        manifest = read_manifest(Location(target))
+        part = read_part(Location(target), manifest)
+    except FmcsBenchError as error:
+        raise WorkspaceError(f"{target} holds no finished FMCS dataset ({error}); {way_out}") from None
+    if manifest.dataset_digest != contents.manifest.dataset_digest or not manifest.states_its_digest:
+        raise WorkspaceError(
+            f"{target} holds a different dataset or version, {manifest.id}, and not {contents.manifest.id}; {way_out}"
+        )
+    is_published = (target / publication.FILE).is_file()
+    return part.model_copy(update={"kinds": tuple(k for k in part.kinds if k != "parquet" or is_published)})
+
+
+def _is_here(target: Path, name: str, entry: schema.FileEntry, contents: _Contents) -> bool:
+    """Whether the target has this file. Files of the data were checked when they came, and never change."""
+    path = target / name
+    if not path.is_file() or path.stat().st_size != entry.num_bytes:
+        return False
+    return name in contents.manifest.files or files.sha256_of_file(path) == entry.sha256
+
+
+def _both(here: Part, wanted: Part, contents: _Contents) -> Part:
+    """The smallest part that holds two."""
+    whole = Part.of(contents.manifest)
+    return whole.model_copy(
+        update={
+            name: tuple(v for v in getattr(whole, name) if v in getattr(here, name) or v in getattr(wanted, name))
+            for name in ("kinds", "runs", "stages", "splits")
+        }
+    )
+
+
+def _offline(source: _Place | _Repository, folders: Iterable[Path], kinds: Any, runs: Any, stages: Any) -> FmcsDataset:
     """The dataset, where all that is wanted of it is here.
 
     Raises:
         MissingDataError: it is not.
     """
-    found = [
-        (folder, former)
-        for folder, former in _received(source, workspace, to)
-        if source.asked in (None, former.asked, former.revision)
-    ]
-    where = source.shown + (f"@{source.asked}" if source.asked else "")
-    if not found:
+    where = f"{source}@{source.asked}" if source.asked else str(source)
+    advice = "type the command again without --offline and HF_HUB_OFFLINE"
+    for folder in folders:
+        with suppress(OSError, ValueError, RecursionError):  # without such a file it is no download
+            origin = Origin.from_json(json.loads((folder / schema.DOWNLOAD).read_bytes()))
+            if origin.source == str(source) and source.asked in (None, origin.asked, origin.revision):
+                break
+    else:
+        raise MissingDataError(f"offline, and no download of {where} is on this machine; {advice}")
+    contents = _Contents(folder, where, origin.available)
+    needed = contents.files(contents.wanted(kinds, runs, stages))
+    if missing := sorted(name for name, entry in needed.items() if not _is_here(folder, name, entry, contents)):
         raise MissingDataError(
-            f"offline, and no download of {where} is in {to or workspace.datasets}; type the command again without "
-            "--offline and HF_HUB_OFFLINE"
-        )
-    if len(found) > 1:
-        names = ", ".join(str(folder) for folder, _ in found)
-        raise ConfigError(f"several downloads of {where} are here ({names}); name one with --to")
-    folder, former = found[0]
-    contents = Contents(folder, where, former.available)
-    missing = {
-        name: entry
-        for name, entry in contents.files(wish.of(contents)).items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != entry.num_bytes
-    }
-    if missing:
-        size = sum(entry.num_bytes for entry in missing.values())
-        raise MissingDataError(
-            f"offline, and {len(missing)} files ({size / MB:,.1f} MB) of {where} are not in {folder}: "
-            f"{', '.join(sorted(missing)[:10])}{', ...' if len(missing) > 10 else ''}; type the command again without "
-            "--offline and HF_HUB_OFFLINE"
+            f"offline, and {len(missing)} files of {where} are not in {folder}: {', '.join(missing[:10])}"
+            f"{', ...' if len(missing) > 10 else ''}; {advice}"
         )
     return FmcsDataset(folder)
 
 
-def _received(source: Source, workspace: Workspace, to: Path | None) -> Iterator[tuple[Path, Download]]:
-    """Folders that a download of this source wrote."""
-    for folder in [to] if to is not None else sorted(workspace.datasets.glob("*")):
-        with suppress(OSError, ValueError, RecursionError):  # not written by us: then it is not one of these
-            former = Download.from_json(json.loads((folder / schema.DOWNLOAD).read_bytes()))
-            if former.source == source.shown:
-                yield folder, former
+def check_names(names: Iterable[str], where: str) -> None:
+    """Refuse names that cannot all be files below one folder, on any file system.
+
+    Args:
+        names: with forward slashes.
+        where: they stand, for the message.
+
+    Raises:
+        DatasetError: a name leads out, is not portable, or two are one where case or accents are written differently.
+
+    Example:
+        >>> check_names(["a/B.json", "a/b.json"], "dataset.json")
+        Traceback (most recent call last):
+        fmcs_bench.core.errors.DatasetError: ... # doctest: +ELLIPSIS
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not is_portable(name):
+            raise DatasetError(
+                f"{where} names a file that would lie outside its folder or that not every system can hold: "
+                f"{name[:200]!r}; nothing was downloaded"
+            )
+        other = seen.setdefault(_one_form(name), name)
+        if other is not name:
+            raise DatasetError(f"{where} names {other[:200]!r} and {name[:200]!r}, which are one file on some systems")
+    for name in seen.values():
+        for end in (found.start() for found in re.finditer("/", name)):
+            if (file := seen.get(_one_form(name[:end]))) is not None:
+                raise DatasetError(f"{where} names {file[:200]!r} as a file and, for {name[:200]!r}, as a folder")
 
 
-def _both(here: Part, wanted: Part, contents: Contents) -> Part:
-    """The smallest part that holds two."""
-    whole = Part.of(contents.manifest)
-    both: dict[str, Any] = {
-        name: tuple(v for v in getattr(whole, name) if v in getattr(here, name) or v in getattr(wanted, name))
-        for name in ("kinds", "runs", "stages", "splits")
-    }
-    return whole.model_copy(update=both)
+def is_portable(name: str) -> bool:
+    r"""Whether a name is that of a file below a folder on every system, written in one way only.
+
+    Example:
+        >>> [is_portable(name) for name in ("a/b.json", "../b", "a//b", "./a", "a\\b", "a/nul.txt", "a\n", "a. /b")]
+        [True, False, False, False, False, False, False, False]
+    """
+    return (
+        stays_inside(name)
+        and len(name) <= 1000
+        and name.isprintable()
+        and re.search(r'[<>|"*]', name) is None
+        and all(
+            0 < len(part.encode()) <= 255 and part[0] != " " and part[-1] not in " ." and not RESERVED.fullmatch(part)
+            for part in name.split("/")
+        )
+    )
 
 
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _one_form(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_parquet(name: str) -> bool:
+    return name.startswith(f"{publication.PARQUET}/")
+
+
+def _is_whole(path: Path, entry: schema.FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.num_bytes and files.sha256_of_file(path) == entry.sha256
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text[:200] if character.isprintable())
+
+
+def _require_no_links(root: Path, name: str) -> None:
+    path = root
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise DatasetError(f"{path} is a symbolic link, which may lead out of {root}; put the file itself there")
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _blamed_on(source: str, folder: Path) -> Iterator[None]:
+    """Errors of the readers of JSON, in one short line that names the source and not the folder it was put in."""
+    try:
+        yield
+    except (FmcsBenchError, ValueError, RecursionError) as error:
+        text = " ".join(_printable(" ".join(str(error).replace(str(folder), source).split())[:500]).split())
+        text = text if source in text else f"{source} is damaged: {text}"
+        raise (MissingDataError if isinstance(error, MissingDataError) else DatasetError)(text) from None
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
     """Faults of the disk as our errors; that it is full has its own line at the command."""
     try:
         yield
@@ -314,8 +580,7 @@ def _told_plainly() -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        place = error.filename or "a file"
         raise WorkspaceError(
-            f"{place} cannot be written ({os.strerror(error.errno or 0)}); choose another folder with --workspace or "
-            "--to"
+            f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno or 0)}); choose another folder "
+            "with --workspace or --to"
         ) from None

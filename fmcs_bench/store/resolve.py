@@ -23,7 +23,7 @@ def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
     Raises:
         MissingDataError: there is none; the message says how to build one.
     """
-    paths = sorted(path.parent for path in workspace.datasets.glob(f"*/{schema.MANIFEST}"))
+    paths = sorted(path.parent for path in workspace.datasets.glob(f"[!.]*/{schema.MANIFEST}"))
     if not paths:
         raise MissingDataError(
             f"no FMCS dataset is in {workspace.datasets}; build one with `fmcs-bench build --backbone smallcnn`"
@@ -54,7 +54,7 @@ def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> L
     for path in (workspace.dataset(str(dataset)), Path(dataset)):
         if path.is_dir():
             return Location(path)
-    known = sorted(path.name for path in workspace.datasets.glob("*") if path.is_dir())
+    known = sorted(path.name for path in workspace.datasets.glob("[!.]*") if path.is_dir())
     close = difflib.get_close_matches(str(dataset), known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"
     raise MissingDataError(f"there is no FMCS dataset {dataset} in {workspace.datasets}, nor a folder; {hint}")
@@ -76,7 +76,7 @@ def only_dataset(workspace: Workspace) -> FmcsDataset:
 
 def unfinished(workspace: Workspace) -> list[str]:
     """Names of the datasets of the workspace whose build was not finished."""
-    return sorted(p.name for p in workspace.datasets.glob("*") if p.is_dir() and not (p / schema.MANIFEST).exists())
+    return sorted(p.name for p in workspace.datasets.glob("[!.]*") if p.is_dir() and not (p / schema.MANIFEST).exists())
 
 
 def workspace_at(workspace: PathLike | None) -> Workspace:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import subprocess_environment
-from helpers.hub_uploads import WritableHub
+from helpers.hub_server import HubServer as WritableHub
 
 import fmcs_bench as fb
 from fmcs_bench.cli.hub import parse_selection

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import subprocess_environment
 from helpers.hub_server import Fault
-from helpers.hub_uploads import WritableHub
+from helpers.hub_server import HubServer as WritableHub
 
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, HubError
@@ -100,7 +100,7 @@ def test_public_is_seen_by_everyone_only_when_all_is_there(hub, folder):
 
 
 def test_an_upload_that_was_cut_off_goes_on(hub, folder):
-    hub.fail("/commit/main", Fault(methods=("POST",), status=500, times=None))
+    hub.plan["/commit/main"] = Fault(method="POST", status=500)
     with pytest.raises(HubError, match="type the command again to go on"):
         Repository("me/maps", endpoint=hub.url).upload(folder)
     assert hub.requests("/storage/", "PUT")
@@ -112,7 +112,7 @@ def test_an_upload_that_was_cut_off_goes_on(hub, folder):
 
 
 def test_a_busy_server_is_asked_again(hub, folder):
-    hub.fail("/preupload/main", Fault(methods=("POST",), status=503, times=2))
+    hub.plan["/preupload/main"] = Fault(method="POST", status=503, times=2)
     assert Repository("me/maps", endpoint=hub.url).upload(folder).is_new
     assert len(hub.requests("/preupload/")) == 4  # two refused, one for each commit
 

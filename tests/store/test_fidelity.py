@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 from helpers import record_factory as factory
-from helpers.publishing import tree
+from helpers.published_folder import tree
 from markdown_it import MarkdownIt
 from test_data_cards import generate as generate
 
