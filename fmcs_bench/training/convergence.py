@@ -1,4 +1,4 @@
-"""From a loss sequence to the K stages (arXiv 2405.04041): smooth, CQI, convergence point, markers. NumPy only.
+"""From a loss sequence to the K stages (arXiv 2405.04041). NumPy only.
 
 Flow: losses of one run -> exponential moving average -> CQI, the absolute moving average of its differences -> the
 first point after which CQI stays under a threshold -> K markers between the start and that point.

@@ -1,9 +1,6 @@
 """The only training loop: it trains backbones for runs, RAL and DueHeadNet, and fits evaluator networks.
 
-Flow: uint8 images or float16 maps, on the device or read batch by batch -> batches in an order that the seed decides,
-augmented -> loss of the objective -> optimiser -> history, and the weights of the last or
-of the best epoch. What happens after a step or an epoch (checkpoints, validation) comes in as a function whose answer
-the history keeps.
+What happens after a step or an epoch (checkpoints, validation) is a function whose answer the history keeps.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from fmcs_bench.core.errors import ConfigError, DivergedError
 from fmcs_bench.core.seeding import derive
@@ -35,7 +33,7 @@ class Batches:
     """Examples, and how they become the input of a network.
 
     Attributes:
-        inputs: [N, ...], of any dtype, on the device; or who reads them batch by batch, where they do not fit there.
+        inputs: [N, ...], of any dtype, on the device; or a function that reads them batch by batch.
         targets_N: int64, on the device.
         prepare: inputs of a batch -> float32 input of the network.
     """
@@ -56,22 +54,23 @@ class Batches:
         """Steps of one epoch."""
         return -(-len(self) // batch_size)
 
-    def parts(self, order_N: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
-        """Row numbers of ``ceil(N / batch_size)`` batches whose sizes differ by at most one, on the device.
-
-        Equal parts instead of a small rest: nothing is dropped, and batch norm never sees a batch of one.
-        """
-        return order_N.to(self.device).tensor_split(self.num_steps(batch_size))
-
-    def read(
-        self, parts: Sequence[torch.Tensor], augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    def in_order(
+        self,
+        order_N: torch.Tensor,
+        batch_size: int,
+        augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Input of the network and targets of each batch.
 
+        The ``ceil(N / batch_size)`` batches differ by at most one example: nothing is dropped, and batch norm never
+        sees a batch of one.
+
         Args:
-            parts: row numbers of each batch, on the device.
+            order_N: row numbers, in the order in which the examples come.
+            batch_size: at least 2.
             augment: (prepared inputs, row numbers) -> inputs.
         """
+        parts = order_N.to(self.device).tensor_split(self.num_steps(batch_size))
         found: Iterator[torch.Tensor]
         if isinstance(self.inputs, torch.Tensor):
             found = map(self.inputs.__getitem__, parts)
@@ -81,20 +80,16 @@ class Batches:
             prepared = self.prepare(inputs)
             yield prepared if augment is None else augment(prepared, index_B), self.targets_N[index_B]
 
-    def in_order(self, order_N: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every example once, in this order, in the batches of ``parts``."""
-        return self.read(self.parts(order_N, batch_size))
-
 
 @dataclass
 class History:
-    """What a training leaves behind besides the weights.
+    """The results of a training besides the weights.
 
     Attributes:
         losses: one training loss per step, in nats.
         step_notes: answers of ``after_step`` that are not None.
         epoch_notes: answers of ``after_epoch``; one per finished epoch.
-        best_epoch: whose weights the model has, from 1; None where those of the last epoch were asked for.
+        best_epoch: from 1, the epoch of the final weights; None where ``best_by`` was not used.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -127,31 +122,30 @@ def fit(
         loss: (model, inputs, targets) -> scalar, a mean over the batch.
         recipe: optimiser, schedule (annealed over ``epochs``, per step), batch size, precision and augmentation.
         epochs: at least 1.
-        seed: of order, augmentation and noise; weights are the caller's affair.
-        state_path: where the state is kept about every 20 seconds, and found again after a kill; removed at the end.
-        after_step: called with the number of steps done; its answer, if any, is kept.
-        after_epoch: called with the number of epochs done and the epoch's mean loss; its answer is kept, and one with
-            ``"stop": True`` ends the training.
+        seed: of order, augmentation and noise; the caller has set the weights.
+        state_path: where the state is saved about every 20 seconds, and found again after a kill; removed at the end.
+        after_step: called with the number of steps done; the history keeps answers that are not None.
+        after_epoch: called with the number of epochs done and the epoch's mean loss; the history keeps the answer, and
+            ``"stop": True`` in it ends the training.
         best_by: key of the answers of ``after_epoch``: the model ends with the weights of the epoch with the highest
             value, the first of equals. None keeps those of the last epoch.
 
     Raises:
         DivergedError: a loss, or a value of ``best_by``, is NaN or infinite.
     """
-    optimizer, scheduler = _optimizer(model, recipe, epochs * data.num_steps(recipe.batch_size))
+    optimizer = _optimizer(model, recipe)
+    scheduler = _scheduler(optimizer, recipe, epochs * data.num_steps(recipe.batch_size))
     state = _State(model, optimizer, scheduler)
     state.resume(state_path)
     history, saved = state.history, time.monotonic()
     for epoch in range(len(history.epoch_notes), epochs):
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
-        parts = data.parts(order, recipe.batch_size)
+        order_N = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
         augment = Augmentation.of(recipe, len(data), seed=derive(seed, "augmentation", epoch), device=data.device)
         losses: list[torch.Tensor] = []
-        step_notes: list[dict[str, Any]] = []
-        with torch.random.fork_rng(devices=_cuda_devices(data.device)):
+        with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
             torch.manual_seed(derive(seed, "noise", epoch))
             model.train()
-            for inputs, targets_B in data.read(parts, augment):
+            for inputs, targets_B in data.in_order(order_N, recipe.batch_size, augment):
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(inputs.device, recipe.precision):
                     value = loss(model, inputs, targets_B)
@@ -159,18 +153,15 @@ def fit(
                 optimizer.step()
                 scheduler.step()
                 losses.append(value.detach())
-                note = after_step(len(history.losses) + len(losses)) if after_step else None
-                if note is not None:
-                    step_notes.append(note)
+                if after_step is not None and (note := after_step(len(history.losses) + len(losses))) is not None:
+                    history.step_notes.append(note)
                     model.train()
-        history.losses.extend(_finite(torch.stack(losses), epoch))
+        history.losses += _finite(torch.stack(losses), epoch)
         mean = sum(history.losses[-len(losses) :]) / len(losses)
-        epoch_note: dict[str, Any] = after_epoch(epoch + 1, mean) if after_epoch else {}
-        history.step_notes.extend(step_notes)
-        history.epoch_notes.append(epoch_note)
+        history.epoch_notes.append({} if after_epoch is None else after_epoch(epoch + 1, mean))
         if best_by is not None:
             state.keep_best(best_by)
-        if epoch_note.get("stop"):
+        if history.epoch_notes[-1].get("stop"):
             break
         if state_path is not None and time.monotonic() - saved > SECONDS_BETWEEN_STATES:
             state.save(state_path)
@@ -217,19 +208,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _optimizer(
-    model: nn.Module, recipe: Recipe, num_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    else:
-        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        optimizer = kind(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, num_steps: int) -> LRScheduler:
     if recipe.schedule == "cosine":
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
-    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        return CosineAnnealingLR(optimizer, T_max=num_steps)
+    return ConstantLR(optimizer, factor=1.0)
 
 
 def _finite(losses: torch.Tensor, epoch: int) -> list[float]:
@@ -241,17 +231,13 @@ def _finite(losses: torch.Tensor, epoch: int) -> list[float]:
     return [float(value) for value in values.tolist()]
 
 
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
 @dataclass
 class _State:
-    """All that a training that was killed needs to go on."""
+    """What a training needs to go on after a kill."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: LRScheduler
     history: History = field(default_factory=History)
     best: dict[str, torch.Tensor] | None = None
 
@@ -291,10 +277,10 @@ class _State:
         self.history, self.best = History(**found["history"]), found["best"]
 
     def finish(self, path: Path | None) -> None:
-        """Leave the model with the weights that were asked for, in eval mode, and no file."""
+        """Give the model its final weights, in eval mode, and remove the file."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.eval()
         if path is not None:
             path.unlink(missing_ok=True)
-            path.with_suffix(".part").unlink(missing_ok=True)  # of a kill while it was written
+            path.with_suffix(".part").unlink(missing_ok=True)  # left by a kill during a save

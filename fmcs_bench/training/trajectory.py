@@ -1,7 +1,6 @@
 """One run: train a backbone from one seed and keep checkpoints along its loss curve.
 
-Flow: images -> training loop -> after each chosen step a checkpoint file and its validation accuracy -> ``Run``, the
-loss sequence with its checkpoints. Stages are chosen afterwards, by ``convergence``.
+Stages are chosen afterwards, by ``convergence``.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Checkpoint(Options):
 
 
 class Run(Options):
-    """The trajectory of one run: training loss of every step in nats, checkpoints with their validation accuracy."""
+    """One run: the training loss of every step, in nats, and the checkpoints."""
 
     seed: int
     steps_per_epoch: int
@@ -48,7 +47,7 @@ class Run(Options):
 def image_batches(images: ImageDataset, prepare: Preprocessor, *splits: str, device: torch.device) -> Batches:
     """The images of some splits as uint8, with the preprocessing of the input on the device.
 
-    They lie on the device, in the host's memory, or are decoded ahead: see ``images.loader.image_inputs``.
+    For where the images are kept, see ``images.loader.image_inputs``.
     """
     return Batches(
         image_inputs(images.images_NCHW, images.indices(*splits), device),
@@ -72,9 +71,8 @@ def train_run(
         images: the image dataset, limited already.
         config: backbone, recipe, epochs, number of checkpoints.
         seed: of weights, order and noise.
-        folder: where ``step-<n>.safetensors`` and the state of an unfinished training go; a training that was killed
-            goes on from there.
-        device: where to train.
+        folder: for ``step-<n>.safetensors`` and the state of an unfinished training, which is resumed from there.
+        device: of the training.
         progress: shows epochs.
 
     Raises:
@@ -96,7 +94,7 @@ def train_run(
             save_checkpoint(model, checkpoint_path(folder, step))
             return {"step": step, "validation_accuracy": accuracy(model, validation, precision=config.recipe.precision)}
 
-        def report(epoch: int, loss: float) -> dict[str, float]:  # noqa: ARG001
+        def report(_epoch: int, _loss: float) -> dict[str, float]:
             task.advance()
             return {}
 
@@ -115,14 +113,7 @@ def train_run(
         seed=seed,
         steps_per_epoch=steps_per_epoch,
         losses=tuple(history.losses),
-        checkpoints=tuple(
-            Checkpoint(
-                step=note["step"],
-                epoch=note["step"] / steps_per_epoch,
-                validation_accuracy=note["validation_accuracy"],
-            )
-            for note in history.step_notes
-        ),
+        checkpoints=tuple(Checkpoint(epoch=note["step"] / steps_per_epoch, **note) for note in history.step_notes),
     )
 
 
@@ -144,14 +135,14 @@ def save_checkpoint(model: Backbone, path: Path, *, key: str | None = None) -> N
     Args:
         model: on any device.
         path: of the file.
-        key: of the record that these weights gave, kept in the file's metadata.
+        key: of the record of these weights, for the file's metadata.
     """
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     files.write_atomically(path, save(state, None if key is None else {"key": key}))
 
 
 def checkpoint_key(path: Path) -> str | None:
-    """The key that a checkpoint was saved with; None where it has none, is damaged, or is not there."""
+    """The key that a checkpoint was saved with; None where it has none, is damaged, or does not exist."""
     if not path.is_file():
         return None
     try:
@@ -164,7 +155,7 @@ def checkpoint_key(path: Path) -> str | None:
 
 def load_checkpoint(config: RunConfig, num_classes: int, checkpoint: Path | bytes) -> Backbone:
     """The backbone with the weights of a checkpoint (a file or its bytes), frozen, in eval mode, on the CPU."""
-    # Published weights are where a run started; here they would be fetched only to be replaced.
+    # Published weights would be fetched only to be replaced.
     options = config.backbone_options.model_copy(update={"pretrained": False})
     model = create_backbone(config.backbone, num_classes, seed=0, image_size=config.image_size, options=options)
     model.load_state_dict(load(checkpoint if isinstance(checkpoint, bytes) else checkpoint.read_bytes()))

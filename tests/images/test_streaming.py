@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.small_training import cross_entropy
 from PIL import Image
 from test_folder import BUILD, write_classes, write_image
 from test_huggingface import write_parquet
-from test_loop import cross_entropy
 
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.cli.main import main

@@ -107,8 +107,8 @@ def test_images_are_augmented_after_resizing():
     data = image_batches(source, Preprocessor(source, 32), "train", device=CPU)
     rows = torch.arange(len(data))
     augment = Augmentation("crop-flip", len(data), seed=0, device=CPU)
-    ((plain, _),) = data.read([rows])
-    ((changed, _),) = data.read([rows], augment)
+    ((plain, _),) = data.in_order(rows, len(rows))
+    ((changed, _),) = data.in_order(rows, len(rows), augment)
     assert changed.shape == plain.shape == (30, 3, 32, 32)
     assert torch.equal(changed, augment(plain, rows))
 

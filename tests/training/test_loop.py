@@ -6,23 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import subprocess_environment
+from helpers.small_training import cross_entropy, data
 from torch.nn import functional as F  # noqa: N812
 
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.core.errors import ConfigError, DivergedError
-from fmcs_bench.training.loop import Batches, choose_device, fit, predict
+from fmcs_bench.training.loop import choose_device, fit, predict
 from fmcs_bench.training.recipes import Recipe
-
-
-def data(num=50):
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(num, 3, 16, 16, generator=generator)
-    return Batches(inputs, torch.arange(num) % 10, lambda x: x)
-
-
-def cross_entropy(model, inputs, targets):
-    return F.cross_entropy(model(inputs), targets)
 
 
 def test_every_example_is_seen_once_and_no_batch_is_a_lone_rest():
@@ -100,18 +91,19 @@ import hashlib, json, os, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from test_loop import data, cross_entropy
-from fmcs_bench import dueheadnet, training
+from helpers.small_training import cross_entropy, data
+from fmcs_bench.backbones import dueheadnet
+from fmcs_bench.training import loop
 from fmcs_bench.training.recipes import Recipe
 torch.set_num_threads(1)
-training.SECONDS_BETWEEN_STATES = 0.0
+loop.SECONDS_BETWEEN_STATES = 0.0
 kill_after = int(sys.argv[2])
 def after_step(step):
     if step == kill_after:
         os.kill(os.getpid(), 9)
 model = dueheadnet.create("smallcnn", 10, fusion="concat", image_size=16, seed=0)  # has dropout
 scores = [0.1, 0.7, 0.2, 0.7]  # the best epoch lies behind the first kill and before the second
-history = training.fit(
+history = loop.fit(
     model, data(), cross_entropy, Recipe(batch_size=16, augmentation="crop-flip"), epochs=4, seed=2,
     state_path=Path(sys.argv[1]), after_step=after_step, best_by="score",
     after_epoch=lambda e, loss: {{"loss": loss, "score": scores[e - 1]}})
@@ -123,7 +115,7 @@ print(json.dumps([digest, history.losses, history.epoch_notes]))
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
 
     def start(state, kill_after):
         return subprocess.run(
