@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build, build_leaderboard, evaluate, load_evaluator, publish, verify
+    from fmcs_bench.api import build_leaderboard, evaluate, load_evaluator, publish, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
+    from fmcs_bench.build.runner import build
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
     from fmcs_bench.training_track.api import plan_training, train
@@ -32,6 +33,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "download": "fmcs_bench.hub.download",
+    "build": "fmcs_bench.build.runner",
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",
     "plan_training": "fmcs_bench.training_track.api",

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fmcs_bench.build import recompute as verification
-from fmcs_bench.build.runner import build_dataset
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike
-from fmcs_bench.images.load import source_name
 from fmcs_bench.jobs.local import Engine
-from fmcs_bench.jobs.ray import EngineName, engine_of
+from fmcs_bench.jobs.options import Execution
+from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.trials import GridValue, Head
-from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 from fmcs_bench.store.resolve import (
@@ -59,70 +57,6 @@ def open(  # noqa: A001  (as zarr.open and PIL.Image.open are)
     return open_dataset(Location(os.fspath(path), storage_options))
 
 
-def build(
-    *,
-    workspace: PathLike | None = None,
-    data_dir: PathLike | None = None,
-    skip_broken: bool = False,
-    download: bool = False,
-    stream_images: bool | None = None,
-    device: str = "auto",
-    engine: EngineName = "local",
-    address: str | None = None,
-    unit_cpus: int | None = None,
-    unit_gpus: float | None = None,
-    progress: Progress = SILENT,
-    **options: Any,
-) -> FmcsDataset:
-    """Build an FMCS dataset, go on with an unfinished one, or open it where it is finished.
-
-    Args:
-        workspace: folder of everything that is made; see ``Workspace``.
-        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
-        skip_broken: leave out images that cannot be decoded; the manifest has their number.
-        download: fetch missing files of a named image dataset into ``data_dir``.
-        stream_images: decode images when they are needed instead of holding them in memory; None does so where they
-            would take more than half of the free memory.
-        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
-        engine: ``local``, or ``ray``: runs, and then parts of their maps, at the same time, on one machine or many; the
-            next three are as for ``evaluate``.
-        address: of a Ray cluster.
-        unit_cpus: CPUs and threads of each unit.
-        unit_gpus: GPUs of each unit, or a share of one.
-        progress: shows the work; silent by default.
-        **options: of ``BuildConfig``: ``backbone``, ``image_dataset`` (also ``folder:DIR`` and ``hub:NAME_OR_PATH``),
-            ``image_size``, ``stages``, ``epochs``, ...
-
-    Raises:
-        FmcsBenchError: see ``fmcs_bench.build.runner.build_dataset``.
-    """
-    typed = options.get("image_dataset")
-    image_source = typed if isinstance(typed, str) and ":" in typed else None
-    if image_source is not None:
-        options["image_dataset"] = source_name(image_source)
-    config = BuildConfig.create(**options)
-    place = workspace_at(workspace)
-
-    def work(worker: Engine) -> None:
-        with place.locked():
-            build_dataset(
-                config,
-                place,
-                data_dir=image_folder(data_dir),
-                image_source=image_source,
-                skip_broken=skip_broken,
-                download=download,
-                stream_images=stream_images,
-                device=device,
-                progress=progress,
-                engine=worker,
-            )
-
-    with engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus) as chosen:
-        work(chosen)
-    return open_dataset(place.dataset(config.dataset_name))
-
-
 def evaluate(
     datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
     *,
@@ -135,7 +69,7 @@ def evaluate(
     test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
     workspace: PathLike | None = None,
     device: str = "auto",
-    engine: EngineName = "local",
+    engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     unit_cpus: int | None = None,
     unit_gpus: float | None = None,
@@ -171,7 +105,8 @@ def evaluate(
     place = workspace_at(workspace)
     opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
     others = find_datasets(place, test_on)
-    chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
+    typed = {"engine": engine, "address": address, "unit_cpus": unit_cpus, "unit_gpus": unit_gpus}
+    chosen = engine_of(Execution.take(typed))
 
     def work(worker: Engine) -> list[EvaluatorBoard]:
         with place.locked():

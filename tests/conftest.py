@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import fmcs_bench as fb
 from fmcs_bench.core import environment
+from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.recipes import ConvergenceRule, Recipe
@@ -52,7 +53,7 @@ def judged(tiny_dataset, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def engine():
     """Ray with two workers, which import modules of this folder; its tests are of the xdist_group ray."""
-    with pytest.MonkeyPatch.context() as patch, engine_of("ray") as engine:
+    with pytest.MonkeyPatch.context() as patch, engine_of(Execution(engine="ray")) as engine:
         patch.setattr(environment, "usable_cores", lambda: 2)
         here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(here))

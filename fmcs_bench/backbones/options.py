@@ -18,9 +18,16 @@ class BackboneOptions(Options):
         fmcs_bench.core.errors.ConfigError: output_stride = 12: Input should be 8, 16 or 32
     """
 
-    layer: str | None = Field(None, min_length=1, description="module whose output are the maps; None is the last map")
-    output_stride: Literal[8, 16, 32] | None = Field(None, description="image side / map side; None is the network's")
-    pretrained: bool = Field(False, description="start from published weights; the classifier is random")
+    layer: str | None = Field(
+        None,
+        min_length=1,
+        description="Module whose output is the maps, such as layer3.",
+        json_schema_extra={"metavar": "NAME", "default": "the last maps"},
+    )
+    output_stride: Literal[8, 16, 32] | None = Field(
+        None, description="Image side / map side.", json_schema_extra={"default": "the network's"}
+    )
+    pretrained: bool = Field(False, description="Start from published weights; only the classifier is random.")
 
 
 class NamesBackbone(Options):
@@ -29,7 +36,9 @@ class NamesBackbone(Options):
     So what was written before there were any is read, and has the digest, as before.
     """
 
-    backbone: str
+    backbone: str = Field(
+        description="Short name, timm/NAME or torchvision/NAME; see `fmcs-bench list backbones --size N`."
+    )
     backbone_options: BackboneOptions = BackboneOptions()
 
     added_later = frozenset({"backbone_options"})

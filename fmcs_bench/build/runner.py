@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fmcs_bench.backbones.create import find_backbone, map_shape, num_parameters
 from fmcs_bench.core import environment, files
-from fmcs_bench.build.units import BuildUnit, Done, ImagePlace, Inputs, TrainRun, Workshop
+from fmcs_bench.build.units import BuildUnit, Done, Inputs, TrainRun, Workshop, images_of
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job
 from fmcs_bench.core.environment import Environment
@@ -36,7 +37,11 @@ from fmcs_bench.store.stages import choose_stages
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.trajectory import Run, checkpoint_path, initial_backbone
-from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.images.load import source_name
+from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.jobs.options import Execution
+from fmcs_bench.jobs.ray import engine_of
 
 CHOICE_OF_STAGES = ("stages", "markers", "convergence")
 """Options that do not change how a run is trained."""
@@ -47,55 +52,58 @@ SECONDS_UNTIL_SEEN = 90
 """After which files of another machine are seen here: a network file system may remember for a minute what was not."""
 
 
-def build_dataset(
-    config: BuildConfig,
-    workspace: Workspace,
+def build(
+    config: BuildConfig | None = None,
     *,
-    data_dir: str | Path | None = None,
-    image_source: str | None = None,
-    skip_broken: bool = False,
-    download: bool = False,
-    stream_images: bool | None = None,
-    device: str = "auto",
+    workspace: PathLike | None = None,
+    images: ImageOptions | None = None,
+    execution: Execution | None = None,
     progress: Progress = SILENT,
-    engine: Engine = LOCAL,
+    **options: Any,
 ) -> FmcsDataset:
-    """Build one FMCS dataset, or open it where it is finished.
+    """Build an FMCS dataset, continue an unfinished one, or open it where it is finished.
 
     Args:
-        config: what to build; its ``dataset_name`` names the folder.
-        workspace: where; the caller holds its lock.
-        data_dir: folder with the files of the image dataset.
-        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where the images of a configuration with such a plain name
-            lie; it is not kept.
-        skip_broken: leave out images that cannot be decoded; the manifest has their number.
-        download: fetch missing files of a named image dataset into ``data_dir``.
-        stream_images: see ``stream`` of ``load_images``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: shows the work.
-        engine: who trains and computes; see ``fmcs_bench.jobs.ray``.
+        config: what to build; None takes all of it from ``options``.
+        workspace: folder of everything that is made; see ``Workspace``.
+        images: where the image files are; None takes it from ``options``.
+        execution: device, and whether runs and blocks of maps are done one after another or on Ray; None takes it from
+            ``options``.
+        progress: shows the work; silent by default.
+        **options: fields of ``BuildConfig`` (``backbone``, ``image_dataset``, which may be ``folder:DIR`` or
+            ``hub:NAME_OR_PATH``, ``image_size``, ``stages``, ...), of ``ImageOptions`` (``data_dir``, ``skip_broken``,
+            ...) and of ``Execution`` (``device``, ``engine``, ...).
 
     Raises:
         UnknownNameError: no such image dataset or backbone.
         MissingDataError: the image files are not there.
         ImageError: an image is broken, or the images and classes are not what a dataset needs.
-        ConfigError: another dataset has this name, or the backbone cannot take these images.
+        ConfigError: a wrong option, a different dataset has this name, or the backbone cannot take these images.
         ConvergenceError: a run has no convergence point, or too few checkpoints for K stages.
         EngineError: workers of the engine lack what they need, or die again and again.
     """
-    path = workspace.dataset(config.dataset_name)
-    place = ImagePlace(data_dir, image_source, skip_broken, download, stream_images)
-    if (path / schema.MANIFEST).exists():
-        dataset = open_dataset(path)
-        _require_equal(dataset.manifest.config, config, path)
-        if image_source is not None:  # two folders may have one name
-            _require_same_images(dataset.manifest.images.sha256, place.load(config, progress), path)
-        shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
-        return dataset
-    codecs.require(config.codec)
-    find_backbone(config.backbone)  # before the images are read: a wrong name is told at once
-    _Build(config, path, place, device, progress, engine).finish(workspace.root)
-    return open_dataset(path)
+    images = images or ImageOptions.take(options)
+    execution = execution or Execution.take(options)
+    source = options.get("image_dataset")
+    if isinstance(source, str) and ":" in source:
+        images = images.model_copy(update={"image_source": source})
+        options["image_dataset"] = source_name(source)
+    config = BuildConfig.create(**(dict(config or {}) | options))
+    place = Workspace(workspace)
+    path = place.dataset(config.dataset_name)
+    with place.locked():
+        if (path / schema.MANIFEST).exists():
+            dataset = open_dataset(path)
+            _require_equal(dataset.manifest.config, config, path)
+            if images.image_source is not None:  # two folders may have one name
+                _require_same_images(dataset.manifest.images.sha256, images_of(config, images, progress), path)
+            shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
+            return dataset
+        codecs.require(config.codec)
+        find_backbone(config.backbone)  # before the images are read: a wrong name is reported at once
+        with engine_of(execution) as engine:
+            _Build(config, path, images, execution.device, progress, engine).finish(place.root)
+        return open_dataset(path)
 
 
 def _require_equal(existing: BuildConfig, wanted: BuildConfig, path: Path, *, leaving: Collection[str] = ()) -> None:
@@ -120,11 +128,11 @@ def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
 
 class _Build:
     def __init__(
-        self, config: BuildConfig, path: Path, place: ImagePlace, device: str, progress: Progress, engine: Engine
+        self, config: BuildConfig, path: Path, place: ImageOptions, device: str, progress: Progress, engine: Engine
     ) -> None:
         self.config, self.path, self.progress, self.engine = config, path, progress, engine
         self.device = str(choose_device(device))
-        self.images = place.load(config, progress)
+        self.images = images_of(config, place, progress)
         probe = initial_backbone(config, len(self.images.classes), seed=0)
         self.num_parameters = num_parameters(probe)
         self.map_shape = map_shape(probe, config.image_size)

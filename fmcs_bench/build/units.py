@@ -26,6 +26,7 @@ from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import DatasetError
 from fmcs_bench.build.extraction import extract
 from fmcs_bench.images.dataset import ImageDataset
+from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.core.progress import PRINTED, Progress
 from fmcs_bench.store.writer import DatasetWriter
@@ -91,41 +92,22 @@ class Done:
     run: Run | None = None
 
 
-@dataclass(frozen=True)
-class ImagePlace:
-    """How the images of a build are loaded; see ``load_images``."""
-
-    data_dir: str | Path | None = None
-    source: str | None = None
-    skip_broken: bool = False
-    download: bool = False
-    stream: bool | None = None
-    num_workers: int | None = None
-
-    def load(self, config: BuildConfig, progress: Progress) -> ImageDataset:
-        """The images of a configuration."""
-        return load_images(
-            config.image_dataset,
-            self.data_dir,
-            limit=config.limit,
-            image_size=config.image_size,
-            source=self.source,
-            skip_broken=self.skip_broken,
-            download=self.download,
-            stream=self.stream,
-            num_workers=self.num_workers,
-            progress=progress,
-        )
-
-    def elsewhere(self, *, is_streamed: bool) -> ImagePlace:
-        """The same images for another process, which downloads nothing, and streams what is streamed here."""
-        return replace(
-            self,
-            data_dir=None if self.data_dir is None else Path(self.data_dir).absolute(),
-            source=absolute_source(self.source),
-            download=False,
-            stream=True if is_streamed else self.stream,
-        )
+def images_of(
+    config: BuildConfig, options: ImageOptions, progress: Progress, num_workers: int | None = None
+) -> ImageDataset:
+    """The images of a configuration; see ``load_images``."""
+    return load_images(
+        config.image_dataset,
+        options.data_dir,
+        limit=config.limit,
+        image_size=config.image_size,
+        source=options.image_source,
+        skip_broken=options.skip_broken,
+        download=options.download,
+        stream=options.stream_images,
+        num_workers=num_workers,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +125,7 @@ class Inputs:
 
     config: BuildConfig
     path: Path
-    place: ImagePlace
+    place: ImageOptions
     images_sha256: str
     map_shape: tuple[int, int, int]
     device: str
@@ -175,7 +157,15 @@ class Workshop:
             self.writer = writer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = self.inputs.place.elsewhere(is_streamed=self.images.is_streamed)
+        here = self.inputs.place  # a worker downloads nothing, and streams what is streamed here
+        place = here.model_copy(
+            update={
+                "data_dir": None if here.data_dir is None else Path(here.data_dir).absolute(),
+                "image_source": absolute_source(here.image_source),
+                "download": False,
+                "stream_images": True if self.images.is_streamed else here.stream_images,
+            }
+        )
         path, device = self.inputs.path.absolute(), str(self.device)
         return type(self), (replace(self.inputs, path=path, place=place, device=device),)
 
@@ -188,8 +178,7 @@ class Workshop:
             DatasetError: they are others.
         """
         # This process has its threads for itself, the others of the machine are other processes'.
-        place = replace(self.inputs.place, num_workers=torch.get_num_threads() - 1)
-        source = place.load(self.config, self.progress)
+        source = images_of(self.config, self.inputs.place, self.progress, num_workers=torch.get_num_threads() - 1)
         if source.sha256 != self.inputs.images_sha256:
             raise DatasetError(
                 f"the images of {source.name} here are not those that the build began with; give all machines the same "

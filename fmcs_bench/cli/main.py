@@ -19,15 +19,20 @@ from fmcs_bench.cli.options import (
     Commands,
     data_dir_option,
     device_option,
-    engine_options,
     images_option,
     json_option,
+    made,
+    options_of,
     print_board,
     print_json,
     stream_option,
+    typed,
     workspace_option,
 )
 from fmcs_bench.cli.train import train
+from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.jobs.options import Execution
+from fmcs_bench.store.config import BuildConfig
 
 if TYPE_CHECKING:
     from fmcs_bench.core.workspace import Workspace
@@ -48,7 +53,7 @@ def quickstart(workspace: str, device: str) -> None:
     from fmcs_bench.cli.progress import shown
 
     place = _place(workspace)
-    with place.locked(), shown() as progress:
+    with shown() as progress:
         result = road.run(place, device=device, progress=progress)
     click.echo(f"{result.dataset}\n")
     print_board(result.evaluators)
@@ -58,79 +63,21 @@ def quickstart(workspace: str, device: str) -> None:
 
 
 @main.command()
-@click.option(
-    "--backbone",
-    required=True,
-    help="Short name, timm/NAME or torchvision/NAME; see `fmcs-bench list backbones --size N`.",
-)
-@click.option("--layer", metavar="NAME", help="Take the maps of this module, as layer3.  [default: the last maps]")
-@click.option("--output-stride", type=int, metavar="8|16|32", help="Image side / map side.  [default: the network's]")
-@click.option("--pretrained", is_flag=True, help="Start from published weights; only the classifier is random.")
-@click.option(
-    "--dataset",
-    "image_dataset",
-    default="digits",
-    show_default=True,
-    help="Image dataset: a name, folder:DIR or hub:NAME_OR_PATH.",
-)
-@click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: 224; digits: 32]")
-@click.option("--stages", type=int, help="K, the number of FMCS.  [default: 9; digits: 7]")
-@click.option("--runs", type=int, help="Training runs.  [default: 2]")
-@click.option("--epochs", type=int, help="Upper bound of a run.  [default: 30; digits: 20]")
-@click.option("--checkpoints", type=int, help="About how many checkpoints along a run.  [default: 60]")
-@click.option("--limit", type=int, help="At most this many images in each split.")
-@click.option(
-    "--codec",
-    type=click.Choice(["zstd", "pco", "q8"]),
-    help="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 specification) or "
-    "q8 (8 bits, lossy).  [default: zstd]",
-)
-@click.option("--markers", type=click.Choice(["loss", "epoch"]), help="How stages are spaced.  [default: loss]")
-@click.option("--cqi-threshold", type=float, help="Converged once CQI stays below, nats per epoch.  [default: 0.02]")
-@click.option("--batch-size", type=int, help="Of training.  [default: 64]")
-@click.option("--lr", type=float, help="Learning rate of training.  [default: 0.001]")
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Of training and maps; bfloat16 is faster on GPUs.  [default: float32]",
-)
-@click.option("--seed", type=int, help="Of the first run.  [default: 0]")
-@click.option("--name", help="Last part of the dataset's name.  [default: base]")
-@click.option("--download", is_flag=True, help="Fetch missing files of a named image dataset into --data-dir.")
-@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read; their number is kept.")
-@stream_option
-@data_dir_option
+@options_of(BuildConfig)
+@options_of(ImageOptions, without=("image_source",))
 @workspace_option
-@device_option
-@engine_options
+@options_of(Execution)
 @json_option
-def build(
-    workspace: str,
-    data_dir: str | None,
-    device: str,
-    as_json: bool,
-    cqi_threshold: float | None,
-    batch_size: int | None,
-    lr: float | None,
-    precision: str | None,
-    layer: str | None,
-    output_stride: int | None,
-    pretrained: bool,
-    **options: Any,
-) -> None:
+def build(workspace: str, as_json: bool, **values: Any) -> None:
     """Build one FMCS dataset, or go on with an unfinished one."""
-    from fmcs_bench import api
-    from fmcs_bench.backbones.options import BackboneOptions
+    from fmcs_bench.build.runner import build as do
     from fmcs_bench.cli.progress import shown
-    from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
-    options["backbone_options"] = BackboneOptions.make(layer=layer, output_stride=output_stride, pretrained=pretrained)
-    if cqi_threshold is not None:
-        options["convergence"] = ConvergenceRule.make(threshold=cqi_threshold)
-    recipe = {"batch_size": batch_size, "lr": lr, "precision": precision}
-    options["recipe"] = Recipe.make(**{key: value for key, value in recipe.items() if value is not None})
+    images, execution = made(ImageOptions, values), made(Execution, values)
     with shown() as progress:
-        dataset = api.build(workspace=workspace, data_dir=data_dir, device=device, progress=progress, **options)
+        dataset = do(
+            workspace=workspace, images=images, execution=execution, progress=progress, **typed(BuildConfig, values)
+        )
     print_json(dataset.manifest.to_json()) if as_json else click.echo(str(dataset))
 
 

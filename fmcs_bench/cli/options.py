@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic_core import PydanticUndefined
 
 from fmcs_bench.core.errors import FmcsBenchError
+from fmcs_bench.core.options import Flag, Options, flags
+from fmcs_bench.core.workspace import DEFAULT_WORKSPACE
+from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.jobs.options import Execution
 
 if TYPE_CHECKING:
     from fmcs_bench.results.evaluator_board import EvaluatorBoard
     from fmcs_bench.results.training_board import TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Made = TypeVar("Made", bound=Options)
 
 
 class _Failure(click.ClickException):
@@ -50,39 +57,115 @@ class Commands(click.Group):
             raise _Failure("stopped; type the same command again and it goes on where it was", 1) from None
 
 
+def options_of(
+    kind: type[Options], *, only: Collection[str] = (), without: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Add an option for every field of a class; nested options are flattened.
+
+    The flag is ``--`` and the field's name, or ``json_schema_extra={"flag": "--other"}`` (None: no option); help is the
+    description, and the default is the field's. ``Flag`` says what else the extra may hold. Nothing typed is None or
+    (), so that defaults stay in the class. The click parameter has the field's path, as ``recipe__lr``.
+
+    Args:
+        kind: of the options.
+        only: names of fields; empty is all.
+        without: names of fields to leave out.
+
+    Example:
+        >>> from fmcs_bench.training.recipes import Recipe
+        >>> @click.command()
+        ... @options_of(Recipe, without=("optimizer", "augmentation"))
+        ... def show(**values):
+        ...     print(made(Recipe, values))
+        >>> [option.name for option in show.params]
+        ['lr', 'momentum', 'weight_decay', 'schedule', 'batch_size', 'precision']
+    """
+    wanted = [flag for flag in flags(kind) if flag.name is not None and flag.path[0] not in without]
+    wanted = [flag for flag in wanted if not only or flag.path[0] in only]
+
+    def add(command: Command) -> Command:
+        for flag in reversed(wanted):
+            command = _click_option(flag)(command)
+        return command
+
+    return add
+
+
+def typed(kind: type[Options], values: dict[str, Any], around: str = "") -> dict[str, Any]:
+    """Take the values of a class's options out of what click gives; what was not typed is left out.
+
+    Args:
+        kind: of the options.
+        values: of all options of the command, by parameter; loses those that are taken.
+        around: for nested options, the beginning of their parameters.
+
+    Returns:
+        Values for ``kind.make``, nested options made.
+    """
+    found = {}
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        value: Any = None
+        if isinstance(inner, type) and issubclass(inner, Options):
+            given = typed(inner, values, f"{around}{name}__")
+            value = inner.make(**given) if given else None
+        else:
+            value = values.pop(around + name, None)
+        if value not in (None, ()):
+            found[name] = value
+    return found
+
+
+def made(kind: type[Made], values: dict[str, Any]) -> Made:
+    """The object of what was typed; see ``typed``.
+
+    Raises:
+        ConfigError: see ``Options.make``.
+    """
+    return kind.make(**typed(kind, values))
+
+
+def _click_option(flag: Flag) -> Callable[[Command], Command]:
+    name, kind, field, extra = flag.name, flag.field.annotation, flag.field, flag.extra
+    assert name is not None
+    is_optional, is_multiple = NoneType in get_args(kind), False
+    if is_optional:
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is tuple:
+        kind, is_multiple = get_args(kind)[0], True
+    default = extra.get("default")
+    if default is None and field.default not in (PydanticUndefined, None, ()) and kind is not bool:
+        default = ", ".join(map(str, field.default)) if is_multiple else str(field.default)
+    attributes: dict[str, Any] = {key: extra[key] for key in ("metavar", "envvar") if key in extra}
+    if extra.get("text"):
+        kind = str
+    if kind is bool:
+        name = f"{name}/--no-{name.removeprefix('--')}" if is_optional else name
+        attributes["is_flag"] = True
+    else:
+        attributes["type"] = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+        attributes["multiple"] = is_multiple
+    help_ = f"{field.description or ''}  [default: {default}]" if default is not None else field.description
+    return click.option(
+        name,
+        "__".join(flag.path),
+        default=None,
+        required=field.is_required() and default is None,
+        show_envvar="envvar" in extra,
+        help=help_,
+        **attributes,
+    )
+
+
 def workspace_option(command: Command) -> Command:
     """Add ``--workspace``."""
     return click.option(
         "--workspace",
         envvar="FMCS_BENCH_WORKSPACE",
-        default="fmcs-workspace",
+        default=DEFAULT_WORKSPACE,
         show_default=True,
         show_envvar=True,
         help="Folder of everything that is made.",
-    )(command)
-
-
-def data_dir_option(command: Command) -> Command:
-    """Add ``--data-dir``."""
-    return click.option(
-        "--data-dir", envvar="FMCS_BENCH_DATA", show_envvar=True, help="Folder with the files of the image dataset."
-    )(command)
-
-
-def images_option(command: Command) -> Command:
-    """Add ``--images``, as ``image_source``."""
-    return click.option(
-        "--images", "image_source", help="folder:DIR or hub:NAME_OR_PATH that the dataset was built from."
-    )(command)
-
-
-def stream_option(command: Command) -> Command:
-    """Add ``--stream-images``."""
-    return click.option(
-        "--stream-images/--no-stream-images",
-        default=None,
-        help="Decode images when they are needed instead of holding them in memory.  [default: where they would take "
-        "more than half of the free memory]",
     )(command)
 
 
@@ -93,30 +176,11 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+data_dir_option = options_of(ImageOptions, only=("data_dir",))
+images_option = options_of(ImageOptions, only=("image_source",))
+stream_option = options_of(ImageOptions, only=("stream_images",))
+engine_options = options_of(Execution, without=("device",))
 ENGINE_FIELDS = ("engine", "address", "unit_cpus", "unit_gpus")
-"""Parameters of a command with ``engine_options``."""
-
-
-def engine_options(command: Command) -> Command:
-    """Add ``--engine`` and what belongs to it; see ``ENGINE_FIELDS``."""
-    for option in (
-        click.option("--unit-gpus", type=float, help="ray: GPUs of each, or a share of one.  [default: 1 on CUDA]"),
-        click.option("--unit-cpus", type=int, help="ray: CPUs, and threads, of each.  [default: 1]"),
-        click.option(
-            "--address",
-            metavar="HOST:PORT|auto",
-            help="ray: the cluster; auto is the one that this machine is part of.  [default: this machine alone]",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="local: one after another. ray: at the same time, on one machine or many.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def json_option(command: Command) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmcs_bench.build.runner import build_dataset
+from fmcs_bench.build.runner import build
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
@@ -47,7 +47,7 @@ def run(
     RAL's RAF is chosen on validation images among 0.95, 0.9 and 0.75; DueHeadNet with RAL then takes that one RAF.
 
     Args:
-        workspace: where everything goes; the caller holds its lock.
+        workspace: where everything goes.
         config: what to build; None is a small network on digits, with the usual options.
         num_seeds: of evaluators and trainings.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -55,19 +55,20 @@ def run(
     """
     config = config or BuildConfig.create(backbone="smallcnn")
     progress.say(f"1/4  build: four runs of {config.backbone} on {config.image_dataset}")
-    dataset = build_dataset(config, workspace, device=device, progress=progress)
-    progress.say(f"2/4  evaluate: three judges of convergence, {num_seeds} seeds each")
-    judges = evaluate_dataset(
-        dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
-    )
-    progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
-    sweep = TrainOptions(methods=SWEPT, seeds=num_seeds)
-    swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
-    chosen_raf = next(row.chosen.raf for row in swept.rows if row.chosen.records[0].trial.method.name == "ral")
-    sweep = TrainOptions(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
-    train_methods(dataset, workspace, sweep, device=device, progress=progress)
-    progress.say("4/4  leaderboard")
-    page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
-    every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
-    training = next(board for board in every if board.dataset_id == dataset.id)
+    dataset = build(config, workspace=workspace.root, device=device, progress=progress)
+    with workspace.locked():
+        progress.say(f"2/4  evaluate: three judges of convergence, {num_seeds} seeds each")
+        judges = evaluate_dataset(
+            dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
+        )
+        progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
+        sweep = TrainOptions(methods=SWEPT, seeds=num_seeds)
+        swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
+        chosen_raf = next(row.chosen.raf for row in swept.rows if row.chosen.records[0].trial.method.name == "ral")
+        sweep = TrainOptions(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
+        train_methods(dataset, workspace, sweep, device=device, progress=progress)
+        progress.say("4/4  leaderboard")
+        page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
+        every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
+        training = next(board for board in every if board.dataset_id == dataset.id)
     return Result(dataset, judges, training, page)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic.fields import FieldInfo
 
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, nearest
@@ -87,6 +89,75 @@ class Options(BaseModel):
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the canonical JSON form."""
         return files.digest(self.to_json())
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        """An object of those values that are its fields, which leave ``values``; None stands for the default.
+
+        Raises:
+            ConfigError: see ``make``.
+
+        Example:
+            >>> class Colour(Options):
+            ...     red: int = 0
+            >>> values = {"red": 3, "name": "x"}
+            >>> Colour.take(values), values
+            (Colour(red=3), {'name': 'x'})
+        """
+        own = {name: values.pop(name) for name in cls.model_fields if name in values}
+        return cls.make(**{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field of ``Options`` is typed on a command line; ``json_schema_extra`` of the field may say it.
+
+    Attributes:
+        path: names of the field and of the fields around it, as ``("recipe", "lr")``.
+        field: its type, default and description, which is the help.
+        name: ``flag`` of the extra, or ``--`` and the field's name; None where it cannot be typed.
+        extra: also ``metavar``, ``envvar``, ``default`` (what the help says where there is no plain default), and ``text``:
+            True takes any text, which a validator of the class parses.
+    """
+
+    path: tuple[str, ...]
+    field: FieldInfo
+    name: str | None
+    extra: dict[str, Any]
+
+
+def flags(kind: type[Options], around: tuple[str, ...] = ()) -> Iterator[Flag]:
+    """The flags of all fields of a class, those of options inside it among them."""
+    for name, field in kind.model_fields.items():
+        inner, path = field.annotation, (*around, name)
+        if isinstance(inner, type) and issubclass(inner, Options):
+            yield from flags(inner, path)
+        else:
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            yield Flag(path, field, extra.get("flag", f"--{name.replace('_', '-')}"), dict(extra))  # type: ignore[arg-type]
+
+
+def typed_words(options: Options, usual: Options) -> list[str]:
+    """What to type for the fields of ``options`` whose value is not that of ``usual``.
+
+    Raises:
+        ConfigError: one of them cannot be typed.
+    """
+    words: list[str] = []
+    for flag in flags(type(options)):
+        value, other = options, usual
+        for name in flag.path:
+            value, other = getattr(value, name), getattr(other, name)
+        if value == other:
+            continue
+        if flag.name is None:
+            raise ConfigError(f"no option of the command line sets {'.'.join(flag.path)}; use Python")
+        if isinstance(value, bool):
+            words.append(flag.name.split("/")[not value])
+        else:
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [flag.name, str(each)]
+    return words
 
 
 def _kind_at(kind: type[Options], path: Sequence[str | int]) -> type[Options]:

@@ -21,15 +21,15 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 from fmcs_bench.core import environment, files
-from fmcs_bench.core.errors import ConfigError, EngineError, FmcsBenchError, nearest
+from fmcs_bench.core.errors import ConfigError, EngineError, FmcsBenchError
 from fmcs_bench.core.progress import Progress
 from fmcs_bench.jobs import remote
 from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job, Result, Unit
+from fmcs_bench.jobs.options import Execution
 
-EngineName = Literal["local", "ray"]
 MAX_RETRIES = 3
 """Of a unit whose worker died."""
 ANSWER_SECONDS = 40
@@ -44,51 +44,26 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 
 @contextmanager
-def engine_of(
-    name: str = "local", *, address: str | None = None, unit_cpus: int | None = None, unit_gpus: float | None = None
-) -> Iterator[Engine]:
-    """The engine of that name for the block; a Ray that it started ends with the block.
-
-    Args:
-        name: ``local`` or ``ray``.
-        address: ``HOST:PORT`` of a cluster's head, or ``auto`` for the one that this machine is part of; None is the
-            cluster that this process is connected to, or else one of our own on this machine.
-        unit_cpus: CPUs, and threads, of each unit; None is 1.
-        unit_gpus: GPUs, or a share of one, of each unit; None is 1 where the device is one, else 0.
+def engine_of(execution: Execution) -> Iterator[Engine]:
+    """The engine of these options for the block; a Ray that it started ends with the block.
 
     Raises:
-        UnknownNameError: no such engine.
-        ConfigError: Ray is not installed, or an option does not fit.
+        ConfigError: Ray is not installed.
 
     Example:
-        >>> with engine_of("local") as engine:
+        >>> with engine_of(Execution()) as engine:
         ...     type(engine).__name__
         'LocalEngine'
     """
-    options = {"address": address, "unit_cpus": unit_cpus, "unit_gpus": unit_gpus}
-    if name not in get_args(EngineName):
-        raise ConfigError(f"unknown engine {name!r}; {nearest(name, get_args(EngineName))}")
-    if name == "local":
-        given = [f"{option} = {value!r}" for option, value in options.items() if value is not None]
-        if given:
-            raise ConfigError(f"{', '.join(given)}: these belong to the engine ray; add --engine ray (engine='ray')")
+    if execution.engine == "local":
         yield LOCAL
         return
     if find_spec("ray") is None:
         raise ConfigError(
             "the engine ray needs the package ray, which is not installed; type `pip install 'fmcs-bench[cluster]'`"
         )
-    if unit_cpus is not None and unit_cpus < 1:
-        raise ConfigError(f"unit_cpus = {unit_cpus}; a unit needs 1 or more")
-    if unit_gpus is not None and (unit_gpus < 0 or (unit_gpus > 1 and unit_gpus % 1)):
-        raise ConfigError(f"unit_gpus = {unit_gpus}; give a share between 0 and 1, or a whole number")
-    if address is not None and "://" in address:
-        raise ConfigError(
-            f"the address {address!r} is for Ray's client or its jobs; type the command on a machine of the cluster, "
-            "with --address auto or HOST:PORT"
-        )
     with ExitStack() as until_end:
-        yield RayEngine(until_end, address, unit_cpus or 1, unit_gpus)
+        yield RayEngine(until_end, execution.address, execution.unit_cpus or 1, execution.unit_gpus)
 
 
 @dataclass

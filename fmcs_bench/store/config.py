@@ -14,16 +14,28 @@ from fmcs_bench.training.recipes import ConvergenceRule, RunConfig
 class BuildConfig(RunConfig):
     """Everything that decides what an FMCS dataset holds."""
 
-    image_dataset: str = "digits"
-    stages: int = Field(ge=2, le=99, description="K, the number of FMCS")
-    runs: int = Field(2, ge=1, description="training runs")
-    held_out_runs: Literal[2] = Field(2, description="one validation run and one test run")
-    limit: int | None = Field(None, ge=1, description="at most this many images in each split")
-    codec: Literal["zstd", "pco", "q8"] = Field("zstd", description="of the maps; q8 is lossy")
-    markers: Literal["loss", "epoch"] = "loss"
+    image_dataset: str = Field(
+        "digits",
+        description="Image dataset: a name, folder:DIR or hub:NAME_OR_PATH.",
+        json_schema_extra={"flag": "--dataset"},
+    )
+    stages: int = Field(
+        ge=2, le=99, description="K, the number of FMCS.", json_schema_extra={"default": "9; digits: 7"}
+    )
+    runs: int = Field(2, ge=1, description="Training runs.")
+    held_out_runs: Literal[2] = Field(
+        2, description="One validation run and one test run.", json_schema_extra={"flag": None}
+    )
+    limit: int | None = Field(None, ge=1, description="At most this many images in each split.")
+    codec: Literal["zstd", "pco", "q8"] = Field(
+        "zstd",
+        description="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 "
+        "specification) or q8 (8 bits, lossy).",
+    )
+    markers: Literal["loss", "epoch"] = Field("loss", description="Stages are spaced by loss or by epoch.")
     convergence: ConvergenceRule = ConvergenceRule()
-    seed: int = Field(0, ge=0, description="seed of the first run; run i has seed + i")
-    name: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.]{0,63}$")
+    seed: int = Field(0, ge=0, description="Seed of the first run; run i has seed + i.")
+    name: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.]{0,63}$", description="Last part of the dataset's name.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

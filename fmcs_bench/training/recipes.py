@@ -21,15 +21,17 @@ class Recipe(Options):
     from ``RECIPE_EPOCHS``.
     """
 
-    name: str = "fmce"
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch_size: int = Field(64, ge=2)
-    precision: Precision = Field("float32", description="bfloat16 is mixed precision: weights stay float32")
-    augmentation: AugmentationName = Field("none", description="of training images, in every epoch anew")
+    name: str = Field("fmce", json_schema_extra={"flag": None})
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimizer of training.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of training.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Schedule of the learning rate.")
+    batch_size: int = Field(64, ge=2, description="Batch size of training.")
+    precision: Precision = Field(
+        "float32", description="Precision of training and maps; bfloat16 (weights stay float32) is faster on GPUs."
+    )
+    augmentation: AugmentationName = Field("none", description="Augmentation of training images.")
 
     added_later = frozenset({"precision", "augmentation"})
 
@@ -97,15 +99,35 @@ class ConvergenceRule(Options):
     Both spans are in epochs and the threshold in nats per epoch, so that a rule means the same at any batch size.
     """
 
-    smoothing_epochs: float = Field(0.5, gt=0, description="half-life of the exponential moving average of the loss")
-    window_epochs: float = Field(1.0, gt=0, description="window of the moving average of the loss differences")
-    threshold: float = Field(0.02, gt=0, description="mu_CQI: converged once CQI stays below, in nats per epoch")
+    smoothing_epochs: float = Field(
+        0.5,
+        gt=0,
+        description="Half-life of the exponential moving average of the loss, in epochs.",
+        json_schema_extra={"flag": "--cqi-smoothing-epochs"},
+    )
+    window_epochs: float = Field(
+        1.0,
+        gt=0,
+        description="Window of the moving average of the loss differences, in epochs.",
+        json_schema_extra={"flag": "--cqi-window-epochs"},
+    )
+    threshold: float = Field(
+        0.02,
+        gt=0,
+        description="mu_CQI: a run has converged once CQI stays below, in nats per epoch.",
+        json_schema_extra={"flag": "--cqi-threshold"},
+    )
 
 
 class RunConfig(NamesBackbone):
     """What decides a training run, besides its seed and its images."""
 
-    image_size: int = Field(ge=8, le=1024, description="side of the square input, in pixels")
-    epochs: int = Field(ge=1, description="upper bound; the stages end at the convergence point")
-    checkpoints: int = Field(60, ge=4, description="about how many checkpoints along one run")
+    image_size: int = Field(
+        ge=8,
+        le=1024,
+        description="Side of the square input, in pixels.",
+        json_schema_extra={"default": "224; digits: 32"},
+    )
+    epochs: int = Field(ge=1, description="Upper bound of a run.", json_schema_extra={"default": "30; digits: 20"})
+    checkpoints: int = Field(60, ge=4, description="About how many checkpoints along a run.")
     recipe: Recipe = Recipe()

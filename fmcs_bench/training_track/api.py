@@ -6,12 +6,13 @@ Flow: names, paths and options -> workspace, opened dataset, ``TrainOptions`` ->
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike
 from fmcs_bench.jobs.local import Engine
-from fmcs_bench.jobs.ray import EngineName, engine_of
+from fmcs_bench.jobs.options import Execution
+from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.training_board import TrainingBoard
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
@@ -37,7 +38,7 @@ def train(
     image_source: str | None = None,
     stream_images: bool | None = None,
     device: str = "auto",
-    engine: EngineName = "local",
+    engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     unit_cpus: int | None = None,
     unit_gpus: float | None = None,
@@ -78,7 +79,8 @@ def train(
     place = workspace_at(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     sweep = _sweep(methods, rafs, changes, seeds=seeds, evaluator=evaluator, epochs=epochs, recipe=recipe, **options)
-    chosen = engine_of(engine, address=address, unit_cpus=unit_cpus, unit_gpus=unit_gpus)
+    typed = {"engine": engine, "address": address, "unit_cpus": unit_cpus, "unit_gpus": unit_gpus}
+    chosen = engine_of(Execution.take(typed))
 
     def work(worker: Engine) -> TrainingBoard:
         with place.locked():

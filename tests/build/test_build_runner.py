@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 from conftest import TINY, build_tiny, subprocess_environment
@@ -188,11 +189,12 @@ class FarEngine(LocalEngine):
 @pytest.mark.parametrize("seconds", [0.2, None])
 def test_files_of_another_machine_may_be_seen_late_but_not_never(seconds, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "SECONDS_UNTIL_SEEN", 5 if seconds else 0.2)
-    workspace, config = Workspace(tmp_path), BuildConfig.create(**TINY | {"runs": 1})
-    engine = FarEngine(workspace.dataset(config.dataset_name), seconds)
+    config = BuildConfig.create(**TINY | {"runs": 1})
+    engine = FarEngine(Workspace(tmp_path).dataset(config.dataset_name), seconds)
+    monkeypatch.setattr(builder, "engine_of", lambda _: nullcontext(engine))
     if seconds is None:
         with pytest.raises(DatasetError, match=r"1 block of the feature maps of run 0 are said to be written, but are"):
-            builder.build_dataset(config, workspace, device="cpu", engine=engine)
+            builder.build(config, workspace=tmp_path, device="cpu")
         return
-    built = builder.build_dataset(config, workspace, device="cpu", engine=engine)
+    built = builder.build(config, workspace=tmp_path, device="cpu")
     assert not verify(built.path).faults

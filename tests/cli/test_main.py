@@ -105,7 +105,7 @@ def test_failed_work_exits_with_one(type_command):
 
 
 FAILING = """
-from fmcs_bench.evaluators.norm import NormEvaluator
+from fmcs_bench.evaluators.models.norm import NormEvaluator
 
 class Failing(NormEvaluator):
     name = "failing"

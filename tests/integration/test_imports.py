@@ -135,8 +135,8 @@ def test_help_loads_nothing_heavy(arguments):
     code = (
         "import sys; from fmcs_bench.cli.main import main\n"
         f"try: main({[*arguments, '--help']!r})\n"
-        "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pydantic', "
-        "'rich', 'huggingface_hub', 'ray') if m in sys.modules])"
+        "except SystemExit: print([m for m in ('torch', 'datasets', 'scipy', 'matplotlib', 'pandas', "
+        "'timm', 'rich', 'huggingface_hub', 'ray') if m in sys.modules])"
     )
     output = run_python(code)
     assert "Usage:" in output

@@ -20,6 +20,7 @@ from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.jobs import ray as cluster
 from fmcs_bench.jobs import remote
 from fmcs_bench.jobs.local import Job, run_units
+from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
 from fmcs_bench.store.resolve import all_datasets
@@ -256,22 +257,23 @@ def test_an_error_that_cannot_travel_keeps_its_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "rya"}, "unknown engine 'rya'; did you mean ray"),
+        ({"engine": "rya"}, "engine = 'rya': .*'local' or 'ray'"),
         ({"address": "auto"}, "address = 'auto': these belong to the engine ray; add --engine ray"),
         ({"unit_cpus": 2, "unit_gpus": 0.5}, "unit_cpus = 2, unit_gpus = 0.5: these belong"),
-        ({"name": "ray", "unit_cpus": 0}, "unit_cpus = 0; a unit needs 1 or more"),
-        ({"name": "ray", "unit_gpus": 1.5}, "unit_gpus = 1.5; give a share"),
-        ({"name": "ray", "address": "ray://head:10001"}, "'ray://head:10001' is for Ray's client"),
+        ({"engine": "ray", "unit_cpus": 0}, "unit_cpus = 0"),
+        ({"engine": "ray", "unit_gpus": 1.5}, "unit_gpus = 1.5; give a share"),
+        ({"engine": "ray", "address": "ray://head:10001"}, "'ray://head:10001' is for Ray's client"),
+        ({"engine": "ray", "device": "cuda:1"}, "cuda:1.*use --device cuda"),
     ],
 )
-def test_wrong_use_is_told(options, message):
-    with pytest.raises(ConfigError, match=message), engine_of(**options):
-        pass
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Execution.make(**options)
 
 
 def test_without_ray_the_message_says_what_to_type(monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'fmcs-bench\[cluster\]'"), engine_of("ray"):
+    with pytest.raises(ConfigError, match=r"pip install"), engine_of(Execution(engine="ray")):
         pass
 
 
