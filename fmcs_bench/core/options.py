@@ -116,7 +116,7 @@ class Flag:
         path: names of the field and of the fields around it, as ``("recipe", "lr")``.
         field: its type, default and description, which is the help.
         name: ``flag`` of the extra, or ``--`` and the field's name; None where it cannot be typed.
-        extra: also ``metavar``, ``envvar``, ``default`` (what the help says where there is no plain default), and ``text``:
+        extra: ``metavar``, ``envvar``, ``default`` (what the help says where there is no plain default), and ``text``:
             True takes any text, which a validator of the class parses.
     """
 
