@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.base import Evaluator, MapShape
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS, statistics
+from fmcs_bench.evaluators.features import NUM_STATISTICS, statistics
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 

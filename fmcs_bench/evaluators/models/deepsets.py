@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.models.features import quantiles
+from fmcs_bench.evaluators.features import quantiles
 from fmcs_bench.evaluators.network import NetworkEvaluator
 
 NUM_QUANTILES = 16

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fmcs_bench.evaluators.models.deepsets import SetNetwork
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS, SMALLEST_SQUARE, statistics
+from fmcs_bench.evaluators.features import NUM_STATISTICS, SMALLEST_SQUARE, statistics
 from fmcs_bench.evaluators.models.spectrum import NUM_RANKS, log_ranks
 from fmcs_bench.evaluators.network import NetworkEvaluator
 

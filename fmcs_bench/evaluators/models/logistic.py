@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS
+from fmcs_bench.evaluators.features import NUM_STATISTICS
 from fmcs_bench.evaluators.sklearn import Arrays, StatisticEvaluator, log_loss, mean_absolute_error, with_two_classes
 from fmcs_bench.results.records import Epoch
 from fmcs_bench.store.selection import MapSet

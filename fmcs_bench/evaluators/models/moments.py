@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.models.features import NUM_MOMENTS, moments
+from fmcs_bench.evaluators.features import NUM_MOMENTS, moments
 from fmcs_bench.evaluators.network import NetworkEvaluator
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.models.features import SMALLEST_SQUARE, quantiles
+from fmcs_bench.evaluators.features import SMALLEST_SQUARE, quantiles
 from fmcs_bench.evaluators.network import NetworkEvaluator
 
 NUM_RANKS = 16
