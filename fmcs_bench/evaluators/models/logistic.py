@@ -1,4 +1,4 @@
-"""``logistic``: logistic regression on 26 statistics of a map; the plainest judge that sees more than its size.
+"""``logistic``: logistic regression on 26 statistics of a map; the simplest evaluator that sees more than the size.
 
 Flow: statistics -> standardised by the training maps -> one fit for each strength of regularisation -> the one with
 the lowest validation MAE.
@@ -20,7 +20,7 @@ MAX_ITERATIONS = 5_000
 
 
 class LogisticEvaluator(StatisticEvaluator):
-    """scikit-learn's ``LogisticRegression`` (multinomial, L2, L-BFGS) on ``map_statistics.statistics``."""
+    """scikit-learn's ``LogisticRegression`` (multinomial, L2, L-BFGS) on ``features.statistics``."""
 
     name = "logistic"
     deterministic = True
