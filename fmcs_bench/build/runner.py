@@ -138,7 +138,7 @@ class _Build:
         self.map_shape = map_shape(probe, config.image_size)
         inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
         self.workshop = Workshop(inputs, progress, self.images)
-        self.environment = Environment.current(self.device, torch.get_num_threads())
+        self.environment = Environment.current(self.device, torch.get_num_threads(), "build")
         self.seconds = {"training": 0.0, "extraction": 0.0}
         self.runs: dict[int, RunFile] = {}
         self.units_left = Counter[int]()

@@ -262,7 +262,7 @@ class Workshop:
         return self._done(time.monotonic() - begin, run)
 
     def _done(self, seconds: float = 0.0, run: Run | None = None) -> Done:
-        return Done(seconds, Environment.current(str(self.device), torch.get_num_threads()), run)
+        return Done(seconds, Environment.current(str(self.device), torch.get_num_threads(), "build"), run)
 
     def _train(self, seed: int) -> Run:
         self._frozen = None  # their memory is free for the training

@@ -19,34 +19,32 @@ from fmcs_bench.core.options import Options
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-# Rooms and modules that only show or check results; a change in them leaves every result as it is.
-_PRESENTATION = (
-    "api.py",
+CODE_OF = {
+    "build": ("core/", "images/", "backbones/", "training/", "store/", "build/"),
+    "evaluator": (
+        "core/", "store/", "training/augmentation.py", "training/loop.py", "training/recipes.py", "results/metrics.py",
+        "evaluators/", "evaluator_track/",
+    ),
+    "training": (
+        "core/", "images/", "backbones/", "training/", "store/", "results/metrics.py", "evaluators/", "training_track/",
+    ),
+}  # fmt: skip
+"""Rooms and files that decide the result of a build, of an evaluator's fit and of a training of the training track."""
+WITHOUT_INFLUENCE = (
+    "backbones/gradcam.py",
     "build/figures.py",
     "build/recompute.py",
-    "cli/",
     "core/figure_style.py",
     "core/markdown.py",
     "core/progress.py",
     "core/workspace.py",
-    "backbones/gradcam.py",
-    "hub/",
-    "leaderboard/",
-    "results/board.py",
-    "results/evaluator_board.py",
-    "results/statistics.py",
-    "results/training_board.py",
-    "store/fidelity.py",
     "store/resolve.py",
-    "store/summary.py",
     "store/verify.py",
-    "svg.py",
-    "testing/",
-    "training_track/api.py",
     "training_track/estimate.py",
     "training_track/explain.py",
     "training_track/explain_figure.py",
 )
+"""Files in those rooms that only show, find, publish or check results."""
 _LIBRARIES = (
     "numcodecs",
     "numpy",
@@ -74,11 +72,17 @@ class Environment(Options):
     threads: int
 
     @classmethod
-    def current(cls, device: str, threads: int) -> Environment:
-        """The environment of this process."""
+    def current(cls, device: str, threads: int, kind: str | None = None) -> Environment:
+        """The environment of this process.
+
+        Args:
+            device: as torch names it.
+            threads: of torch.
+            kind: of the result; see ``code_digest``.
+        """
         return cls(
             fmcs_bench=__version__,
-            code_digest=code_digest(),
+            code_digest=code_digest(kind),
             python=platform.python_version(),
             libraries=_library_versions(),
             platform=platform.platform(),
@@ -94,7 +98,7 @@ def now() -> str:
 
 
 def process_peak_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes; 0 where the platform does not tell."""
+    """Peak resident memory of this process so far, in bytes; 0 where the platform does not report it."""
     try:
         # getrusage would also count what the parent held when it started this process.
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -118,12 +122,17 @@ def usable_cores() -> int:
 
 
 @functools.cache
-def code_digest() -> str:
-    """SHA-256 over the source of this package that can change a result (not what only shows results)."""
-    root = Path(__file__).parent.parent
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    kept = [name for name in names if not name.startswith(_PRESENTATION)]
-    return files.digest({name: files.sha256_of_file(root / name) for name in kept})
+def code_digest(kind: str | None = None, package: Path = Path(__file__).parent.parent) -> str:
+    """SHA-256 over the source that decides results of one kind, so that no other change makes them stale.
+
+    Args:
+        kind: of ``CODE_OF``; None is all of them.
+        package: folder of the source.
+    """
+    parts = CODE_OF[kind] if kind is not None else tuple(part for parts in CODE_OF.values() for part in parts)
+    names = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
+    kept = [name for name in names if name.startswith(parts) and name not in WITHOUT_INFLUENCE]
+    return files.digest({name: files.sha256_of_file(package / name) for name in kept})
 
 
 def _library_versions() -> dict[str, str]:

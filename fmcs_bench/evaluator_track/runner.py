@@ -229,7 +229,7 @@ class _Track:
 
     @cached_property
     def environment(self) -> Environment:
-        return Environment.current(str(self.device), torch.get_num_threads())
+        return Environment.current(str(self.device), torch.get_num_threads(), "evaluator")
 
     def key(self, unit: EvaluatorTrial) -> str:
         return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)

@@ -67,7 +67,7 @@ class Planned:
     @cached_property
     def environment(self) -> Environment:
         """Of the trainings."""
-        return Environment.current(str(self.device), torch.get_num_threads())
+        return Environment.current(str(self.device), torch.get_num_threads(), "training")
 
     @property
     def num_classes(self) -> int:

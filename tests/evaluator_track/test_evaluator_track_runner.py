@@ -273,7 +273,7 @@ def test_finished_fits_are_found_and_only_missing_ones_are_made(dataset, workspa
 
 def test_other_code_or_another_limit_is_another_result(dataset, workspace, monkeypatch):
     before = run(dataset, workspace, "norm", seeds=1).rows[0].records[0]
-    monkeypatch.setattr(environment, "code_digest", lambda: "f" * 64)
+    monkeypatch.setattr(environment, "code_digest", lambda _: "f" * 64)
     after = run(dataset, workspace, "norm", seeds=1).rows[0].records[0]
     assert after.key != before.key
     assert len(list((workspace.records / "superseded").rglob("record.json"))) == 1

@@ -275,44 +275,6 @@ def test_the_environment_is_the_one_we_are_in():
     assert found == Environment.current("cuda:1", 3) == Environment.from_json(found.to_json())
 
 
-def digest_of_copy(root: Path) -> str:
-    """The code digest that a copy of the package gives itself, in a process of its own."""
-    code = "from fmcs_bench.core import environment; print(environment.__file__); print(environment.code_digest())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=root,
-        env=subprocess_environment() | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    file, digest = done.stdout.split()
-    assert Path(file).is_relative_to(root)
-    return digest
-
-
-def test_the_code_digest_follows_what_can_change_a_result_and_nothing_else(tmp_path):
-    package = tmp_path / "fmcs_bench"
-    source = Path(fmcs_bench.__file__).parent
-    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
-    original = digest_of_copy(tmp_path)
-    for name in ("cli/main.py", "core/figure_style.py", "leaderboard/tables.py"):
-        with (package / name).open("a") as stream:
-            stream.write("\n# changed\n")
-    assert digest_of_copy(tmp_path) == original
-    found = {original}
-    for name in ("training/loop.py", "evaluators/models/deepsets.py", "results/metrics.py"):
-        with (package / name).open("a") as stream:
-            stream.write("\n# changed\n")
-        found.add(digest_of_copy(tmp_path))
-    assert len(found) == 4
-
-
-def test_presentation_modules_that_the_code_digest_leaves_out_exist():
-    root = Path(fmcs_bench.__file__).parent
-    assert all((root / name).exists() for name in environment._PRESENTATION)
-
-
 def test_records_load_no_torch():
     code = "import fmcs_bench.results.records, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=subprocess_environment(), check=False).returncode == 0
