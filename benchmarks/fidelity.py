@@ -26,7 +26,7 @@ import fmcs_bench as fb
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.results import statistics
 from fmcs_bench.results.evaluator_board import EvaluatorRow
-from fmcs_bench.results.records import RecordStore
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.resolve import find_dataset
 
 

@@ -39,7 +39,8 @@ from fmcs_bench.core import environment, files
 from fmcs_bench.core.errors import FmcsBenchError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.images.load import load_images
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray
 from fmcs_bench.store.reader import FmcsDataset

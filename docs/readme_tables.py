@@ -13,8 +13,9 @@ from pathlib import Path
 
 from fmcs_bench.core.markdown import rows
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, Subset, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, Subset, TrainingRecord
 from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, training_boards
 
 ROOT = Path(__file__).parent.parent

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from fmcs_bench.build.runner import build
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
+    from fmcs_bench.results.tables import results
     from fmcs_bench.training_track.api import plan_training, train
     from fmcs_bench.training_track.explain import explain
 
 __all__ = [
     "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
-    "plan_training", "publish", "train", "verify",
+    "plan_training", "publish", "results", "train", "verify",
 ]  # fmt: skip
 
 _ELSEWHERE = {
@@ -37,6 +38,7 @@ _ELSEWHERE = {
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",
     "plan_training": "fmcs_bench.training_track.api",
+    "results": "fmcs_bench.results.tables",
     "train": "fmcs_bench.training_track.api",
 }
 """Functions that are not in ``fmcs_bench.api``."""

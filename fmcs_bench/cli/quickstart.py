@@ -11,7 +11,8 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.results.evaluator_board import EvaluatorBoard
-from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.reader import FmcsDataset

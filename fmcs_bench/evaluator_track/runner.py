@@ -32,7 +32,8 @@ from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code, par
 from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
 from fmcs_bench.results import metrics, records
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, Subset, Trajectory
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Subset, Trajectory
+from fmcs_bench.results.store import RecordStore, pack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial, GridValue, Head
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
@@ -279,7 +280,7 @@ class _Track:
         # The last of its code to run, so that of one that fails nothing stays.
         with calls.guarded(unit.method, "its learned values"):
             digest = save_fitted(evaluator, self.dataset.id, self._folder(unit))
-        packed = records.pack_predictions(predictions)
+        packed = pack_predictions(predictions)
         record = EvaluatorRecord(
             key=self.key(unit),
             dataset=manifest.name,
@@ -321,7 +322,7 @@ class _Track:
         predictions = self.store.predictions(record)
         evaluator = load_fitted(self._folder(record.trial), device=self.device).evaluator
         predictions.update(self._on_others(evaluator, self._missing(record)))
-        packed = records.pack_predictions(predictions)
+        packed = pack_predictions(predictions)
         more = record.model_copy(
             update={
                 "predictions_sha256": hashlib.sha256(packed).hexdigest(),

@@ -19,7 +19,8 @@ from fmcs_bench.evaluators.checkpoint import DESCRIPTION, load_fitted
 from fmcs_bench.evaluators.network import NetworkEvaluator
 from fmcs_bench.evaluators.registry import resolve_evaluator
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import FmcsDataset
 

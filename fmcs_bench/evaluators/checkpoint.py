@@ -1,4 +1,7 @@
-"""Fitted evaluators on disk: ``evaluator.safetensors``, and ``evaluator.json`` with its SHA-256 and configuration."""
+"""Fitted evaluators on disk: the learned values as safetensors, and beside them what makes the evaluator again.
+
+Flow: evaluator -> ``evaluator.safetensors`` and ``evaluator.json`` with its SHA-256 -> digest checked -> evaluator.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ DESCRIPTION = "evaluator.json"
 
 
 class FittedInfo(Options):
-    """Content of ``evaluator.json``: all that is needed to make the evaluator again, besides the learned values."""
+    """Content of ``evaluator.json`` beside the learned values: what is needed to make the evaluator again."""
 
     config: EvaluatorTrial
     map_shape: MapShape
@@ -58,8 +61,8 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
     """Read an evaluator that ``save_fitted`` wrote; its digest is checked first.
 
     Raises:
-        DatasetError: files are missing, damaged, or not those that ``evaluator.json`` names.
-        ConfigError: it needs a plug-in that is missing, or whose code has changed.
+        DatasetError: files are missing, damaged, or not those that the description names.
+        ConfigError: it is a plug-in's, and the plug-in is not there or its code is another now.
     """
     info, data = _read(folder)
     _check_code(info.config)
@@ -69,7 +72,7 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
 
 
 def is_intact(folder: Path, sha256: str) -> bool:
-    """Whether the folder has the whole fit whose learned values have this SHA-256."""
+    """Whether the fit whose learned values have this SHA-256 lies there, whole."""
     try:
         return _read(folder)[0].sha256 == sha256
     except DatasetError:
@@ -90,14 +93,14 @@ def _read(folder: Path) -> tuple[FittedInfo, bytes]:
 
 
 def _check_code(config: EvaluatorTrial) -> None:
-    """Check that the plug-in of a fit exists, and that its code is the same."""
+    """The plug-in that made a fit is here, and its code is the same."""
     if config.code is None:
         return
     try:
         code = evaluator_code(config.evaluator)
     except UnknownNameError:
         raise ConfigError(
-            f"the evaluator {config.evaluator} is a plug-in that is missing; install its package, or name its file: "
+            f"the evaluator {config.evaluator} is a plug-in that is not here; install its package, or name its file: "
             "--evaluator FILE.py:Class"
         ) from None
     if code != config.code:

@@ -1,6 +1,7 @@
-"""Evaluators on 26 statistics of a map, fitted by scikit-learn. They keep named arrays: safetensors, never pickle.
+"""What the evaluators on fixed statistics share: they are fitted by scikit-learn and keep plain arrays.
 
-Flow: maps, in parts -> statistics [M, 26] in float64 -> raw scores of the stages -> softmax.
+Flow: maps, in parts -> statistics [M, 26] in float64 -> raw scores of the stages -> softmax. Learned values are arrays
+with names: stored as safetensors, never as pickle, and used without scikit-learn.
 
 M maps, F statistics, K stages.
 """
@@ -16,7 +17,7 @@ from safetensors.numpy import load, save
 
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.base import Evaluator, MapShape
-from fmcs_bench.evaluators.features import NUM_STATISTICS, statistics
+from fmcs_bench.evaluators.models.features import NUM_STATISTICS, statistics
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 
@@ -26,10 +27,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class StatisticEvaluator(Evaluator):
-    """An evaluator on the 26 statistics of ``features.statistics``.
+    """An evaluator on the 26 statistics of ``map_statistics.statistics``.
 
-    Computed in float64: a tree's answer jumps at a threshold, and rounding that depends on the order of the channels or
-    on the batch must not carry a map across it.
+    They are computed in float64: a tree's answer jumps at a threshold, and rounding that depends on the order of the
+    channels or on the batch must not carry a map across it.
 
     Attributes:
         arrays: learned values by name.
@@ -51,7 +52,7 @@ class StatisticEvaluator(Evaluator):
 
     @abstractmethod
     def check(self, arrays: Arrays) -> bool:
-        """Whether arrays of the right names and types are valid: shapes fit together, indices are in range."""
+        """Arrays with the right names and types can be used: shapes fit together, indices lie inside."""
 
     @abstractmethod
     def scores(self, statistics_MF: np.ndarray) -> np.ndarray:
@@ -72,7 +73,7 @@ class StatisticEvaluator(Evaluator):
         return found
 
     def check_stages(self, maps: MapSet) -> None:
-        """Check that there is a training map of every stage.
+        """There is a training map of every stage.
 
         Raises:
             ConfigError: a stage has none.

@@ -27,7 +27,8 @@ from fmcs_bench.leaderboard.method_page import Details, details
 from fmcs_bench.leaderboard.sections import Fold, Picture, Section, sections
 from fmcs_bench.leaderboard.sift import LeftOut, LeftOutError, sift
 from fmcs_bench.leaderboard.verdicts import judge
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord, predictions_path
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore, predictions_path
 
 __all__ = ["Content", "Details", "LeftOut", "LeftOutError", "Section", "build", "render", "sections"]
 

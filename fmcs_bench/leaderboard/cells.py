@@ -9,8 +9,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from fmcs_bench.results.evaluator_board import EvaluatorBoard
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.training_board import TrainingBoard
 
 NONE = "\N{EN DASH}"

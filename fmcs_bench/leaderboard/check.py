@@ -22,7 +22,8 @@ from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
 from fmcs_bench.leaderboard.pictured import Pictured
 from fmcs_bench.leaderboard.reading import Reading, read
 from fmcs_bench.leaderboard.recomputing import check_record
-from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord, predictions_path
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import predictions_path
 from fmcs_bench.store.verify import guarded
 from fmcs_bench.training.methods import NUM_SEEDS
 from fmcs_bench.training_track.plan import FIRST_SEED

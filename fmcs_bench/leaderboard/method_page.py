@@ -18,8 +18,9 @@ from urllib.parse import quote
 from fmcs_bench.leaderboard import tables
 from fmcs_bench.leaderboard.cells import Cell, Column, Link, Row, Table, folder
 from fmcs_bench.leaderboard.reproduce import Again, evaluator_again, training_again
-from fmcs_bench.results.records import AnyRecord, EvaluatorRecord, TrainingRecord, predictions_path
+from fmcs_bench.results.records import AnyRecord, EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.records import Subset as Images
+from fmcs_bench.results.store import predictions_path
 
 _PARTS: tuple[Images, ...] = ("test_run", "unseen", "same_run", "validation_run")
 _DIGEST = 12

@@ -17,14 +17,8 @@ import numpy as np
 
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.leaderboard.faults import Tell
-from fmcs_bench.results.records import (
-    SCHEMA_VERSION,
-    EvaluatorRecord,
-    RecordStore,
-    TrainingRecord,
-    predictions_path,
-    unpack_predictions,
-)
+from fmcs_bench.results.records import SCHEMA_VERSION, EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store.verify import guarded
 
 MAX_RECORD_BYTES = 1_000_000

@@ -15,14 +15,8 @@ from typing import NamedTuple
 from fmcs_bench.core.errors import FmcsBenchError, RecordError
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.reading import MAX_PREDICTIONS_BYTES, MAX_RECORD_BYTES
-from fmcs_bench.results.records import (
-    SUBSETS,
-    AnyRecord,
-    EvaluatorRecord,
-    RecordStore,
-    TrainingRecord,
-    predictions_path,
-)
+from fmcs_bench.results.records import SUBSETS, AnyRecord, EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore, predictions_path
 
 _KEY = "test_run/probs"
 

@@ -17,7 +17,7 @@ from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.check import check, find_files
 from fmcs_bench.leaderboard.faults import Report, teller
 from fmcs_bench.leaderboard.reading import read
-from fmcs_bench.results.records import RecordStore, predictions_path
+from fmcs_bench.results.store import RecordStore, predictions_path
 
 
 @dataclass(frozen=True)

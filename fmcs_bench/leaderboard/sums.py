@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import RecordError
-from fmcs_bench.results.records import RecordStore
+from fmcs_bench.results.store import RecordStore
 
 NAME = "SHA256SUMS"
 MAX_BYTES = 16_000_000

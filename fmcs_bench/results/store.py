@@ -1,22 +1,154 @@
-"""Trainings that failed, as small files beside the records; a result too, and not the end of the others.
+"""Records and predictions of a workspace, as files that are written atomically; and notes of trainings that failed.
 
-Flow: unit whose loss became NaN or infinite -> ``failed/training/<address of its record>`` with the reason -> found by
-its key and not trained again, unless that is asked for; removed when it succeeds.
+A record lies at ``<track>/<dataset>@<digest>/<settings>/<method>/seed-<n>.json``, and beside it the predictions from
+which its metrics can be computed again. A training whose loss became NaN or infinite leaves ``failed/<its address>``
+with the reason, and is not trained again unless that is asked for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
 
 from fmcs_bench.core import files
 from fmcs_bench.core.environment import Environment, Sha256
 from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.core.options import NAME_PATTERN, Options
+from fmcs_bench.results.records import SCHEMA_VERSION, AnyRecord, EvaluatorRecord, Predictions, Record, TrainingRecord
 from fmcs_bench.results.trials import TrainingTrial
+
+
+class RecordStore:
+    """Records under one folder.
+
+    Args:
+        root: the folder, ``<workspace>/records`` or the suite's ``leaderboard/records``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, record: EvaluatorRecord | TrainingRecord) -> Path:
+        """File of a record."""
+        return self.root / f"{record.name}.json"
+
+    def finished(
+        self, kind: type[AnyRecord], dataset_id: str, settings: str, method: str, seed: int, key: str
+    ) -> AnyRecord | None:
+        """The record at this address if it has this key; None if there is none or it is of another key.
+
+        Raises:
+            RecordError: the record there, or its predictions file, is damaged.
+        """
+        path = self.root / _track(kind) / dataset_id / settings / method / f"seed-{seed}.json"
+        if not path.exists():
+            return None
+        record = self.read(kind, path)
+        return record if record.key == key else None
+
+    def write(self, record: EvaluatorRecord | TrainingRecord, predictions: bytes) -> Path:
+        """Store a record and its predictions file (the bytes that ``pack_predictions`` made); returns the path.
+
+        A record with another key at the same address is moved to ``superseded/``, never lost.
+        """
+        if hashlib.sha256(predictions).hexdigest() != record.predictions_sha256:
+            raise RecordError(f"these are not the predictions that the record of {record.method} names")
+        path = self.path(record)
+        if path.exists():
+            self._set_aside(path)
+        files.write_atomically(predictions_path(path), predictions)
+        files.write_atomically(path, files.to_json(record.to_json()))
+        return path
+
+    def _set_aside(self, path: Path) -> None:
+        name = files.sha256_of_file(path)[:12]
+        target = self.root / "superseded" / path.relative_to(self.root).with_suffix("") / name
+        target.mkdir(parents=True, exist_ok=True)
+        if predictions_path(path).exists():  # copied: until its record has moved, this one is whole at its address
+            files.write_atomically(target / "predictions.safetensors", predictions_path(path).read_bytes())
+        path.replace(target / "record.json")
+
+    def read(self, kind: type[AnyRecord], path: Path) -> AnyRecord:
+        """Read and validate one record and check its predictions file.
+
+        Raises:
+            RecordError: not JSON, not of this schema, or its predictions file is missing or another.
+        """
+        try:
+            value = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise RecordError(f"{path} is no JSON: {error}") from None
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RecordError(f"{path} has the schema version {version!r}; this version reads {SCHEMA_VERSION}")
+        try:
+            record = kind.from_json(value)
+        except ConfigError as error:
+            raise RecordError(f"{path} is no valid {kind.__name__}: {error}") from None
+        beside = predictions_path(path)
+        if not beside.is_file() or files.sha256_of_file(beside) != record.predictions_sha256:
+            raise RecordError(f"{beside} is missing or not the predictions file that its record names")
+        if path != self.path(record):
+            raise RecordError(f"{path} holds the record of another unit, which belongs at {self.path(record)}")
+        return record
+
+    def predictions(self, record: EvaluatorRecord | TrainingRecord) -> dict[str, np.ndarray]:
+        """The predictions of a record that was read from here.
+
+        Raises:
+            RecordError: they are no safetensors file.
+        """
+        return unpack_predictions(predictions_path(self.path(record)).read_bytes())
+
+    def paths(self, kind: type[Record]) -> list[Path]:
+        """Files of all records of one track, ordered; none has been read."""
+        return sorted((self.root / _track(kind)).glob("*/*/*/seed-*.json"))
+
+    def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
+        """All records of one track, ordered by path.
+
+        Raises:
+            RecordError: one of them is not valid.
+        """
+        return [self.read(kind, path) for path in self.paths(kind)]
+
+    def address(self, record: EvaluatorRecord | TrainingRecord) -> PurePosixPath:
+        """Path of a record relative to the root."""
+        return PurePosixPath(f"{record.name}.json")
+
+
+def _track(kind: type[Record]) -> str:
+    return str(kind.model_fields["track"].default)
+
+
+def predictions_path(record_path: Path) -> Path:
+    """The predictions file beside a record."""
+    return record_path.with_suffix(".predictions.safetensors")
+
+
+def pack_predictions(predictions: Predictions) -> bytes:
+    """Arrays as one safetensors file (no pickle), byte for byte the same for the same arrays."""
+    return save_safetensors({name: np.ascontiguousarray(array) for name, array in sorted(predictions.items())})
+
+
+def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays that ``pack_predictions`` packed.
+
+    Raises:
+        RecordError: the bytes are no safetensors file.
+    """
+    try:
+        return load_safetensors(data)
+    except SafetensorError as error:
+        raise RecordError(f"the predictions are no safetensors file: {error}") from None
 
 
 class FailedTraining(Options):

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.results.records import RecordStore, TrainingRecord
-from fmcs_bench.results.store import FailedStore
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import FailedStore, RecordStore
 from fmcs_bench.results.trials import TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.loop import Batches, choose_device, fit

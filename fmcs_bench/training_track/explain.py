@@ -22,7 +22,8 @@ from fmcs_bench.core.figure_style import require_kind, save
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at

@@ -20,7 +20,8 @@ from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fi
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.results import records
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import Longer, TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training import recipes

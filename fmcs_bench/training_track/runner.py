@@ -31,8 +31,8 @@ from fmcs_bench.images.load import absolute_source
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Outcome, run_units
 from fmcs_bench.results import records
-from fmcs_bench.results.records import RecordStore, TrainingRecord
-from fmcs_bench.results.store import FailedStore, FailedTraining
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore, pack_predictions
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.results.trials import TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
@@ -254,7 +254,7 @@ class _Track:
             predictions[f"{name}/image"] = self.images.ids_N[self.images.indices(split)]
         if self.best_epoch_on_test:
             predictions[EVERY_EPOCH] = torch.stack([note["test"] for note in history.epoch_notes]).numpy()
-        packed = records.pack_predictions(predictions)
+        packed = pack_predictions(predictions)
         record = TrainingRecord(
             key=key,
             dataset=manifest.name,

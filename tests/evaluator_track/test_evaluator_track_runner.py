@@ -23,7 +23,8 @@ from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute
 from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
-from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord
+from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.store.resolve import all_datasets

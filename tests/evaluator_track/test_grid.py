@@ -24,7 +24,8 @@ from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results import grid
 from fmcs_bench.results.evaluator_board import evaluator_boards
 from fmcs_bench.results.grid import GridSearch, Trial
-from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import SUBSETS, EvaluatorRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.recipes import Recipe

@@ -19,7 +19,8 @@ from fmcs_bench.evaluator_track import protocol
 from fmcs_bench.evaluator_track.calls import flops_per_map
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.reader import FmcsDataset, open_dataset

@@ -32,7 +32,8 @@ from fmcs_bench.evaluators.registry import (
     parse_evaluators,
     resolve_evaluator,
 )
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.testing.conformance import tiny_map_set
 
@@ -223,7 +224,7 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     )  # fmt: skip
 
     monkeypatch.setattr("fmcs_bench.evaluators.registry._FROM_FILES", {})
-    with pytest.raises(ConfigError, match=r"peak is a plug-in that is missing; .*--evaluator FILE\.py:Class"):
+    with pytest.raises(ConfigError, match=r"peak is a plug-in that is not here; .*--evaluator FILE\.py:Class"):
         load_fit(workspace, again, device=torch.device("cpu"))
 
 

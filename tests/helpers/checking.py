@@ -15,7 +15,7 @@ import numpy as np
 from fmcs_bench.leaderboard.check import check, check_one
 from fmcs_bench.leaderboard.faults import Fault, Report
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
-from fmcs_bench.results.records import pack_predictions, predictions_path, unpack_predictions
+from fmcs_bench.results.store import pack_predictions, predictions_path, unpack_predictions
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboard/records"

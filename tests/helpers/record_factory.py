@@ -15,13 +15,12 @@ from fmcs_bench.results.records import (
     Epoch,
     EvaluatorRecord,
     Metrics,
-    RecordStore,
     TrainingMetrics,
     TrainingRecord,
     TrainingTrial,
     Trajectory,
-    pack_predictions,
 )
+from fmcs_bench.results.store import RecordStore, pack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import Recipe

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.schema import Manifest
 
 ROOT = Path(__file__).parents[2]

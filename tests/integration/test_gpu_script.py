@@ -10,7 +10,8 @@ import pytest
 
 from fmcs_bench.core.progress import SILENT
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = ["--backbone", "smallcnn", "--image-size", "16", "--device", "cpu"]

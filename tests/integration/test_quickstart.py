@@ -2,7 +2,8 @@ from conftest import TINY
 
 from fmcs_bench.cli import quickstart
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.config import BuildConfig
 
 

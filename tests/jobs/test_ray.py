@@ -22,7 +22,8 @@ from fmcs_bench.jobs import remote
 from fmcs_bench.jobs.local import Job, run_units
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
-from fmcs_bench.results.records import EvaluatorRecord, RecordStore, TrainingRecord
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.resolve import all_datasets
 from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.runner import train_methods

@@ -10,7 +10,8 @@ from helpers.checking import BASELINE, EVALUATOR, TRAINING, copy, edit, edit_pre
 from fmcs_bench.core.errors import MissingDataError
 from fmcs_bench.leaderboard.check import check
 from fmcs_bench.leaderboard.reading import KINDS
-from fmcs_bench.results.records import RecordStore, predictions_path, unit_key
+from fmcs_bench.results.records import unit_key
+from fmcs_bench.results.store import RecordStore, predictions_path
 
 
 def test_one_unit_of_work_has_one_record(tmp_path):

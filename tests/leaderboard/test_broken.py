@@ -18,7 +18,7 @@ from fmcs_bench.cli.main import main
 from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.leaderboard import markdown
 from fmcs_bench.leaderboard.sift import LeftOutError, sift
-from fmcs_bench.results.records import pack_predictions, predictions_path
+from fmcs_bench.results.store import pack_predictions, predictions_path
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], object], predictions: bytes | None = None) -> None:

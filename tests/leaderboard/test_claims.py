@@ -16,8 +16,9 @@ from fmcs_bench.leaderboard.claims import load_claims
 from fmcs_bench.leaderboard.deviations import HELD_OUT, Deviation
 from fmcs_bench.leaderboard.known import find_manifests
 from fmcs_bench.leaderboard.verdicts import VERDICTS, judge, verdict
-from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.statistics import Estimate
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import Recipe
 

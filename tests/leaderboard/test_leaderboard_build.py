@@ -19,7 +19,8 @@ from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.leaderboard import datatables, markdown, sections
 from fmcs_bench.leaderboard.sift import LeftOut
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.records import AnyRecord, unpack_predictions
+from fmcs_bench.results.records import AnyRecord
+from fmcs_bench.results.store import unpack_predictions
 from fmcs_bench.results.training_board import training_boards
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from fmcs_bench.evaluator_track import runner as evaluation
 from fmcs_bench.leaderboard import reading
 from fmcs_bench.leaderboard.known import KnownDatasets, find_manifests
-from fmcs_bench.results.records import predictions_path, unpack_predictions
+from fmcs_bench.results.store import predictions_path, unpack_predictions
 
 UNVERIFIABLE = re.compile(
     r"cost/(seconds|process_peak_bytes|scoring_seconds|num_parameters|flops_per_map)|curve/\d+/(train_loss|score)|"

@@ -12,7 +12,7 @@ from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.submit import submit
 from fmcs_bench.results import schema
-from fmcs_bench.results.records import predictions_path
+from fmcs_bench.results.store import predictions_path
 
 
 def tree(folder):

@@ -18,7 +18,7 @@ from fmcs_bench.leaderboard import sums
 from fmcs_bench.leaderboard.reading import MAX_RECORD_BYTES
 from fmcs_bench.leaderboard.sift import sift
 from fmcs_bench.leaderboard.submit import submit
-from fmcs_bench.results.records import RecordStore, predictions_path
+from fmcs_bench.results.store import RecordStore, predictions_path
 
 LISTED = sums.load(COMMITTED)
 

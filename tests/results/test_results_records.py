@@ -19,16 +19,8 @@ from safetensors.numpy import load_file
 import fmcs_bench
 from fmcs_bench.core import environment
 from fmcs_bench.core.errors import ConfigError, RecordError
-from fmcs_bench.results.records import (
-    Environment,
-    EvaluatorRecord,
-    RecordStore,
-    TrainingRecord,
-    TrainingTrial,
-    pack_predictions,
-    predictions_path,
-    unpack_predictions,
-)
+from fmcs_bench.results.records import Environment, EvaluatorRecord, TrainingRecord, TrainingTrial
+from fmcs_bench.results.store import RecordStore, pack_predictions, predictions_path, unpack_predictions
 
 KINDS = {"evaluator": factory.evaluator_record(), "training": factory.training_record(0.9, seed=2)}
 

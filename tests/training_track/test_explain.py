@@ -13,7 +13,8 @@ from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.results.records import RecordStore, TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store import schema
 from fmcs_bench.training.trajectory import load_checkpoint, save_checkpoint
 from fmcs_bench.training_track.networks import make_network

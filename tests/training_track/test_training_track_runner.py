@@ -12,7 +12,8 @@ from conftest import build_tiny, subprocess_environment
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.results.records import RecordStore, TrainingRecord, predictions_path, unpack_predictions
+from fmcs_bench.results.records import TrainingRecord
+from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.store.resolve import all_datasets
