@@ -1,7 +1,5 @@
 """Hugging Face datasets: local Parquet files, columns, splits, bad input."""
 
-import io
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from datasets import ClassLabel, Dataset, Features, Value
-from PIL import Image
+from helpers.image_files import IMAGES, LABELS, NAMED, png, write_parquet
 
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ImageError, MissingDataError
@@ -18,28 +16,12 @@ from fmcs_bench.images import encoded
 from fmcs_bench.images.dataset import SPLITS, draw
 from fmcs_bench.images.load import load_images
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (60, 6, 8, 3), dtype=np.uint8)
-LABELS = [i % 3 for i in range(60)]
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NAMED = Features({"img": datasets.Image(), "label": ClassLabel(names=["ant", "bee", "cow"])})
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path, rows=range(60), features=NAMED, image="img", label="label", labels=LABELS, blobs=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [{"bytes": png(IMAGES[i]) if blobs is None else blobs[i], "path": None} for i in rows]
-    Dataset.from_dict({image: cells, label: [labels[i] for i in rows]}, features=features).to_parquet(path)
-    return path
 
 
 @pytest.fixture
@@ -236,17 +218,6 @@ def test_the_real_cifar10_is_what_the_hub_library_says(cifar10):
         item = source["train"][position] if position < 50_000 else source["test"][position - 50_000]
         np.testing.assert_array_equal(dataset.images_NCHW[row].transpose(1, 2, 0), np.asarray(item["img"]))
         assert dataset.labels_N[row] == item["label"]
-
-
-def test_the_real_cifar10_is_built_by_command(cifar10, tmp_path):
-    command = [
-        "build", "--backbone", "smallcnn", "--image-size", "32", "--stages", "3", "--epochs", "12", "--limit", "300",
-        "--checkpoints", "30", "--batch-size", "32", "--lr", "3e-3", "--cqi-threshold", "0.05", "--device", "cpu",
-        "--json", "--dataset", f"hub:{cifar10}", "--workspace", str(tmp_path / "ws"),
-    ]  # fmt: skip
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    manifest = json.loads(result.stdout)
-    assert manifest["name"] == "hub_cifar10-smallcnn-32px-base"
-    assert str(cifar10) not in result.stdout
-    assert "JPEG" in manifest["images"]["citation"]
+    held, streamed = (load_images(f"hub:{cifar10}", limit=150, image_size=32, stream=way) for way in (False, True))
+    assert (held.is_streamed, streamed.is_streamed) == (False, True)
+    assert streamed.sha256 == held.sha256

@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import subprocess_environment
-from test_folder import expected_id, write_classes, write_image
-from test_huggingface import write_parquet
-from test_streaming import both, write_mixed
+from helpers.image_files import both, expected_id, write_classes, write_image, write_mixed, write_parquet
 
 from fmcs_bench.core.errors import FmcsBenchError, ImageError, MissingDataError, ReaderError
 from fmcs_bench.images import encoded, loader

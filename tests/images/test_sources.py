@@ -1,19 +1,34 @@
 """Datasets as torchvision keeps them on disk, from small files in its own formats."""
 
+import os
 import pickle
+import shutil
+import struct
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torchvision.datasets as tv
+from helpers.image_files import expected_split
 from PIL import Image
 from scipy.io import savemat
-from test_images_load import MNIST_FILES, write_idx
 
 from fmcs_bench.core.errors import ImageError, MissingDataError
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.images.load import load_images
+from fmcs_bench.images.preprocessing import Preprocessor
 
 RNG = np.random.default_rng(0)
+MNIST_FILES = {
+    (part, kind): f"{part}-{kind}-idx{dims}-ubyte" for part in ("train", "t10k") for kind, dims in
+    (("images", 3), ("labels", 1))
+}  # fmt: skip  # fmt: skip
+
+
+def write_idx(path, array):
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
 @pytest.fixture
@@ -140,6 +155,7 @@ def test_flowers102(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "kind", "inside"),
     [
+        ("mnist", "MNIST", "MNIST/raw"),
         ("fashionmnist", "FashionMNIST", "FashionMNIST/raw"),
         ("cifar10", "CIFAR10", "cifar-10-batches-py"),
         ("cifar100", "CIFAR100", "cifar-100-python"),
@@ -151,7 +167,7 @@ def test_missing_files_say_where_it_looked_and_how_to_get_them(tmp_path, name, k
     message = rf"no {name} files: looked in {tmp_path / inside} for .*datasets\.{kind}\(.*--download"
     with pytest.raises(MissingDataError, match=message):
         load_images(name, tmp_path)
-    with pytest.raises(MissingDataError, match="no folder was given"):
+    with pytest.raises(MissingDataError, match=r"no folder was given: .*--data-dir.*FMCS_BENCH_DATA"):
         load_images(name)
     assert list(tmp_path.iterdir()) == []
 
@@ -173,3 +189,93 @@ def test_a_download_is_left_to_torchvision_and_its_failure_is_told(tmp_path, mon
 def test_files_that_are_here_are_not_downloaded(fashion, monkeypatch):
     monkeypatch.setattr(tv.FashionMNIST, "download", lambda _: pytest.fail("it was downloaded"))
     load_images("fashionmnist", fashion, download=True)
+
+
+# ---- MNIST
+
+
+def parse_idx(path):
+    """An IDX file, by hand: magic 0 0 type dimensions, sizes, bytes."""
+    data = path.read_bytes()
+    zero, kind, num_dims = struct.unpack(">HBB", data[:4])
+    assert (zero, kind) == (0, 8)
+    shape = struct.unpack(f">{num_dims}I", data[4 : 4 + 4 * num_dims])
+    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * num_dims).reshape(shape)
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    """A folder with files in the format of MNIST: 300 and 50 random images."""
+    rng = np.random.default_rng(0)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, num in (("train", 300), ("t10k", 50)):
+        write_idx(raw / MNIST_FILES[part, "images"], rng.integers(0, 256, (num, 28, 28)))
+        write_idx(raw / MNIST_FILES[part, "labels"], rng.integers(0, 10, num))
+    return tmp_path
+
+
+def check_mnist(folder, num_train, num_test):
+    dataset = load_images("mnist", folder)
+    raw = folder / "MNIST" / "raw"
+    for kind, array in (("images", dataset.images_NCHW[:, 0]), ("labels", dataset.labels_N)):
+        np.testing.assert_array_equal(array[:num_train], parse_idx(raw / MNIST_FILES["train", kind]))
+        np.testing.assert_array_equal(array[num_train:], parse_idx(raw / MNIST_FILES["t10k", kind]))
+    assert dataset.images_NCHW.shape == (num_train + num_test, 1, 28, 28)
+    np.testing.assert_array_equal(dataset.ids_N, np.arange(num_train + num_test))
+    np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(num_train, num_train + num_test))
+    assert [SPLITS[i] for i in dataset.splits_N[:100]] == [expected_split("mnist", i) for i in range(100)]
+    return dataset
+
+
+def test_mnist_is_what_its_files_say(small_mnist):
+    check_mnist(small_mnist, 300, 50)
+
+
+def test_the_real_mnist_has_60000_and_10000_images():
+    folder = Path(os.environ.get("FMCS_BENCH_DATA", ""))
+    if not os.environ.get("FMCS_BENCH_DATA") or not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip("needs the real MNIST: set FMCS_BENCH_DATA to a folder that holds MNIST/raw")
+    dataset = check_mnist(folder, 60_000, 10_000)
+    assert np.bincount(dataset.labels_N[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.sha256 == "3c310f728889289d1ac408af0f55bc58207a6e20c0a6ceeafce651e6e35df3a3"
+    assert [len(dataset.indices(split)) for split in SPLITS] == [48_002, 5_974, 6_024, 10_000]
+    prepare = Preprocessor(dataset, 28)  # the well-known 0.1307 and 0.3081 are those of all 60,000
+    assert float(prepare.mean_C) == pytest.approx(0.1307, abs=5e-4)
+    assert float(prepare.std_C) == pytest.approx(0.3081, abs=5e-4)
+
+
+@pytest.mark.parametrize("which", MNIST_FILES.values())
+def test_each_missing_mnist_file_is_named(small_mnist, which):
+    (small_mnist / "MNIST" / "raw" / which).unlink()
+    with pytest.raises(MissingDataError, match=rf"looked in .*raw for {which};"):
+        load_images("mnist", small_mnist)
+
+
+@pytest.mark.parametrize("which", MNIST_FILES.values())
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda _: b"",
+        lambda data: data[:3],
+        lambda data: b"\x00\x00\x08\x07" + data[4:],
+        lambda data: b"\x00\x00\x01" + data[3:],
+        lambda data: b"\x1f\x8b" + data[2:],
+        lambda _: b"<!doctype html>" * 9,
+        lambda data: data + b"\0",
+    ],
+    ids=["half", "empty", "header", "dimensions", "type", "gzip", "html", "longer"],
+)
+def test_a_damaged_mnist_file_is_refused(small_mnist, which, damage):
+    path = small_mnist / "MNIST" / "raw" / which
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(MissingDataError, match=rf"raw/{which} is damaged or incomplete \(.* bytes\)"):
+        load_images("mnist", small_mnist)
+
+
+def test_labels_of_other_images_are_refused(small_mnist):
+    raw = small_mnist / "MNIST" / "raw"
+    shutil.copy(raw / MNIST_FILES["t10k", "labels"], raw / MNIST_FILES["train", "labels"])
+    with pytest.raises(MissingDataError, match="300 images and 50 labels"):
+        load_images("mnist", small_mnist)

@@ -3,19 +3,15 @@
 import gc
 import json
 import multiprocessing
-import os
 import weakref
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.image_files import BUILD, both, write_classes, write_image, write_mixed, write_parquet
 from helpers.small_training import cross_entropy
-from PIL import Image
-from test_folder import BUILD, write_classes, write_image
-from test_huggingface import write_parquet
 
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.cli.main import main
@@ -38,29 +34,9 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def write_mixed(root):
-    """57 images of mixed sizes and modes, one turned by the camera."""
-    write_classes(root)
-    for seed, name in enumerate(("cat", "dog")):
-        write_image(root / name / "wide.png", size=(40, 5), seed=seed)
-        write_image(root / name / "grey.png", mode="L", seed=seed)
-        write_image(root / name / "palette.png", mode="P", seed=seed)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = np.random.default_rng(5).integers(0, 256, (13, 30, 3), dtype=np.uint8)
-    Image.fromarray(turned).save(root / "cat" / "turned.jpg", exif=exif)
-    return root
-
-
 @pytest.fixture
 def pets(tmp_path):
     return write_mixed(tmp_path / "pets")
-
-
-def both(source, **options):
-    """In memory and streamed, by two processes."""
-    options = {"image_size": 12, "num_workers": 2} | options
-    return load_images(source, **options, stream=False), load_images(source, **options, stream=True)
 
 
 def check_equal(held, streamed):
@@ -155,20 +131,6 @@ def test_parquet_is_the_same_both_ways(tmp_path):
     held, streamed = both(f"hub:{tmp_path / 'farm'}")
     assert held.images_NCHW.shape == (60, 3, 6, 8)
     assert held.stored_size == (6, 8)
-    check_equal(held, streamed)
-
-
-@pytest.fixture
-def cifar10():
-    folder = Path(os.environ.get("FMCS_BENCH_DATA", "")) / "cifar10"
-    if not os.environ.get("FMCS_BENCH_DATA") or not any(folder.glob("*.parquet")):
-        pytest.skip("needs CIFAR-10 as Parquet: set FMCS_BENCH_DATA to a folder that holds cifar10/*.parquet")
-    return folder
-
-
-def test_the_real_cifar10_is_the_same_both_ways(cifar10):
-    held, streamed = both(f"hub:{cifar10}", limit=150, image_size=32)
-    assert held.images_NCHW.shape == (600, 3, 32, 32)
     check_equal(held, streamed)
 
 
