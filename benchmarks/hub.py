@@ -34,10 +34,9 @@ from torch.utils.data import DataLoader
 import fmcs_bench as fb
 from fmcs_bench.core import environment, files
 from fmcs_bench.hub import parquet
-from fmcs_bench.store.publication import FILE, Publication
+from fmcs_bench.store.publication import FILE, Part, Publication
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.schema import FileEntry
-from fmcs_bench.store.subset import Part
 
 BATCH_SIZE = 64
 

@@ -20,7 +20,7 @@ from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.seeding import derive
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store import codecs, schema
+from fmcs_bench.store import schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Check, Fault, Report, Verifier, excess, guarded
 from fmcs_bench.training.loop import autocast, choose_device
@@ -51,7 +51,7 @@ def verify(
         progress: shows the work.
 
     Raises:
-        ConfigError: ``recompute`` is negative, or the codec needs a package that is not installed.
+        ConfigError: ``recompute`` is negative.
         MissingDataError: there is no such folder, or the image files are not there.
         UnknownNameError: ``recompute`` needs an image dataset or a backbone that is not installed.
     """
@@ -66,8 +66,6 @@ def verify(
     config = dataset.manifest.config
     # A changed manifest may name anything; then its faults are told, and nothing is asked of this machine for it.
     sound = dataset.manifest.states_its_digest
-    if sound:
-        codecs.require(config.codec)
     verifier = Verifier(dataset)
     steps = [
         ("manifest", verifier.check_manifest),

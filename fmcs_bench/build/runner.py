@@ -33,7 +33,7 @@ from fmcs_bench.store.writer import DatasetWriter
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 from fmcs_bench.store.schema import Manifest, RunFile
 from fmcs_bench.store import codecs, schema
-from fmcs_bench.store.stages import choose_stages
+from fmcs_bench.store.schema import choose_stages
 from fmcs_bench.store.writer import list_files
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.trajectory import Run, checkpoint_path, initial_backbone
@@ -99,7 +99,6 @@ def build(
                 _require_same_images(dataset.manifest.images.sha256, images_of(config, images, progress), path)
             shutil.rmtree(path / schema.WORK, ignore_errors=True)  # left where a kill came right after the manifest
             return dataset
-        codecs.require(config.codec)
         find_backbone(config.backbone)  # before the images are read: a wrong name is reported at once
         with engine_of(execution) as engine:
             _Build(config, path, images, execution.device, progress, engine).finish(place.root)

@@ -15,8 +15,8 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.hub.upload import LAST, TEXTS, require_same
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.opening import read_manifest
 from fmcs_bench.store.publication import Publication
+from fmcs_bench.store.reader import read_manifest
 
 PARALLEL = 8
 """Files at the same time."""

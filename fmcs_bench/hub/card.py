@@ -22,10 +22,8 @@ from fmcs_bench.hub.metadata import licence_fields, yaml_head
 from fmcs_bench.images.base import UNKNOWN
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import schema
-from fmcs_bench.store.fidelity import Fidelity, Interval
-from fmcs_bench.store.publication import CONFIGURATIONS
+from fmcs_bench.store.publication import CONFIGURATIONS, Fidelity, Interval, Part
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.subset import Part
 
 FILE = "README.md"
 FIGURES = "figures"

@@ -32,10 +32,8 @@ from fmcs_bench.hub.errors import hub_errors
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import publication, schema
 from fmcs_bench.store.location import Location, is_url, stays_inside
-from fmcs_bench.store.opening import read_manifest, read_part
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.subset import FILE as PART
-from fmcs_bench.store.subset import KINDS, Part, chosen
+from fmcs_bench.store.publication import KINDS, PART, Part, chosen
+from fmcs_bench.store.reader import FmcsDataset, read_manifest, read_part
 
 HEADS = (publication.FILE, schema.MANIFEST, PART)
 LARGEST_HEAD = 256_000_000

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fmcs_bench.store import schema
-from fmcs_bench.store.fidelity import Fidelity
-from fmcs_bench.store.publication import ParquetSplit, Publication
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import Fidelity, ParquetSplit, Part, Publication
 
 
 @dataclass(frozen=True, kw_only=True)

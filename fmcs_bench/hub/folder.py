@@ -20,13 +20,9 @@ from fmcs_bench.hub.croissant import FILE as CROISSANT
 from fmcs_bench.hub.croissant import croissant, encode
 from fmcs_bench.hub.facts import Facts
 from fmcs_bench.store import publication, schema
-from fmcs_bench.store.fidelity import Fidelity
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.opening import check_files, read_part
-from fmcs_bench.store.publication import ParquetSplit, Publication
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.subset import FILE as PART
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import PART, Fidelity, ParquetSplit, Part, Publication
+from fmcs_bench.store.reader import FmcsDataset, check_files, read_part
 
 
 def estimate(dataset: FmcsDataset, part: Part) -> int:

@@ -30,10 +30,9 @@ from fmcs_bench.core.files import PendingFile
 from fmcs_bench.core.progress import SILENT, Progress, Task
 from fmcs_bench.store import schema
 from fmcs_bench.store.map_array import gather
-from fmcs_bench.store.publication import CONFIGURATIONS, PARQUET, ParquetSplit
+from fmcs_bench.store.publication import CONFIGURATIONS, PARQUET, SHARD, ParquetSplit, Part
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
-from fmcs_bench.store.subset import SHARD, Part
 
 if TYPE_CHECKING:
     import datasets
@@ -55,7 +54,7 @@ WRITER_OPTIONS: dict[str, Any] = {
     "column_encoding": {f"{MAPS}.list.element": "BYTE_STREAM_SPLIT"},
     "write_statistics": list(NUMBERS),  # readers skip row groups by them; over the values of maps they would cost time
 }
-PACKED = {"zstd": 0.9, "pco": 1.2, "q8": 1.8}
+PACKED = {"zstd": 0.9, "q8": 1.8}
 """About the size of a map in these files by its size in the dataset's own store, by codec of the dataset."""
 
 

@@ -16,11 +16,9 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub import bucket, folder
 from fmcs_bench.hub.upload import Repository, Uploaded
-from fmcs_bench.store.fidelity import read as read_fidelity
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.publication import Publication
+from fmcs_bench.store.publication import Part, Publication, read_fidelity
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.subset import Part
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from fmcs_bench.core.errors import ConfigError, FmcsBenchError, HubError
 from fmcs_bench.hub.card import FILE as CARD
 from fmcs_bench.hub.croissant import FILE as CROISSANT
 from fmcs_bench.store import publication, schema
-from fmcs_bench.store.publication import Publication
-from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.publication import PART, Publication
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

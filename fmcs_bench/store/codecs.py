@@ -1,19 +1,16 @@
-"""How maps are compressed: the arrays of each codec, and the arithmetic of the lossy one.
+"""How maps are packed: the arrays of each codec, and the arithmetic of the lossy one.
 
-``zstd`` and ``pco`` store float16 and lose nothing. ``q8`` stores uint8 beside two small arrays [row, shard, channel],
+``zstd`` stores float16 and loses nothing. ``q8`` stores uint8 beside two small arrays [row, shard, channel],
 ``<array>_scale`` (float32) and ``<array>_zero_point`` (uint8): value = (stored number - zero point) * scale, so that
-zero stays zero. A row is a stage or a checkpoint; each shard has a scale of its own, so that it can be written, and
-written again after a kill, without knowing the others.
+zero stays zero. A row is a stage or a checkpoint. Each shard has its own scale, so that it can be written, and written
+again after a kill, without the others.
 N images of one shard, D channels, H height, W width, S maps of a slice.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,33 +18,18 @@ import torch
 import zarr
 from numcodecs.zstd import Zstd
 from zarr.codecs import ZstdCodec
-from zarr.errors import ZarrUserWarning
 
-from fmcs_bench.core.errors import ConfigError, DatasetError
+from fmcs_bench.core.errors import DatasetError
 
 ZSTD_LEVEL = 1
-PCO_LEVEL = 8
-PCO: dict[str, Any] = {"level": PCO_LEVEL, "mode_spec": "classic", "delta_encoding_order": 0}
-"""Neighbouring values are no sequence: differences (delta) add noise, and looking for a mode costs time."""
-DTYPES = {"zstd": "float16", "pco": "float16", "q8": "uint8"}
+DTYPES = {"zstd": "float16", "q8": "uint8"}
 """What maps are stored as, by codec."""
+MISSING = 2**64 - 1
+"""Offset and length of an inner chunk that a shard leaves out, because it lies beyond the end of the array."""
 LEVELS = 255
 _SLICE = 16
 _SERIAL = 32_000
 """Values that PyTorch works on in one thread."""
-
-
-def require(codec: str) -> None:
-    """Check that this machine can write and read maps of a codec.
-
-    Raises:
-        ConfigError: a package is missing; the message says how to get it.
-    """
-    if codec == "pco" and find_spec("pcodec") is None:
-        raise ConfigError(
-            "maps of the codec pco need the package pcodec, which is not installed; "
-            "type `pip install 'fmcs-bench[pco]'` (or, for a new build, choose --codec zstd or q8)"
-        )
 
 
 def scale_name(array: str) -> str:
@@ -75,58 +57,75 @@ def create_maps(
     Args:
         group: where.
         name: of the array.
-        codec: ``zstd``, ``pco`` or ``q8``.
+        codec: ``zstd`` or ``q8``.
         shape: (rows, images, D, H, W).
         per_shard: maps in a shard.
         per_chunk: maps in an inner chunk.
         dimensions: names of the first two.
     """
     settings: Any = {"write_empty_chunks": True}  # looking for empty chunks costs half of zstd's speed
-    with _without_specification_warning():
-        packing: dict[str, Any] = {"compressors": ZstdCodec(level=ZSTD_LEVEL)}
-        if codec == "pco":
-            from zarr.codecs.numcodecs import PCodec
+    return group.create_array(
+        name, shape=shape, dtype=DTYPES[codec], compressors=ZstdCodec(level=ZSTD_LEVEL),
+        chunks=(1, per_chunk, *shape[2:]), shards=(1, per_shard, *shape[2:]),
+        dimension_names=(*dimensions, "channel", "y", "x"), config=settings, overwrite=True,
+    )  # fmt: skip
 
-            packing = {"serializer": PCodec(**PCO), "compressors": None}
-        return group.create_array(
-            name, shape=shape, dtype=DTYPES[codec],
-            chunks=(1, per_chunk, *shape[2:]), shards=(1, per_shard, *shape[2:]),
-            dimension_names=(*dimensions, "channel", "y", "x"), config=settings, overwrite=True, **packing,
-        )  # fmt: skip
+
+def is_writers_layout(metadata: Any) -> bool:
+    """Whether this is the ``zarr.json`` of an array as ``create_maps`` makes it: whole maps of one row in a chunk.
+
+    Example:
+        >>> is_writers_layout({"zarr_format": 2})
+        False
+    """
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    try:
+        (outer,), shape = metadata["codecs"], metadata["shape"]
+        shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        chunk = outer["configuration"]["chunk_shape"]
+        sharding = {
+            "chunk_shape": chunk,
+            "codecs": [
+                little if metadata["data_type"] == "float16" else {"name": "bytes"},
+                {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+            ],
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        expected = {
+            "zarr_format": 3,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "fill_value": 0,
+            "storage_transformers": [],
+        }
+        is_whole = (
+            shard == [1, shard[1], *shape[2:]] and chunk == [1, chunk[1], *shape[2:]] and shard[1] % chunk[1] == 0
+        )
+        return is_whole and all(metadata[key] == value for key, value in expected.items())
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return False
 
 
 def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """An array of any codec, lazy.
 
     Raises:
-        DatasetError: there is none of that name.
+        DatasetError: there is no array of that name.
     """
-    with _without_specification_warning():
-        array = group.get(name)
+    array = group.get(name)
     if not isinstance(array, zarr.Array):
         raise DatasetError(f"{name} is no array of {group.store_path}")
     return array
 
 
-@contextmanager
-def _without_specification_warning() -> Iterator[None]:
-    """Zarr warns that PCodec stands outside the Zarr 3 specification.
-
-    Who chose pco was told so by ``--help`` and docs/format.md; at every array that is opened it would tell nobody more.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Numcodecs codecs are not in the Zarr version 3", ZarrUserWarning)
-        yield
+def encode(chunk: np.ndarray) -> bytes:
+    """Pack one inner chunk of maps, to the bytes that Zarr would store; threads may share it."""
+    return bytes(_ZSTD.encode(chunk))
 
 
-def encoder(codec: str) -> Callable[[np.ndarray], bytes]:
-    """The function that packs one inner chunk of maps, as ``create_maps`` tells Zarr; threads may share it."""
-    if codec == "pco":
-        from numcodecs.pcodec import PCodec
-
-        return lambda chunk: bytes(PCodec(**PCO).encode(chunk))
-    zstd = Zstd(level=ZSTD_LEVEL)
-    return lambda chunk: bytes(zstd.encode(chunk))
+_ZSTD = Zstd(level=ZSTD_LEVEL)
 
 
 @dataclass(frozen=True)

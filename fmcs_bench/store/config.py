@@ -27,11 +27,7 @@ class BuildConfig(RunConfig):
         2, description="One validation run and one test run.", json_schema_extra={"flag": None}
     )
     limit: int | None = Field(None, ge=1, description="At most this many images in each split.")
-    codec: Literal["zstd", "pco", "q8"] = Field(
-        "zstd",
-        description="Of the maps: zstd (lossless, read everywhere), pco (lossless, smaller, outside the Zarr 3 "
-        "specification) or q8 (8 bits, lossy).",
-    )
+    codec: Literal["zstd", "q8"] = Field("zstd", description="Of the maps: zstd (lossless) or q8 (8 bits, lossy).")
     markers: Literal["loss", "epoch"] = Field("loss", description="Stages are spaced by loss or by epoch.")
     convergence: ConvergenceRule = ConvergenceRule()
     seed: int = Field(0, ge=0, description="Seed of the first run; run i has seed + i.")

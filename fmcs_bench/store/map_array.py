@@ -1,34 +1,152 @@
-"""The maps of one array as float16, whatever its codec and wherever it is, and the work of reading many of them.
+"""The maps of one array as float16, whatever the codec and wherever the dataset is, and reading many of them at once.
 
-Flow: position of each map -> jobs, one for each unit that must be decoded -> threads -> each map at its place.
-A unit is what is decoded at once: an inner chunk, or, where zarr-python reads, a range of about 32 maps.
+Flow: ``zarr.json`` -> shard files, memory-mapped and decoded directly; or zarr-python, for URLs and other layouts.
+Many maps: position of each -> jobs, one for each unit -> threads -> each map at its place.
+A unit is what is decoded at once: an inner chunk, or, with zarr-python, a range of about 32 maps.
 N images, M maps wanted, J jobs, U maps wanted of one unit, S arrays, D channels, H height, W width.
+
+Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import google_crc32c
 import numpy as np
 import zarr
+import zstandard
+from numcodecs.zstd import Zstd
 
 from fmcs_bench.core.environment import usable_cores
 from fmcs_bench.core.errors import DatasetError, FmcsBenchError
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.shards import ShardLayout, ShardReader
 
+MAX_OPEN = 64
+"""Shard files of one array that a process keeps open."""
 ZARR_UNIT = 32
-"""Maps that zarr-python is asked for at once, where an inner chunk has fewer."""
+"""Maps that zarr-python reads at once, where an inner chunk has fewer."""
 TASK_BYTES = 1 << 20, 8 << 20
-"""Maps that a thread decodes before it asks for more work, at least and at most: it should ask seldom, and no thread
-should wait long for the last task of another."""
-TASKS_PER_THREAD = 4
+"""Least and most bytes of maps that a thread decodes before it asks for more work."""
+
+
+class ShardReader:
+    """Reads inner chunks of an array in the writer's layout without zarr-python; threads may share it.
+
+    Values are those that zarr-python reads, except that a missing shard is an error and not zeros, and that bytes
+    behind a Zstandard frame inside its chunk are ignored.
+
+    Args:
+        folder: of the array.
+        metadata: content of its ``zarr.json``; see ``codecs.is_writers_layout``.
+    """
+
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+        self.folder, self.shape = folder, tuple(metadata["shape"])
+        self.per_shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][1]
+        self.per_chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][1]
+        self.chunks_per_shard = self.per_shard // self.per_chunk
+        self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        self._shard = lru_cache(MAX_OPEN)(self._open)
+
+    def encoded(self, row: int, chunk: int) -> memoryview | None:
+        """The bytes of an inner chunk, counted along the second axis over all shards; None where it was left out."""
+        number, place = divmod(chunk, self.chunks_per_shard)
+        data, spans = self._shard(row, number)
+        begin, length = spans[place]
+        return None if begin == codecs.MISSING else data[begin : begin + length]
+
+    def read(self, row: int, chunk: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The stored numbers of an inner chunk [U, ...]; of the last one of the array, only those inside the array.
+
+        Args:
+            row: position on the first axis.
+            chunk: number of the chunk, counted along the second axis over all shards.
+            out: contiguous, where the numbers go; None makes a new array.
+
+        Raises:
+            DatasetError: the shard is missing or damaged; the message names its file.
+        """
+        num = min(self.per_chunk, self.shape[1] - chunk * self.per_chunk)
+        decoded = out
+        if decoded is None or num < self.per_chunk:
+            decoded = np.empty((self.per_chunk, *self.shape[2:]), self.dtype)
+        data = self.encoded(row, chunk)
+        try:
+            if data is None:
+                decoded[...] = 0
+            else:
+                _decompress(data, decoded)
+        except Exception as error:  # noqa: BLE001  (decoders raise errors of their own for damaged bytes)
+            number, place = divmod(chunk, self.chunks_per_shard)
+            file = self._file(row, number)
+            raise DatasetError(f"{file} is damaged: chunk {place} cannot be decoded ({error})") from None
+        if out is None or decoded is out:
+            return decoded[:num]
+        out[...] = decoded[:num]
+        return out
+
+    def _file(self, row: int, number: int) -> Path:
+        return self.folder.joinpath("c", str(row), str(number), *("0" for _ in self.shape[2:]))
+
+    def _open(self, row: int, number: int) -> tuple[memoryview, list[tuple[int, int]]]:
+        """The bytes of a shard, and the offset and length of each inner chunk."""
+        file, index_bytes = self._file(row, number), 16 * self.chunks_per_shard + 4
+        try:
+            with file.open("rb") as stream:
+                num_bytes = os.fstat(stream.fileno()).st_size
+                if num_bytes < index_bytes:
+                    raise DatasetError(
+                        f"{file} is damaged: it has {num_bytes:,} bytes, its index alone {index_bytes:,}"
+                    )
+                data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError:
+            raise DatasetError(f"{file} is missing: a shard of the maps") from None
+        except OSError as error:
+            raise DatasetError(f"{file} cannot be read: {error.strerror or error}") from None
+        end = len(data) - index_bytes
+        index = bytes(data[end:-4])
+        if google_crc32c.value(index) != int.from_bytes(data[-4:], "little"):
+            raise DatasetError(f"{file} is damaged: the index of its chunks does not have its CRC-32C")
+        spans = np.frombuffer(index, "<u8").reshape(-1, 2)
+        offsets, lengths = spans.T
+        inside = (offsets <= end) & (lengths <= end - np.minimum(offsets, end))
+        if not (inside | (spans == codecs.MISSING).all(axis=1)).all():
+            raise DatasetError(f"{file} is damaged: a chunk of its index lies outside the file")
+        return data, [(begin, length) for begin, length in spans.tolist()]
+
+
+_DECOMPRESSORS = threading.local()
+
+
+def _decompress(data: memoryview, out: np.ndarray) -> None:
+    """Decode Zstandard frames into an array, which they must fill."""
+    try:
+        header = zstandard.get_frame_parameters(data)
+        is_writers = header.content_size == out.nbytes and not header.has_checksum
+    except zstandard.ZstdError:
+        is_writers = False
+    if not is_writers:
+        decoded = np.frombuffer(Zstd().decode(data), np.uint8)
+        if len(decoded) != out.nbytes:
+            raise ValueError(f"it has {len(decoded):,} bytes, not {out.nbytes:,}")
+        out[...] = decoded.view(out.dtype).reshape(out.shape)
+        return
+    if not hasattr(_DECOMPRESSORS, "own"):  # making one takes as long as decoding 10 KB
+        _DECOMPRESSORS.own = zstandard.ZstdDecompressor()
+    with _DECOMPRESSORS.own.stream_reader(data) as frame:
+        if frame.readinto(out.data) < out.nbytes:
+            raise ValueError("the frame ends too early")
 
 
 class MapArray:
@@ -41,9 +159,7 @@ class MapArray:
         files: names of all files of the dataset.
 
     Attributes:
-        is_direct: shards are read by ``ShardReader``; otherwise by zarr-python, which reads every store. It is so where
-            the dataset lies on this machine and the array has a layout that ``ShardLayout`` knows.
-        reason: why not, where it is not.
+        is_direct: whether shard files are read without zarr-python, as they are on this machine in the writer's layout.
 
     Raises:
         DatasetError: there is no such array, or its metadata is damaged.
@@ -59,110 +175,88 @@ class MapArray:
             self.shape = tuple(int(n) for n in metadata["shape"])
             self.dims = tuple(str(dim) for dim in metadata["dimension_names"])
             self._per_shard = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][1])
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            dtype = metadata["data_type"]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise DatasetError(f"{location.shown(file)} is damaged: {error}") from None
-        if metadata.get("data_type") != codecs.DTYPES[codec] or len(self.shape) != 5:
+        if dtype != codecs.DTYPES[codec] or len(self.shape) != 5:
             raise DatasetError(
-                f"{location.shown(file)} is damaged: {len(self.shape)} axes of {metadata.get('data_type')}, "
-                f"not 5 of {codecs.DTYPES[codec]}"
+                f"{location.shown(file)} is damaged: {len(self.shape)} axes of {dtype}, not 5 of {codecs.DTYPES[codec]}"
             )
-        layout, self.reason = ShardLayout.parse(metadata)
         self._shards: ShardReader | None = None
-        if location.local is None:
-            self.reason = "the dataset is not on this machine"
-        elif layout is not None:
-            self._shards = ShardReader(location.local / schema.MAPS / name, layout)
+        if location.local is not None and codecs.is_writers_layout(metadata):
+            self._shards = ShardReader(location.local / schema.MAPS / name, metadata)
+        self.is_direct = self._shards is not None
 
     def __repr__(self) -> str:
-        how = "directly" if self.is_direct else f"by zarr-python: {self.reason}"
         sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(self.dims, self.shape, strict=True))
-        return f"MapArray {self.name} ({sizes}) float16, read {how}"
+        return f"MapArray {self.name} ({sizes}) float16, read {'directly' if self.is_direct else 'by zarr-python'}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "name": self.name, "codec": self.codec, "files": self._files}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        MapArray.__init__(self, **state)
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether shards are read without zarr-python."""
-        return self._shards is not None
+    def __reduce__(self) -> tuple[type[MapArray], tuple[Any, ...]]:
+        return MapArray, (self.location, self.name, self.codec, self._files)
 
     @property
     def map_shape(self) -> tuple[int, ...]:
         """(D, H, W)."""
         return self.shape[2:]
 
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of one map as float16."""
+        return 2 * int(np.prod(self.map_shape))
+
     @cached_property
     def unit(self) -> int:
         """Consecutive images that are decoded at once."""
-        if self._shards is not None:
-            return self._shards.layout.per_chunk
-        return max(int(self._zarr().chunks[1]), ZARR_UNIT)
+        return self._shards.per_chunk if self._shards is not None else max(int(self._zarr().chunks[1]), ZARR_UNIT)
 
     def read_map(self, row: int, image: int) -> np.ndarray:
         """One map, float16 [D, H, W].
 
         Args:
-            row: position of the stage or checkpoint.
+            row: position of the stage or checkpoint, from 0.
             image: position on the second axis.
 
         Raises:
             DatasetError: a file is missing or damaged.
         """
-        if self._shards is not None and self._shards.layout.per_chunk == 1 and self.codec != "q8":
-            return np.asarray(self._shards.read_chunk(row, image)[0])
         unit, take = divmod(image, self.unit)
-        return np.asarray(self.read_unit(row, unit, np.array([take]))[0])
+        return np.asarray(self.read_unit(row, unit, np.array([take]) if self.unit > 1 else None)[0])
 
     def read_unit(
         self, row: int, unit: int, take_U: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Maps of one unit.
+        """Maps of one unit, float16 [U, D, H, W].
 
         Args:
-            row: position of the stage or checkpoint.
+            row: position of the stage or checkpoint, from 0.
             unit: number of the unit; it begins at the image ``unit * self.unit``.
             take_U: int64, positions of the maps inside the unit; None is all, in their order.
-            out: float16 [U, D, H, W], contiguous; None makes a new array.
+            out: float16, contiguous, where the maps go; None makes a new array.
 
         Raises:
             DatasetError: a file is missing or damaged.
         """
-        if self._shards is not None:
-            target = out if take_U is None and self.codec != "q8" else None
-            stored_UDHW = self._shards.read_chunk(row, unit, target)
-            if target is not None:
-                return target
-            if take_U is not None:
-                stored_UDHW = stored_UDHW[take_U]
-        else:
-            stored_UDHW = self._read_by_zarr(row, self._images(unit, take_U))
-        if self.codec == "q8":
-            target = np.empty(stored_UDHW.shape, np.float16) if out is None else out
-            self._values_of_q8(stored_UDHW, row, self._images(unit, take_U), target)
-            return target
-        if out is None:
-            return stored_UDHW
-        out[...] = stored_UDHW
-        return out
-
-    def _images(self, unit: int, take_U: np.ndarray | None) -> np.ndarray:
-        """Positions on the second axis."""
+        if self._shards is not None and take_U is None and self.codec != "q8":
+            return self._shards.read(row, unit, out)
         first = unit * self.unit
-        return first + take_U if take_U is not None else np.arange(first, min(first + self.unit, self.shape[1]))
-
-    def _values_of_q8(self, numbers_UDHW: np.ndarray, row: int, image_U: np.ndarray, out: np.ndarray) -> None:
+        image_U = np.arange(first, min(first + self.unit, self.shape[1])) if take_U is None else first + take_U
+        if self._shards is None:
+            stored_UDHW = self._read_by_zarr(row, image_U)
+        else:
+            stored_UDHW = self._shards.read(row, unit)
+            stored_UDHW = stored_UDHW if take_U is None else stored_UDHW[take_U]
+        if self.codec != "q8" and out is None:
+            return stored_UDHW
+        maps_UDHW = np.empty(stored_UDHW.shape, np.float16) if out is None else out
+        if self.codec != "q8":
+            maps_UDHW[...] = stored_UDHW
+            return maps_UDHW
         scale_RSD, zero_point_RSD = self._q8
         shard_U = image_U // self._per_shard
-        shards = np.unique(shard_U).tolist()
-        if len(shards) == 1:
-            codecs.dequantise(numbers_UDHW, scale_RSD[row, shards[0]], zero_point_RSD[row, shards[0]], out)
-            return
-        for shard in shards:  # each has a scale of its own
-            here_U = shard_U == shard
-            out[here_U] = codecs.dequantise(numbers_UDHW[here_U], scale_RSD[row, shard], zero_point_RSD[row, shard])
+        for shard in np.unique(shard_U).tolist():  # each has a scale of its own
+            here = slice(None) if shard_U[0] == shard_U[-1] else shard_U == shard
+            maps_UDHW[here] = codecs.dequantise(stored_UDHW[here], scale_RSD[row, shard], zero_point_RSD[row, shard])
+        return maps_UDHW
 
     @cached_property
     def _q8(self) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +277,7 @@ class MapArray:
             return np.asarray(array.oindex[row, image_U])
         except (FmcsBenchError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  (which error zarr raises over damaged bytes, only it knows)
+        except Exception as error:  # noqa: BLE001  (zarr raises many kinds of errors for damaged bytes)
             remote = "" if self.location.local is not None else ", or its server does not answer requests for a range"
             raise DatasetError(
                 f"{self.location.shown(f'{schema.MAPS}/{self.name}')} is damaged{remote}: row {row}, images "
@@ -201,7 +295,7 @@ class MapArray:
 
 
 def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
-    """The Zarr group of a dataset, read-only; a file of the manifest that is missing is an error."""
+    """The Zarr group of a dataset, read-only; a missing file of the manifest is an error."""
     prefix = f"{schema.MAPS}/"
     expected = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
     try:
@@ -210,13 +304,38 @@ def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
         raise DatasetError(f"{location.shown(schema.MAPS)} is no Zarr group") from None
 
 
-class Job(NamedTuple):
-    """Maps of one unit, and where they go.
+@dataclass(frozen=True, eq=False)
+class MapIndex:
+    """Where M maps lie, with their labels; no map is read.
 
     Attributes:
-        array: that they are in.
-        row: of the array.
-        unit: of the array.
+        arrays: the maps of each run.
+        source_M: int64, which array each map is in.
+        image_M: int64, its position on the array's second axis.
+        stages_M: int64, its position on the first: the class index 0 .. K - 1; the FMCS is one more.
+        image_ids_M: int64.
+        labels_M: int64, classes of the images.
+        splits_M: uint8, index into ``fmcs_bench.images.dataset.SPLITS``.
+        runs_M: int64, seeds of the runs.
+    """
+
+    arrays: Sequence[MapArray]
+    source_M: np.ndarray
+    image_M: np.ndarray
+    stages_M: np.ndarray
+    image_ids_M: np.ndarray
+    labels_M: np.ndarray
+    splits_M: np.ndarray
+    runs_M: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stages_M)
+
+
+class Job(NamedTuple):
+    """Maps of one unit of an array, and their places in the result.
+
+    Attributes:
         take_U: positions in the unit; None is all, in their order.
         place_U: positions in the result.
     """
@@ -227,39 +346,22 @@ class Job(NamedTuple):
     take_U: np.ndarray | None
     place_U: np.ndarray | slice
 
-    def run(self, out_MDHW: np.ndarray) -> None:
-        """Read the maps to their places in a float16 array [M, D, H, W]."""
-        array, row, unit, take_U, place_U = self
-        if isinstance(place_U, slice):
-            array.read_unit(row, unit, take_U, out_MDHW[place_U])
-        else:
-            out_MDHW[place_U] = array.read_unit(row, unit, take_U)
-
 
 def plan(arrays: Sequence[MapArray], source_M: np.ndarray, row_M: np.ndarray, image_M: np.ndarray) -> list[Job]:
-    """Jobs that read M maps, each unit once; map m goes to the place m.
-
-    Args:
-        arrays: that the maps are in.
-        source_M: int64, which of them.
-        row_M: int64, position of the stage or checkpoint.
-        image_M: int64, position on the second axis.
-    """
+    """Jobs that read M maps, each unit once; map m goes to the place m. For the arguments see ``gather``."""
     if not len(source_M):
         return []
     unit_size_S, num_images_S = np.array([(array.unit, array.shape[1]) for array in arrays]).T
+    order_M = np.lexsort((image_M, row_M, source_M))
+    source_M, row_M, image_M = source_M[order_M], row_M[order_M], image_M[order_M]
     unit_M, take_M = np.divmod(image_M, unit_size_S[source_M])
-    key_M = unit_keys(source_M, row_M, unit_M)
-    order_M = np.argsort(key_M, kind="stable")
-    source_M, row_M, unit_M, take_M, image_M = (of_M[order_M] for of_M in (source_M, row_M, unit_M, take_M, image_M))
-    stop_J = np.append(np.flatnonzero(np.diff(key_M[order_M])) + 1, len(order_M))
-    start_J = np.append(0, stop_J[:-1])
-    source_J, row_J, unit_J = source_M[start_J], row_M[start_J], unit_M[start_J]
-    last_J = stop_J - 1
-    at_end_J = (take_M[last_J] + 1 == unit_size_S[source_J]) | (image_M[last_J] + 1 == num_images_S[source_J])
-    is_whole_J = (take_M[start_J] == 0) & at_end_J & _counts_up(take_M, start_J, stop_J)
+    start_J = np.flatnonzero(np.diff(unit_keys(source_M, row_M, unit_M), prepend=-1))
+    stop_J = np.append(start_J[1:], len(order_M))
+    source_J, unit_J = source_M[start_J], unit_M[start_J]
+    size_J = np.minimum(unit_size_S[source_J], num_images_S[source_J] - unit_J * unit_size_S[source_J])
+    is_whole_J = (stop_J - start_J == size_J) & _counts_up(take_M, start_J, stop_J)
     is_range_J = _counts_up(order_M, start_J, stop_J)
-    columns = (source_J, row_J, unit_J, start_J, stop_J, order_M[start_J], is_whole_J, is_range_J)
+    columns = (source_J, row_M[start_J], unit_J, start_J, stop_J, order_M[start_J], is_whole_J, is_range_J)
     return [
         Job(
             arrays[source],
@@ -287,25 +389,22 @@ def _counts_up(values_M: np.ndarray, start_J: np.ndarray, stop_J: np.ndarray) ->
 
 
 def tasks(jobs: list[Job], threads: int) -> list[list[Job]]:
-    """Jobs in groups that are worth handing to a thread."""
+    """Jobs in groups that are worth giving to a thread, about four for each."""
     if not jobs:
         return []
-    job_bytes = jobs[0].array.unit * map_bytes(jobs[0].array)
-    least, most = TASK_BYTES
-    task_bytes = min(max(least, len(jobs) * job_bytes // (TASKS_PER_THREAD * threads)), most)
+    job_bytes = jobs[0].array.unit * jobs[0].array.map_bytes
+    task_bytes = min(max(TASK_BYTES[0], len(jobs) * job_bytes // (4 * threads)), TASK_BYTES[1])
     num = max(1, task_bytes // job_bytes)
     return [jobs[start : start + num] for start in range(0, len(jobs), num)]
 
 
-def map_bytes(array: MapArray) -> int:
-    """Of one map as float16."""
-    return 2 * int(np.prod(array.map_shape))
-
-
 def run_task(task: list[Job], out_MDHW: np.ndarray) -> None:
-    """Run jobs one after the other."""
-    for job in task:
-        job.run(out_MDHW)
+    """Read the maps of some jobs to their places in a float16 array [M, D, H, W]."""
+    for array, row, unit, take_U, place_U in task:
+        if isinstance(place_U, slice):
+            array.read_unit(row, unit, take_U, out_MDHW[place_U])
+        else:
+            out_MDHW[place_U] = array.read_unit(row, unit, take_U)
 
 
 def gather(
@@ -321,7 +420,7 @@ def gather(
     Args:
         arrays: that the maps are in.
         source_M: int64, which of them.
-        row_M: int64, position of the stage or checkpoint.
+        row_M: int64, position of the stage or checkpoint, from 0.
         image_M: int64, position on the second axis.
         threads: that decode; None is one for each core that this process may use.
 
@@ -334,14 +433,13 @@ def gather(
     maps_MDHW = np.empty((len(source_M), *arrays[0].map_shape), np.float16)
     threads = usable_cores() if threads is None else threads
     groups = tasks(plan(arrays, source_M, row_M, image_M), threads)
-    if len(groups) <= 1:  # threads would take longer to start than to work
+    if len(groups) <= 1:  # starting threads would take longer than the work
         for group in groups:
             run_task(group, maps_MDHW)
         return maps_MDHW
     with ThreadPoolExecutor(threads, "fmcs-bench-read") as pool:
-        futures = [pool.submit(run_task, group, maps_MDHW) for group in groups]
         try:
-            for future in futures:
+            for future in [pool.submit(run_task, group, maps_MDHW) for group in groups]:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,7 +1,8 @@
-"""Reads an FMCS dataset.
+"""Opens and reads an FMCS dataset, found by folder, URL or name.
 
-Flow: folder or URL -> manifest, checked -> lazy arrays -> ``MapSelection`` by run, stage, split -> ``MapSet``.
-M maps (images x stages), N images, K stages, D channels, H height, W width.
+Flow: folder or URL -> manifest and ``part.json``, checked, sizes of files compared -> lazy arrays -> ``MapSelection``
+by run, stage and split.
+M maps (images x stages), N images, P checkpoints, D channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,10 +25,8 @@ from fmcs_bench.images.load import load_images
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray, gather, open_group
-from fmcs_bench.store.opening import check_files, read_manifest, read_part
+from fmcs_bench.store.publication import Part, chosen
 from fmcs_bench.store.selection import MapSelection, MapSet
-from fmcs_bench.store.subset import chosen
-from fmcs_bench.store.summary import summary
 
 T = TypeVar("T")
 _GET_THE_REST = "; `fmcs-bench download` adds what is missing"
@@ -43,7 +42,7 @@ class FmcsDataset:
     Attributes:
         location: where it is.
         manifest: the content of ``dataset.json``.
-        part: what of it is there; see ``fmcs_bench.store.subset``.
+        part: what of it is there; see ``fmcs_bench.store.publication``.
 
     Raises:
         ConfigError: the URL's protocol is unknown or needs a package.
@@ -156,11 +155,9 @@ class FmcsDataset:
             array: ``feature_maps``, or ``trajectory_maps`` of the test run.
 
         Raises:
-            ConfigError: the codec needs a package that is not installed.
             MissingDataError: only a part of the dataset is there, without these maps.
             DatasetError: the run has no such array.
         """
-        codecs.require(self.manifest.config.codec)
         if "maps" not in self.part.kinds or (seed not in self.part.runs and seed in self._seeds):
             raise MissingDataError(
                 f"{self.location} is a part of {self.id} without the maps of run {seed}{_GET_THE_REST}"
@@ -188,7 +185,6 @@ class FmcsDataset:
             float16 [N, D, H, W].
 
         Raises:
-            ConfigError: the codec needs a package that is not installed.
             DatasetError: the run has no such array, or a file is missing or damaged.
         """
         maps = self.map_array(seed, array)
@@ -384,3 +380,120 @@ def open_dataset(place: str | Path | Location) -> FmcsDataset:
             stacklevel=3,
         )
     return dataset
+
+
+def read_manifest(location: Location) -> schema.Manifest:
+    """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DatasetError: there is none, or it is damaged, or of another schema.
+    """
+    file = location.shown(schema.MANIFEST)
+    if location.local is not None:
+        if not location.local.is_dir():
+            raise MissingDataError(f"there is no FMCS dataset at {location}; build one with `fmcs-bench build`")
+        if not (location.local / schema.MANIFEST).is_file():
+            raise DatasetError(
+                f"{location} is unfinished (no {schema.MANIFEST}); type its build command again to go on"
+            )
+    try:
+        content = location.read_bytes(schema.MANIFEST)
+    except MissingDataError:
+        raise MissingDataError(f"there is no finished FMCS dataset at {location} (no {schema.MANIFEST})") from None
+    try:
+        value = json.loads(content)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != schema.SCHEMA_VERSION:
+            raise DatasetError(
+                f"{location} has schema {version!r}; this version of fmcs-bench reads {schema.SCHEMA_VERSION}"
+            )
+        return schema.Manifest.from_json(value)
+    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"{file} is damaged: {error}") from None
+
+
+def read_part(location: Location, manifest: schema.Manifest) -> Part:
+    """What of a dataset is there: as its ``part.json`` says, or all.
+
+    Raises:
+        DatasetError: the file is damaged, or belongs to another dataset.
+    """
+    file = location.shown(publication.PART)
+    try:
+        found = Part.from_json(json.loads(location.read_bytes(publication.PART)))
+        here = Part.of(manifest, kinds=found.kinds, runs=found.runs, stages=found.stages, splits=found.splits)
+    except MissingDataError:
+        return Part.of(manifest)
+    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"{file} is damaged: {error}") from None
+    if found.dataset_digest != manifest.dataset_digest:
+        raise DatasetError(f"{file} belongs to another dataset: its digest is not that of {schema.MANIFEST}")
+    return here
+
+
+def check_files(location: Location, manifest: schema.Manifest, expected: frozenset[str]) -> None:
+    """Refuse a half-copied dataset: every file is there, inside the folder, with its size.
+
+    Args:
+        location: of the dataset.
+        manifest: its manifest.
+        expected: names of the files that must be there.
+
+    Raises:
+        DatasetError: a file is missing, of another size, or outside the folder.
+    """
+    for name in manifest.files:
+        if not location.keeps_inside(name):
+            raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
+    sizes = location.sizes(expected)
+    if sizes is None:
+        return  # this place cannot list its files; each is looked at when it is read
+    for name in sorted(expected):
+        entry = manifest.files[name]
+        if sizes.get(name) != entry.num_bytes:
+            raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
+
+
+def summary(manifest: schema.Manifest, place: str, part: Part | None = None) -> str:
+    """Maps, runs, images, sizes, and where and when it was made; a line each.
+
+    Args:
+        manifest: of the dataset.
+        place: where it lies.
+        part: what lies there; None is all.
+    """
+    channels, height, width = manifest.map_shape
+    roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
+    map_bytes = manifest.bytes_under(schema.MAPS)
+    checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
+    error = manifest.map_error
+    loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
+    position = "" if height * width > 1 else "; one position, a larger image size gives more"
+    images, made = manifest.images, manifest.environment
+    size = images.statistics.size
+    pixels = size if isinstance(size, str) else " x ".join(map(str, size))
+    seconds = ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items())
+    held = ""
+    if part is not None:
+        held = (
+            f"  part    {', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
+            f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole\n"
+        )
+    return (
+        f"FmcsDataset {manifest.id}\n"
+        f"{held}"
+        f"  maps    {manifest.num_maps:,} of {channels} x {height} x {width} float16, "
+        f"K = {manifest.config.stages} stages{position}\n"
+        f"  runs    {roles}\n"
+        f"  images  {', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
+        f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; "
+        f"{len(images.classes):,} classes\n"
+        f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
+        f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
+        f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
+        f"{loss}"
+        f"  made    {manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) "
+        f"with fmcs-bench {made.fmcs_bench}, torch {made.libraries['torch']}; {seconds}\n"
+        f"  path    {place}"
+    )

@@ -29,6 +29,7 @@ from fmcs_bench.core.options import Options
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.images.statistics import ImageStatistics
 from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.training import convergence
 from fmcs_bench.training.trajectory import Run
 
 SCHEMA_VERSION = 1
@@ -189,3 +190,29 @@ def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, Fi
         "files": {name: entry.sha256 for name, entry in entries.items()},
     }
     return files.digest(content)
+
+
+def choose_stages(run: Run, role: Role, config: BuildConfig) -> RunFile:
+    """The trajectory file of a run: its convergence point and the K checkpoints at which its stages end.
+
+    Raises:
+        ConvergenceError: the run has no convergence point, or too few checkpoints for K stages.
+    """
+    found = convergence.analyse(run.losses, run.steps_per_epoch, config.convergence)
+    steps_M = [checkpoint.step for checkpoint in run.checkpoints]
+    markers = convergence.stage_markers(found, steps_M, config.stages, config.markers)
+    progress_T = convergence.progress_along(found, markers[-1], config.markers)
+    by_step = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
+    stages = tuple(
+        Stage(
+            stage=stage,
+            step=step,
+            epoch=by_step[step].epoch,
+            train_loss=float(found.smoothed_T[step - 1]),
+            validation_accuracy=by_step[step].validation_accuracy,
+            progress=float(progress_T[step - 1]),
+        )
+        for stage, step in enumerate(markers, start=1)
+    )
+    cqi = tuple(float(value) for value in found.cqi_T)
+    return RunFile(role=role, run=run, cqi=cqi, convergence_step=found.step, stages=stages)

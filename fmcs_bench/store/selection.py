@@ -1,6 +1,5 @@
 """Some maps of a dataset, chosen by run, stage and split, and read when they are asked for.
 
-Flow: runs, stages, splits -> position and labels of each map, from small arrays -> maps, when indexed or loaded.
 M maps, N images of a run, D channels, H height, W width.
 """
 
@@ -8,29 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.store.map_array import MapArray, gather
-
-if TYPE_CHECKING:
-    import torch
-
-    from fmcs_bench.store.torch_dataset import MapBatches
-
-DIMS = ("map", "channel", "y", "x")
+from fmcs_bench.store.map_array import MapIndex, gather
+from fmcs_bench.store.torch_dataset import MapBatches
 
 
 @dataclass(frozen=True)
 class MapSet:
-    """Feature maps with what is known of each.
+    """Feature maps in memory, with what is known of each.
 
     Attributes:
         maps_MDHW: float16.
-        stages_M: int64, 0 .. K - 1; the FMCS is one more.
+        stages_M: int64, class index 0 .. K - 1, for losses and arrays of probabilities.
         image_ids_M: int64.
         runs_M: int64, seed of the run.
     """
@@ -43,64 +36,33 @@ class MapSet:
     def __len__(self) -> int:
         return len(self.stages_M)
 
+    @property
+    def fmcs_M(self) -> np.ndarray:
+        """The FMCS of each map, 1 .. K: ``stages_M`` plus 1."""
+        return self.stages_M + 1
+
     @classmethod
     def concatenate(cls, parts: list[MapSet]) -> MapSet:
         """One set with all maps of the parts, in their order."""
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            np.concatenate([part.maps_MDHW for part in parts]),
-            np.concatenate([part.stages_M for part in parts]),
-            np.concatenate([part.image_ids_M for part in parts]),
-            np.concatenate([part.runs_M for part in parts]),
-        )
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-class MapSelection:
+class MapSelection(MapIndex):
     """A lazy array [map, channel, y, x] of float16, with labels; ``FmcsDataset.sel`` makes one.
 
     ``selection[3]`` reads one map, ``selection[2:9]`` and ``selection[[4, 0, 4]]`` several, as NumPy would index them;
-    labels are there without reading any map. It can be pickled.
-
-    Args:
-        arrays: of the maps, one for each run.
-        source_M: int64, which array each map is in.
-        image_M: int64, its position on the array's second axis.
-        stages_M: int64, its position on the first.
-        image_ids_M: int64.
-        labels_M: int64.
-        splits_M: uint8.
-        runs_M: int64.
-
-    Attributes:
-        stages_M: 0 .. K - 1; the FMCS is one more.
-        image_ids_M: ids of the images.
-        labels_M: classes of the images.
-        splits_M: index into ``fmcs_bench.images.dataset.SPLITS``.
-        runs_M: seeds of the runs.
+    labels are there without reading any map. It can be pickled. Its attributes are those of ``MapIndex``.
     """
 
-    dims = DIMS
-    dtype = np.dtype(np.float16)
+    dims: ClassVar = ("map", "channel", "y", "x")
+    dtype: ClassVar = np.dtype(np.float16)
 
-    def __init__(
-        self,
-        arrays: Sequence[MapArray],
-        *,
-        source_M: np.ndarray,
-        image_M: np.ndarray,
-        stages_M: np.ndarray,
-        image_ids_M: np.ndarray,
-        labels_M: np.ndarray,
-        splits_M: np.ndarray,
-        runs_M: np.ndarray,
-    ) -> None:
-        self.arrays = tuple(arrays)
-        self.source_M, self.image_M, self.stages_M = source_M, image_M, stages_M
-        self.image_ids_M, self.labels_M, self.splits_M, self.runs_M = image_ids_M, labels_M, splits_M, runs_M
-
-    def __len__(self) -> int:
-        return len(self.stages_M)
+    @property
+    def fmcs_M(self) -> np.ndarray:
+        """The FMCS of each map, 1 .. K: ``stages_M`` plus 1."""
+        return self.stages_M + 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,7 +77,7 @@ class MapSelection:
     @property
     def nbytes(self) -> int:
         """Bytes of all maps in memory."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return len(self) * self.arrays[0].map_bytes
 
     @property
     def is_direct(self) -> bool:
@@ -126,8 +88,8 @@ class MapSelection:
         sizes = ", ".join(f"{dim}: {size:,}" for dim, size in self.sizes.items())
         return (
             f"MapSelection ({sizes}) float16, {self.nbytes / 1e6:,.1f} MB, not loaded\n"
-            f"  runs   {', '.join(str(run) for run in np.unique(self.runs_M))}\n"
-            f"  FMCS   {', '.join(str(stage + 1) for stage in np.unique(self.stages_M))}\n"
+            f"  runs   {', '.join(map(str, np.unique(self.runs_M)))}\n"
+            f"  FMCS   {', '.join(map(str, np.unique(self.fmcs_M)))}\n"
             f"  images {len(np.unique(self.image_ids_M)):,}"
         )
 
@@ -140,8 +102,7 @@ class MapSelection:
         """
         if isinstance(index, SupportsIndex) and not isinstance(index, np.ndarray):
             m = self._position(index)
-            array, image = self.arrays[self.source_M[m]], int(self.image_M[m])
-            found_DHW: np.ndarray = array.read_map(int(self.stages_M[m]), image)
+            found_DHW: np.ndarray = self.arrays[self.source_M[m]].read_map(int(self.stages_M[m]), int(self.image_M[m]))
             return found_DHW
         index_N = self._positions(index)
         return gather(self.arrays, self.source_M[index_N], self.stages_M[index_N], self.image_M[index_N])
@@ -159,16 +120,7 @@ class MapSelection:
             IndexError: a number is out of range.
         """
         index_N = self._positions(index)
-        return MapSelection(
-            self.arrays,
-            source_M=self.source_M[index_N],
-            image_M=self.image_M[index_N],
-            stages_M=self.stages_M[index_N],
-            image_ids_M=self.image_ids_M[index_N],
-            labels_M=self.labels_M[index_N],
-            splits_M=self.splits_M[index_N],
-            runs_M=self.runs_M[index_N],
-        )
+        return MapSelection(self.arrays, *(getattr(self, field.name)[index_N] for field in fields(self)[1:]))
 
     def load(self) -> MapSet:
         """All maps in memory, in the order of the selection.
@@ -180,27 +132,9 @@ class MapSelection:
         _check_memory(self.nbytes)
         return MapSet(self[:], self.stages_M, self.image_ids_M, self.runs_M)
 
-    def torch(
-        self,
-        *,
-        batch_size: int = 64,
-        shuffle: bool = False,
-        seed: int = 0,
-        buffer_maps: int | None = None,
-        dtype: torch.dtype | None = None,
-        drop_last: bool = False,
-        even: bool = False,
-        rank: int | None = None,
-        world_size: int | None = None,
-        threads: int | None = None,
-    ) -> MapBatches:
-        """These maps as a ``torch.utils.data.IterableDataset`` of batches: see ``MapBatches`` for the options."""
-        from fmcs_bench.store.torch_dataset import MapBatches
-
-        return MapBatches(
-            self, batch_size=batch_size, shuffle=shuffle, seed=seed, buffer_maps=buffer_maps, dtype=dtype,
-            drop_last=drop_last, even=even, rank=rank, world_size=world_size, threads=threads,
-        )  # fmt: skip
+    def torch(self, **options: Any) -> MapBatches:
+        """These maps as a ``torch.utils.data.IterableDataset`` of batches; for the options see ``MapBatches``."""
+        return MapBatches(self, **options)
 
     def _position(self, index: SupportsIndex) -> int:
         m = index.__index__()
@@ -230,7 +164,7 @@ def _check_memory(num_bytes: int) -> None:
     try:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return  # the platform does not tell
+        return  # the platform does not say
     if num_bytes > 0.8 * available:
         raise ConfigError(
             f"these maps take {num_bytes / 1e9:,.1f} GB in memory and {available / 1e9:,.1f} GB are free; "

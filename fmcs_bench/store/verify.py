@@ -18,9 +18,9 @@ from safetensors.torch import load
 
 from fmcs_bench.images.dataset import SPLITS, assign_splits
 from fmcs_bench.store import codecs, publication, schema
+from fmcs_bench.store.publication import PART
 from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.stages import choose_stages
-from fmcs_bench.store.subset import FILE as PART
+from fmcs_bench.store.schema import choose_stages
 from fmcs_bench.store.writer import DIMENSIONS
 
 ROUNDING = 2.0**-10

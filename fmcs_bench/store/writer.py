@@ -1,9 +1,11 @@
-"""Writes an FMCS dataset: arrays shard by shard, the manifest last.
+"""Writes the arrays of an FMCS dataset, shard by shard.
 
 Flow: a block (the maps of one shard's images at some stages) -> threads that encode, one shard file each -> threads
-that wait for the disk -> the block's note, which says that it is done -> in the end, the lossy codec's small arrays.
-A dataset without its manifest is unfinished. Every run is one Zarr group, so that runs can be written apart.
+that wait for the disk -> the block's note, a file that marks it as done -> at the end, the small arrays of q8.
+Each run is a Zarr group of its own, so that runs can be written apart. Shards have the bytes that zarr-python writes.
 K stages (or checkpoints) of a block, N images, D channels, H height, W width.
+
+Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
+import google_crc32c
 import numpy as np
 import zarr
 from safetensors.numpy import load, save
@@ -27,7 +30,6 @@ from fmcs_bench.core import files
 from fmcs_bench.core.errors import DatasetError
 from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.store import codecs, schema
-from fmcs_bench.store.shard_file import write_shard
 
 DIMENSIONS = {"feature_maps": ("stage", "image"), "trajectory_maps": ("checkpoint", "trajectory_image")}
 """First two dimensions of the arrays of maps; channel, y and x follow."""
@@ -73,19 +75,17 @@ class DatasetWriter:
     Args:
         path: folder of the dataset.
         map_shape: (D, H, W).
-        codec: ``zstd``, ``pco`` or ``q8``; see ``fmcs_bench.store.codecs``.
+        codec: ``zstd`` or ``q8``; see ``fmcs_bench.store.codecs``.
         num_threads: that encode and write shards; None is one for each core, up to 16.
     """
 
     def __init__(
         self, path: Path, map_shape: tuple[int, int, int], codec: str = "zstd", *, num_threads: int | None = None
     ) -> None:
-        codecs.require(codec)
         self.path = path
         self.map_shape = map_shape
         self.codec = codec
         self.maps_per_shard, self.maps_per_chunk = shard_sizes(map_shape)
-        self._encode = codecs.encoder(codec)
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
         self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
         self._disk = ThreadPoolExecutor(2, "shard-committer")  # so that no encoder waits for the disk
@@ -257,9 +257,7 @@ class DatasetWriter:
                 "largest_error": np.array(packed.largest_error),
                 "sum_of_errors": np.array(packed.sum_of_errors),
             }
-        pending = write_shard(
-            file, maps_NDHW, per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, encode=self._encode
-        )
+        pending = write_shard(file, maps_NDHW, self.maps_per_shard, self.maps_per_chunk)
         return self._disk.submit(block.commit, number, pending, kept)
 
     def _shape(self, seed: int, array: str) -> tuple[int, ...]:
@@ -296,6 +294,40 @@ class DatasetWriter:
             per_chunk=self.maps_per_chunk,
             dimensions=DIMENSIONS[name],
         )
+
+
+def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: int) -> files.PendingFile:
+    """Write one shard beside its place; ``commit`` waits for the disk. Memory holds one encoded inner chunk at a time.
+
+    Args:
+        path: of the shard's file.
+        maps_NDHW: C-contiguous; fewer than ``per_shard`` at the end of the array.
+        per_shard: maps in a shard.
+        per_chunk: maps in an inner chunk, a divisor of ``per_shard``.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; no half-written file stays.
+    """
+    index = np.full((per_shard // per_chunk, 2), codecs.MISSING, dtype="<u8")
+    file, place = files.PendingFile(path), 0
+    try:
+        for number, start in enumerate(range(0, len(maps_NDHW), per_chunk)):
+            chunk_NDHW = maps_NDHW[start : start + per_chunk]
+            if len(chunk_NDHW) < per_chunk:  # the array ends here; every chunk has one size
+                rest = np.zeros((per_chunk - len(chunk_NDHW), *chunk_NDHW.shape[1:]), chunk_NDHW.dtype)
+                chunk_NDHW = np.concatenate([chunk_NDHW, rest])
+            data = codecs.encode(chunk_NDHW)
+            file.stream.write(data)
+            index[number] = place, len(data)
+            place += len(data)
+        encoded_index = index.tobytes()
+        file.stream.write(encoded_index)
+        file.stream.write(int(google_crc32c.value(encoded_index)).to_bytes(4, "little"))
+        file.stream.flush()
+    except BaseException:
+        file.discard()
+        raise
+    return file
 
 
 def shard_sizes(map_shape: Sequence[int]) -> tuple[int, int]:

@@ -57,7 +57,7 @@ WRONG = {
     "verify a wrong name": ("verify digits-smalcnn-16px-tiny --workspace {tiny}", "did you mean digits-smallcnn-16px"),
     "recompute below none": ("verify digits-smallcnn-16px-tiny --recompute -1 --workspace {tiny}", "recompute = -1"),
     "options of ray": ("build --backbone smallcnn --unit-cpus 2", "unit_cpus = 2", "add --engine ray"),
-    "codec": ("build --backbone smallcnn --codec zip", "'zip' is not one of 'zstd', 'pco', 'q8'"),
+    "codec": ("build --backbone smallcnn --codec zip", "'zip' is not one of 'zstd', 'q8'"),
     "leaderboard of nothing": ("leaderboard build", "fmcs-bench evaluate"),
     "unknown command": ("biuld", "No such command 'biuld'"),
     "wrong list": ("list backbone", "'backbone' is not one of"),

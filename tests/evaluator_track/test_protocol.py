@@ -22,7 +22,7 @@ from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
 from fmcs_bench.results.records import EvaluatorRecord
 from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
-from fmcs_bench.store.fidelity import Fidelity
+from fmcs_bench.store.publication import Fidelity
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.training.recipes import ConvergenceRule

@@ -24,7 +24,7 @@ CONFIGS = [
     {"backbone": "timm/vit_tiny_patch16_224", "codec": "q8", "markers": "epoch", "name": "other_1.0"},
     {"runs": 1, "checkpoints": 12, "recipe": Recipe(batch_size=16, lr=3e-3)},
     {"convergence": ConvergenceRule(threshold=0.3)},
-    {"recipe": Recipe(lr=1 / 3, precision="bfloat16"), "codec": "pco"},
+    {"recipe": Recipe(lr=1 / 3, precision="bfloat16"), "codec": "q8"},
     {"backbone_options": BackboneOptions(layer="layer3", output_stride=8, pretrained=True)},
     {"backbone_options": BackboneOptions(layer="a b'; rm -rf ~ #")},
 ]

@@ -18,8 +18,7 @@ from fmcs_bench.hub.build_command import build_command
 from fmcs_bench.hub.card import card, cut, draw_figures, megabytes, percent
 from fmcs_bench.hub.metadata import LICENCES, licence_fields, pattern, size_category
 from fmcs_bench.hub.parquet import features
-from fmcs_bench.store.publication import CONFIGURATIONS
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import CONFIGURATIONS, Part
 from fmcs_bench.training.recipes import Recipe
 
 

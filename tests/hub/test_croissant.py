@@ -14,8 +14,7 @@ from test_markdown import HOSTILE
 
 from fmcs_bench.hub import parquet
 from fmcs_bench.hub.croissant import FILE, croissant, encode
-from fmcs_bench.store.publication import CONFIGURATIONS
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import CONFIGURATIONS, Part
 
 pytestmark = [
     # mlcroissant 1.1.1 uses what rdflib and pandas are about to remove. Its own remarks go to its log; see `opened`.

@@ -21,7 +21,7 @@ from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, Hu
 from fmcs_bench.core.progress import SILENT
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.hub import download
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import Part
 
 CHECKPOINT = "checkpoints/run-1/stage-2.safetensors"
 

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 import fmcs_bench as fb
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import Part
 
 FIRST, SECOND = "1" * 40, "2" * 40
 

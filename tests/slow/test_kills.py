@@ -8,7 +8,7 @@ import pytest
 from conftest import subprocess_environment
 
 NUM_KILLS = 50
-CODECS = ("zstd", "pco", "q8")
+CODECS = ("zstd", "q8")
 
 # A process that has imported everything forks a child for each attempt, so that an attempt costs no second of imports.
 PROGRAM = """

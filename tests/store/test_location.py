@@ -73,7 +73,6 @@ def assert_same(dataset, local):
     assert dataset.manifest == local.manifest
     everything = dataset.sel()
     assert not everything.is_direct
-    assert {array.reason for array in everything.arrays} == {"the dataset is not on this machine"}
     here = local.sel().load()
     np.testing.assert_array_equal(everything.load().maps_MDHW, here.maps_MDHW)
     index = [7, 0, 7, len(everything) - 1]
@@ -104,13 +103,12 @@ def test_a_dataset_on_a_web_server_is_the_local_one(tiny_dataset, server):
         fb.open(server + "-other")
 
 
-@pytest.mark.parametrize("codec", ["pco", "q8"])
-def test_other_codecs_by_url(tmp_path, codec):
-    local = build_tiny(tmp_path, codec=codec)
+def test_another_codec_by_url(tmp_path):
+    local = build_tiny(tmp_path, codec="q8")
     files = fsspec.filesystem("memory")
-    files.put(str(local.path), f"/{codec}", recursive=True)
-    assert_same(fb.open(f"memory://{codec}"), local)
-    files.rm(f"/{codec}", recursive=True)
+    files.put(str(local.path), "/q8", recursive=True)
+    assert_same(fb.open("memory://q8"), local)
+    files.rm("/q8", recursive=True)
 
 
 def test_a_file_url_is_a_folder(tiny_dataset):

@@ -94,10 +94,9 @@ def assign(path, name, where, value):
     target[...] = values
 
 
-@pytest.mark.parametrize("codec", ["zstd", "pco", "q8"])
-def test_a_whole_dataset_has_no_fault(codec, tiny_dataset, q8_dataset, tmp_path):
-    path = {"zstd": tiny_dataset, "q8": q8_dataset}.get(codec) or build_tiny(tmp_path, codec=codec)
-    report = verify(path.path, recompute=7)
+@pytest.mark.parametrize("codec", ["zstd", "q8"])
+def test_a_whole_dataset_has_no_fault(codec, tiny_dataset, q8_dataset):
+    report = verify({"zstd": tiny_dataset, "q8": q8_dataset}[codec].path, recompute=7)
     assert report.faults == ()
     assert [check.name for check in report.checks] == [*CHECKS, "recompute"]
     lines = str(report).splitlines()

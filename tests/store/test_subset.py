@@ -10,7 +10,7 @@ import fmcs_bench as fb
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError
 from fmcs_bench.store import schema
-from fmcs_bench.store.subset import Part
+from fmcs_bench.store.publication import Part
 
 
 def copy_part(dataset, folder, **chosen):

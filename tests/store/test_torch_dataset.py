@@ -1,5 +1,6 @@
 """An epoch has every map once, whatever ranks, workers and buffer; one seed gives one order; nothing stays behind."""
 
+import gc
 import pickle
 import shutil
 import threading
@@ -7,13 +8,16 @@ import threading
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.store import codecs, map_array
+from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray
 from fmcs_bench.store.selection import MapSelection
+from fmcs_bench.store.torch_dataset import BufferPool
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +28,6 @@ def chosen(tiny_dataset):
 @pytest.fixture(scope="module", params=[4, 1], ids=lambda num: f"{num} a chunk")
 def scattered(tmp_path_factory, request):
     """Many small chunks: 2 runs, 9 stages, 150 images, 4 maps or one in a chunk; the value of a map is its number."""
-    import zarr
-
-    from fmcs_bench.store.location import Location
-
     path = tmp_path_factory.mktemp("scattered")
     group = zarr.open_group(path / "maps.zarr", mode="a")
     shape = (9, 150, 1, 1, 1)
@@ -275,3 +275,48 @@ def test_ranks_come_from_torch_distributed(scattered, tmp_path):
 def test_wrong_options_say_what_is_allowed(scattered, options, message):
     with pytest.raises(ConfigError, match=message):
         scattered.torch(**options)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda array: array[1:3],
+        lambda array: array[1:3][:, 1].T,
+        lambda array: array.reshape(-1).view(np.uint8),
+        torch.from_numpy,
+        lambda array: torch.from_numpy(array)[2],
+        lambda array: torch.from_numpy(array).numpy()[0],
+        lambda array: torch.from_numpy(array).untyped_storage(),
+        lambda array: np.from_dlpack(torch.from_numpy(array)),
+        memoryview,
+    ],
+    ids=["slice", "view of view", "bytes", "tensor", "row", "array of tensor", "storage", "dlpack", "buffer"],
+)
+def test_a_buffer_is_used_again_when_nothing_refers_to_it_and_not_before(keep):
+    pool = BufferPool((4, 3, 2), 4)
+    array = pool.take(4)
+    assert (array.shape, array.dtype, array.flags.writeable) == ((4, 3, 2), np.float16, True)
+    place = address(array)
+    kept = keep(array)
+    del array
+    gc.collect()
+    assert place not in [address(other) for other in [pool.take(4) for _ in range(3)]]
+    del kept
+    gc.collect()
+    again = [pool.take(1) for _ in range(4)]
+    assert place in [address(array) for array in again]
+    assert again[0].shape == (1, 3, 2)
+
+
+def test_few_spare_buffers_are_kept_and_none_is_pickled():
+    pool = BufferPool((4, 3, 2), 4)
+    taken = [pool.take(4) for _ in range(10)]
+    assert len({address(array) for array in taken}) == 10
+    del taken
+    assert len(pool._spare) == 4
+    copy = pickle.loads(pickle.dumps(pool))
+    assert (copy.shape, copy.max_spare, len(copy._spare)) == ((4, 3, 2), 4, 0)
