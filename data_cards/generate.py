@@ -16,7 +16,7 @@ from pathlib import Path
 from fmcs_bench.core import files
 from fmcs_bench.hub.card import FIGURES, FILE, card
 from fmcs_bench.hub.facts import Facts
-from fmcs_bench.store import publication, schema, subset
+from fmcs_bench.store import publication, schema
 
 CARDS = Path(__file__).parent
 REPOSITORIES = CARDS / "repositories.json"
@@ -28,11 +28,11 @@ def facts_of(name: str) -> Facts:
     folder = CARDS / name
     found = json.loads((folder / schema.MANIFEST).read_bytes())
     published = json.loads((folder / publication.FILE).read_bytes())
-    some = folder / subset.FILE
+    some = folder / publication.PART
     return Facts.of(
         schema.Manifest.from_json(found),
         publication.Publication.from_json(published),
-        part=subset.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None,
+        part=publication.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None,
         repo=repositories()[name],
     )
 
@@ -49,7 +49,7 @@ def take(source: Path, repo: str | None) -> str:
     target = CARDS / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for file in (schema.MANIFEST, publication.FILE, subset.FILE):
+    for file in (schema.MANIFEST, publication.FILE, publication.PART):
         if (source / file).exists():
             shutil.copyfile(source / file, target / file)
     shutil.copytree(source / FIGURES, target / FIGURES)
