@@ -102,9 +102,9 @@ def reading(dataset: FmcsDataset, *, threads: int, rounds: int) -> dict[str, Any
         return per_second(megabytes, selection.load)
 
     def protocol_rate() -> float:
-        held = protocol.HeldMaps({"train": selection})
+        held = protocol.SharedMaps({"train": selection})
         begin = time.perf_counter()
-        with held.lent("benchmark", "train"):
+        with held.use("benchmark", "train"):
             return megabytes / (time.perf_counter() - begin)
 
     protocol_rate()

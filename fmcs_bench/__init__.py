@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build_leaderboard, evaluate, load_evaluator, publish, verify
+    from fmcs_bench.api import build_leaderboard, publish, verify
     from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
     from fmcs_bench.build.runner import build
+    from fmcs_bench.evaluator_track.runner import evaluate
+    from fmcs_bench.evaluator_track.selection import load_evaluator
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
     from fmcs_bench.results.tables import results
-    from fmcs_bench.training_track.api import plan_training, train
+    from fmcs_bench.training_track.estimate import plan_training
     from fmcs_bench.training_track.explain import explain
+    from fmcs_bench.training_track.runner import train
 
 __all__ = [
     "__version__", "build", "build_leaderboard", "download", "evaluate", "explain", "load", "load_evaluator", "open",
@@ -35,11 +38,13 @@ __all__ = [
 _ELSEWHERE = {
     "download": "fmcs_bench.hub.download",
     "build": "fmcs_bench.build.runner",
+    "evaluate": "fmcs_bench.evaluator_track.runner",
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",
-    "plan_training": "fmcs_bench.training_track.api",
+    "load_evaluator": "fmcs_bench.evaluator_track.selection",
+    "plan_training": "fmcs_bench.training_track.estimate",
     "results": "fmcs_bench.results.tables",
-    "train": "fmcs_bench.training_track.api",
+    "train": "fmcs_bench.training_track.runner",
 }
 """Functions that are not in ``fmcs_bench.api``."""
 

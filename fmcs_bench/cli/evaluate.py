@@ -1,4 +1,4 @@
-"""The command of the evaluator track; see ``cli``."""
+"""The command ``fmcs-bench evaluate``."""
 
 from __future__ import annotations
 
@@ -7,90 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fmcs_bench.cli.options import device_option, engine_options, json_option, print_board, print_json, workspace_option
+from fmcs_bench.cli.options import json_option, made, options_of, print_board, print_json, workspace_option
+from fmcs_bench.evaluator_track.options import EvaluateOptions
+from fmcs_bench.jobs.options import Execution
 
 if TYPE_CHECKING:
     from fmcs_bench.results.evaluator_board import EvaluatorBoard
-    from fmcs_bench.results.trials import Head
 
 
 @click.command()
 @click.argument("datasets", nargs=-1, metavar="[DATASET ...]")
-@click.option(
-    "--evaluator",
-    "evaluators",
-    multiple=True,
-    metavar="NAME|FILE.py:Class",
-    help="Which; repeat for several.  [default: all]",
-)
-@click.option(
-    "--head",
-    type=click.Choice(["softmax", "corn", "coral"]),
-    default="softmax",
-    show_default=True,
-    help="corn and coral know that stages are ordered; for evaluators that are networks.",
-)
-@click.option("--seeds", type=int, default=5, show_default=True, help="Fits of each evaluator.")
-@click.option("--limit", type=int, help="At most this many images in each split of each run.")
-@click.option("--test-limit", type=int, help="At most this many in every split but train.  [default: as --limit]")
-@click.option(
-    "--grid",
-    "grids",
-    multiple=True,
-    metavar="FIELD=VALUES",
-    help="Values of a field of the recipe to try, as lr=0.001,0.0003; repeat for several fields, at most 12 "
-    "combinations. Of each fit, the best on the validation run is tested.",
-)
+@options_of(EvaluateOptions)
+@click.option("--grid", multiple=True, metavar="FIELD=VALUES", help=EvaluateOptions.model_fields["grid"].description)
 @click.option(
     "--test-on",
     multiple=True,
     metavar="DATASET",
-    help="Test the fits on the test run of this dataset too, as they are; repeat for several.",
+    help="Also test the fits, unchanged, on the test run of this dataset; repeat for several.",
 )
 @workspace_option
-@device_option
-@engine_options
+@options_of(Execution)
 @json_option
-def evaluate(
-    datasets: tuple[str, ...],
-    evaluators: tuple[str, ...],
-    head: Head,
-    seeds: int,
-    limit: int | None,
-    test_limit: int | None,
-    grids: tuple[str, ...],
-    test_on: tuple[str, ...],
-    workspace: str,
-    device: str,
-    as_json: bool,
-    **engine: Any,
-) -> None:
+def evaluate(datasets: tuple[str, ...], test_on: tuple[str, ...], workspace: str, as_json: bool, **values: Any) -> None:
     """Fit and test evaluators on FMCS datasets; every dataset of the workspace by default.
 
-    An evaluator that fails stops no other: the board shows the rest, standard error says what failed, the exit code is
-    1.
+    An evaluator that fails does not stop the others: the table shows the rest, standard error shows what failed, and
+    the exit code is 1.
     """
-    from fmcs_bench import api
     from fmcs_bench.cli.progress import shown
     from fmcs_bench.core.errors import UnitsFailedError
-    from fmcs_bench.results import grid
+    from fmcs_bench.evaluator_track import runner
 
+    options, execution = made(EvaluateOptions, values), made(Execution, values)
     failure: UnitsFailedError | None = None
     with shown() as progress:
         try:
-            boards: Sequence[EvaluatorBoard] = api.evaluate(
+            boards: Sequence[EvaluatorBoard] = runner.evaluate(
                 datasets or None,
-                evaluators=evaluators,
-                head=head,
-                seeds=seeds,
-                limit=limit,
-                test_limit=test_limit,
-                grid=grid.parse(grids),
+                options,
                 test_on=test_on,
                 workspace=workspace,
-                device=device,
+                execution=execution,
                 progress=progress,
-                **engine,
             )
         except UnitsFailedError as error:
             failure, boards = error, error.finished

@@ -8,6 +8,7 @@ from pathlib import Path
 from fmcs_bench.build.runner import build
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.leaderboard import build as leaderboard
 from fmcs_bench.results.evaluator_board import EvaluatorBoard
@@ -18,7 +19,7 @@ from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training.methods import NUM_SEEDS
 from fmcs_bench.training_track.options import TrainOptions
-from fmcs_bench.training_track.runner import train_methods
+from fmcs_bench.training_track.runner import train_dataset
 
 EVALUATORS = ("norm", "conv", "set")
 SWEPT = ("baseline", "ral", "dueheadnet-add-none", "dueheadnet-add-align")
@@ -58,18 +59,17 @@ def run(
     progress.say(f"1/4  build: four runs of {config.backbone} on {config.image_dataset}")
     dataset = build(config, workspace=workspace.root, device=device, progress=progress)
     with workspace.locked():
-        progress.say(f"2/4  evaluate: three judges of convergence, {num_seeds} seeds each")
-        judges = evaluate_dataset(
-            dataset, workspace, evaluator_names=EVALUATORS, num_seeds=num_seeds, device=device, progress=progress
-        )
-        progress.say(f"3/4  train: the chosen judge put to use, {num_seeds} paired seeds")
+        progress.say(f"2/4  evaluate: three evaluators, {num_seeds} seeds each")
+        options = EvaluateOptions(evaluators=EVALUATORS, seeds=num_seeds)
+        evaluators = evaluate_dataset(dataset, workspace, options, device=device, progress=progress)
+        progress.say(f"3/4  train: RAL with the chosen evaluator, and DueHeadNet, {num_seeds} paired seeds")
         sweep = TrainOptions(methods=SWEPT, seeds=num_seeds)
-        swept = train_methods(dataset, workspace, sweep, device=device, progress=progress)
+        swept = train_dataset(dataset, workspace, sweep, device=device, progress=progress)
         chosen_raf = next(row.chosen.raf for row in swept.rows if row.chosen.records[0].trial.method.name == "ral")
         sweep = TrainOptions(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
-        train_methods(dataset, workspace, sweep, device=device, progress=progress)
+        train_dataset(dataset, workspace, sweep, device=device, progress=progress)
         progress.say("4/4  leaderboard")
         page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
         every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
         training = next(board for board in every if board.dataset_id == dataset.id)
-    return Result(dataset, judges, training, page)
+    return Result(dataset, evaluators, training, page)

@@ -1,9 +1,6 @@
-"""What the protocol asks of one evaluator, under the contract, and what that costs.
+"""Every call of an evaluator's own code, with its answers checked and its cost measured.
 
-Flow: evaluator, lent maps -> its own code, in a guard that names evaluator and split -> answers, checked -> predictions
-in the order of the record, seconds, FLOPs.
-
-M maps, N images, K stages.
+A fault of that code becomes an error that names the evaluator and the maps. M maps, N images, K stages.
 """
 
 from __future__ import annotations
@@ -20,8 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmcs_bench.core.errors import EvaluatorError, FmcsBenchError, ProtocolError
-from fmcs_bench.evaluator_track.permuted import with_permuted_labels
-from fmcs_bench.evaluator_track.protocol import HeldMaps, spoken
+from fmcs_bench.evaluator_track.protocol import SharedMaps, in_words, with_permuted_labels
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.results import metrics
 from fmcs_bench.results.records import Epoch
@@ -30,63 +26,58 @@ from fmcs_bench.store.selection import MapSet
 
 @contextmanager
 def guarded(evaluator: str, where: str) -> Iterator[None]:
-    """Whatever an evaluator's code raises becomes an ``EvaluatorError`` that names it; its own error is the cause.
-
-    Args:
-        evaluator: its name on the board.
-        where: what it was asked for, such as ``test run``.
-    """
+    """Turn any error in the block into an ``EvaluatorError`` that names evaluator and place; the error is its cause."""
     try:
         yield
     except EvaluatorError:
         raise
     except Exception as error:  # code of a third party may raise anything
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise  # a full disk is nobody's fault here, and stops the others too
-        said = str(error) if isinstance(error, FmcsBenchError) else f"{type(error).__name__}: {error}"
-        raise EvaluatorError(f"evaluator {evaluator} on {where}: {said}") from error
+            raise  # a full disk is not the evaluator's fault, and stops the others too
+        message = str(error) if isinstance(error, FmcsBenchError) else f"{type(error).__name__}: {error}"
+        raise EvaluatorError(f"evaluator {evaluator} on {where}: {message}") from error
 
 
-def fit(evaluator: Evaluator, held: HeldMaps) -> tuple[list[Epoch], float]:
+def fit(evaluator: Evaluator, maps: SharedMaps) -> tuple[list[Epoch], float]:
     """Fit on the training runs, with the validation run; the learning curve and the seconds.
 
-    Where the configuration says so, the labels of both are permuted, and the curve's MAE is against permuted labels.
+    For a control, the labels of both are permuted, and the curve's MAE is against permuted labels.
 
     Raises:
         EvaluatorError: its fit failed.
         ProtocolError: it changed the maps.
     """
     name = evaluator.config.method
-    with held.lent(name, "train", "validation_run") as (train, validation), guarded(name, "training run (fit)"):
+    with maps.use(name, "train", "validation_run") as (train, validation), guarded(name, "training run (fit)"):
         begin = time.monotonic()
-        if evaluator.config.labels == "permuted":  # the validation run too: true labels must not choose the epoch
+        if evaluator.config.is_control:  # the validation run too: true labels must not choose the epoch
             train, validation = (
-                with_permuted_labels(maps, evaluator.num_stages, evaluator.config.seed, part)
-                for maps, part in ((train, "train"), (validation, "validation"))
+                with_permuted_labels(given, evaluator.num_stages, evaluator.config.seed, part)
+                for given, part in ((train, "train"), (validation, "validation"))
             )
         curve = [Epoch.model_validate(epoch) for epoch in evaluator.fit(train, validation)]
         return curve, time.monotonic() - begin
 
 
-def answer(evaluator: Evaluator, held: HeldMaps, side: str, num_stages: int) -> tuple[dict[str, np.ndarray], float]:
-    """Ask about one side, once.
+def answer(evaluator: Evaluator, maps: SharedMaps, side: str, num_stages: int) -> tuple[dict[str, np.ndarray], float]:
+    """The answers about one side of the protocol, asked for once.
 
     Returns:
         ``probs`` float32 [K, N, K] (true stage, image, probability), ``image`` and ``run`` int64 [N]; and the seconds.
 
     Raises:
         EvaluatorError: it failed.
-        ProtocolError: its answer is none, or it changed the maps.
+        ProtocolError: its answer is not valid, or it changed the maps.
     """
-    with held.lent(evaluator.config.method, side) as (maps,):
+    with maps.use(evaluator.config.method, side) as (given,):
         begin = time.monotonic()
-        probs_MK = ask(evaluator, maps.maps_MDHW, spoken(side), num_stages)
+        probs_MK = ask(evaluator, given.maps_MDHW, in_words(side), num_stages)
         seconds = time.monotonic() - begin
-        return in_order(maps, probs_MK), seconds
+        return in_order(given, probs_MK), seconds
 
 
 def ask(evaluator: Evaluator, maps_MDHW: np.ndarray, where: str, num_stages: int) -> np.ndarray:
-    """The evaluator's probabilities [M, K], if they are some.
+    """The evaluator's probabilities [M, K], validated.
 
     Raises:
         EvaluatorError: it failed.
@@ -112,32 +103,33 @@ def in_order(maps: MapSet, probs_MK: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def num_parameters(evaluator: Evaluator) -> int:
-    """Number of learned values, whichever kind of whole number the evaluator says it in.
+    """Number of learned values, as an int.
 
     Raises:
         EvaluatorError: it failed.
-        ProtocolError: that is no number of anything.
+        ProtocolError: it is not a whole number, or negative.
     """
     name = evaluator.config.method
     with guarded(name, "its learned values"):
         number: object = evaluator.num_parameters
     if isinstance(number, bool) or not isinstance(number, SupportsIndex) or number.__index__() < 0:
-        raise ProtocolError(f"evaluator {name} on its learned values: num_parameters = {number!r}; a number, 0 or more")
+        raise ProtocolError(
+            f"evaluator {name} on its learned values: num_parameters = {number!r} must be a whole number, 0 or more"
+        )
     return number.__index__()
 
 
 def flops_per_map(evaluator: Evaluator, map_shape: tuple[int, int, int]) -> int | None:
     """Floating-point operations of the matrix products and convolutions of one answer; a multiply-add counts as two.
 
-    PyTorch counts them. Sorting, normalisation, elementwise work and eigenvalues are not in it, so it is a lower
-    bound, and 0 for a network without products.
+    Counted by PyTorch, without sorting, normalisation, elementwise work and eigenvalues: a lower bound.
 
     Args:
         evaluator: fitted.
         map_shape: (D, H, W).
 
     Returns:
-        None where the evaluator is not differentiable: there is no network that PyTorch could watch.
+        None where the evaluator is not differentiable, so that there is no network to count.
 
     Raises:
         EvaluatorError: it failed.

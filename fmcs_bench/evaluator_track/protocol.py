@@ -1,7 +1,7 @@
 """The protocol of the evaluator track: which maps an evaluator is fitted on, chosen by and tested on.
 
-Flow: FMCS dataset -> one selection of maps for each side, as labels only -> sizes and sides checked, before anything is
-fitted -> maps, read when they are first lent to an evaluator, and read again where an evaluator has changed them.
+Flow: FMCS dataset -> one selection of maps for each side, as labels only -> sizes and overlaps checked, before anything
+is fitted -> maps, read when they are first used, and read again where an evaluator has changed them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import xxhash
 
 from fmcs_bench.core.environment import usable_cores
 from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
+from fmcs_bench.core.seeding import derive
 from fmcs_bench.results.records import Subset
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import FmcsDataset
@@ -23,13 +25,13 @@ from fmcs_bench.store.selection import MapSelection, MapSet
 
 SideName = Literal["train"] | Subset
 MIN_IMAGES = 2
-"""In each side: one image says nothing about others, and gives no spread."""
+"""In each side: from one image there is no spread."""
 PART_BYTES = 2**22
-"""Of maps that get a checksum of their own."""
+"""Size of the blocks of maps that are checksummed one by one."""
 
 
 class Side(NamedTuple):
-    """Runs by their role, and the split of the images."""
+    """Runs, by their role, and a split of the images."""
 
     role: schema.Role
     split: str
@@ -45,27 +47,22 @@ SIDES: dict[SideName, Side] = {
 
 
 class Limits(NamedTuple):
-    """At most so many images in each split of each run; None is all.
-
-    Attributes:
-        train: of the side that evaluators are fitted on.
-        asked: of all others.
-    """
+    """Largest number of images in each split of each run, for the train side and for all others; None is all."""
 
     train: int | None = None
-    asked: int | None = None
+    other: int | None = None
 
     def of(self, name: SideName) -> int | None:
         """The limit of a side."""
-        return self.train if name == "train" else self.asked
+        return self.train if name == "train" else self.other
 
 
 def select(dataset: FmcsDataset, limits: Limits) -> dict[SideName, MapSelection]:
-    """The maps of every side, not loaded, once they are known to be enough and to keep apart.
+    """The maps of every side, not loaded, after their sizes and overlaps were checked.
 
     Raises:
         ConfigError: a side has too few images; the message names each.
-        DatasetError: an image or a run stands on two sides.
+        DatasetError: an image or a run is on two sides.
         MissingDataError: only a part of the dataset is there.
     """
     _check_sizes(dataset, limits)
@@ -101,7 +98,7 @@ def check_apart(selections: Mapping[SideName, MapSelection], dataset_id: str) ->
     """No image that an evaluator learns from or is chosen by is asked about, and no run but in ``same_run``.
 
     Raises:
-        DatasetError: an image or a run stands on two sides.
+        DatasetError: an image or a run is on two sides.
     """
     learned: tuple[SideName, ...] = ("train", "validation_run")
     asked: tuple[SideName, ...] = ("same_run", "test_run", "unseen")
@@ -115,8 +112,8 @@ def _apart(dataset_id: str, what: str, one: str, one_M: np.ndarray, other: str, 
     both = np.intersect1d(one_M, other_M)
     if len(both):
         raise DatasetError(
-            f"{dataset_id} breaks the protocol: the {what} {both[0]} stands on two sides, {one} and {other} "
-            f"({len(both)} in all do); results on it would mean nothing, so build it again"
+            f"{dataset_id} breaks the protocol: the {what} {both[0]} is on two sides, {one} and {other} "
+            f"({len(both)} in all are); results on it would mean nothing, so build it again"
         )
 
 
@@ -124,13 +121,13 @@ def check_other(dataset: FmcsDataset, other: FmcsDataset, limits: Limits) -> Map
     """The maps of another dataset's test run, for evaluators that were fitted on this one.
 
     Raises:
-        ConfigError: it has another number of stages, or too few images.
-        DatasetError: its test run is a run that the evaluators learn from or are chosen by, or so are its images.
+        ConfigError: its number of stages differs, or it has too few images.
+        DatasetError: the evaluators learn from, or are chosen by, its test run or its images.
         MissingDataError: only a part of it is there.
     """
     if other.num_stages != dataset.num_stages:
         raise ConfigError(
-            f"evaluators of {dataset.id} tell {dataset.num_stages} stages apart, and {other.id} has "
+            f"evaluators of {dataset.id} know {dataset.num_stages} stages, and {other.id} has "
             f"{other.num_stages}; build one with --stages {dataset.num_stages}"
         )
     _check_sizes(other, limits)
@@ -157,8 +154,8 @@ def _checkpoints(dataset: FmcsDataset, seeds: list[int]) -> set[str]:
     return {files[name].sha256 for name in names if name in files}
 
 
-class HeldMaps:
-    """Maps by the name of their side, each read once and lent to one evaluator after another.
+class SharedMaps:
+    """Maps by the name of their side, each read once and used by one evaluator after another.
 
     Args:
         selections: what each side is; nothing is read yet.
@@ -166,50 +163,78 @@ class HeldMaps:
 
     def __init__(self, selections: Mapping[str, MapSelection]) -> None:
         self._selections = dict(selections)
-        self._held: dict[str, tuple[MapSet, tuple[int, ...]]] = {}
+        self._loaded: dict[str, tuple[MapSet, tuple[int, ...]]] = {}
 
     @contextmanager
-    def lent(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
-        """Maps of some sides for the block; what it changed is thrown away, so that nobody else sees it.
+    def use(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
+        """Maps of some sides for the block; what the block changed is dropped and read again.
 
         Args:
-            evaluator: who gets them.
+            evaluator: for the error message.
             names: of the sides.
 
         Raises:
             ProtocolError: the block changed maps or labels and raised no error of its own.
         """
         for name in names:
-            if name not in self._held:
+            if name not in self._loaded:
                 maps = _loaded(self._selections[name])
-                self._held[name] = maps, _checksum(maps)
+                self._loaded[name] = maps, _checksum(maps)
         try:
-            yield [self._held[name][0] for name in names]
+            yield [self._loaded[name][0] for name in names]
         finally:
-            changed = [name for name in names if _checksum(self._held[name][0]) != self._held[name][1]]
+            changed = [name for name in names if _checksum(self._loaded[name][0]) != self._loaded[name][1]]
             for name in changed:
-                del self._held[name]
+                del self._loaded[name]
         if changed:
             raise ProtocolError(
-                f"evaluator {evaluator} on {spoken(changed[0])}: it changed the maps that it was given; work on a copy"
+                f"evaluator {evaluator} on {in_words(changed[0])}: it changed the maps it was given; work on a copy"
             )
 
 
-def spoken(name: str) -> str:
+def in_words(name: str) -> str:
     """A side in words."""
     return "training run" if name == "train" else name.replace("_", " ")
 
 
 def _loaded(selection: MapSelection) -> MapSet:
-    """In memory, with labels of its own; those of the selection stay as they are whatever becomes of these."""
+    """In memory, with copies of the labels, so that a change of them does not reach the selection."""
     maps = selection.load()
     return MapSet(maps.maps_MDHW, maps.stages_M.copy(), maps.image_ids_M.copy(), maps.runs_M.copy())
 
 
 def _checksum(maps: MapSet) -> tuple[int, ...]:
-    """Fast and not secret: an evaluator that forges it would only deceive itself. Threads share the work."""
+    """Fast, not cryptographic. Threads share the work."""
     arrays = (maps.maps_MDHW, maps.stages_M, maps.image_ids_M, maps.runs_M)
     flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
     parts = [array[start : start + PART_BYTES].data for array in flat for start in range(0, len(array), PART_BYTES)]
     with ThreadPoolExecutor(usable_cores(), "fmcs-bench-checksum") as pool:
         return tuple(pool.map(xxhash.xxh3_64_intdigest, parts))
+
+
+def with_permuted_labels(maps: MapSet, num_stages: int, seed: int, part: str) -> MapSet:
+    """The same maps with permuted stages, for the control ``NAME~permuted``.
+
+    Each image keeps one map of every stage, so that only the meaning of the labels is lost: what an evaluator fitted on
+    them reaches on true labels is reached without learning stages.
+
+    Args:
+        maps: in any order, which does not matter.
+        num_stages: K.
+        seed: of the fit.
+        part: names the draw: ``train`` or ``validation``.
+    """
+    rng = np.random.default_rng(derive(seed, "permuted labels", part))
+    return replace(maps, stages_M=permute_stages(maps, num_stages, rng))
+
+
+def permute_stages(maps: MapSet, num_stages: int, rng: np.random.Generator) -> np.ndarray:
+    """New stages, int64 [M]: for each image of each run, one random permutation of 0 .. K - 1 applied to the old ones.
+
+    The order of the maps does not matter.
+    """
+    images_M2 = np.stack([maps.runs_M, maps.image_ids_M], axis=1)
+    groups, group_M = np.unique(images_M2, axis=0, return_inverse=True)
+    permutation_GK = rng.permuted(np.tile(np.arange(num_stages), (len(groups), 1)), axis=1)
+    new_M: np.ndarray = permutation_GK[group_M.reshape(-1), maps.stages_M]
+    return new_M

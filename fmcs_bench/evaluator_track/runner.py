@@ -1,7 +1,7 @@
-"""The evaluator track: fit, choose and test every evaluator on a fixed FMCS dataset.
+"""The evaluator track: fit, choose and test every evaluator on fixed FMCS datasets.
 
 Flow: FMCS dataset -> sides of the protocol, checked -> for each evaluator and seed: fit on the training runs, stop by
-the validation run (with a grid: the best there of all combinations), answer every column once -> metrics, costs and
+the validation run (with a grid: the best combination there), answer about every subset once -> metrics, costs and
 predictions -> record, or a failure that stops no other fit.
 
 M maps, N images, K stages, P checkpoints.
@@ -10,7 +10,7 @@ M maps, N images, K stages, P checkpoints.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,36 +21,99 @@ import torch
 
 from fmcs_bench.core import environment
 from fmcs_bench.core.environment import Environment
-from fmcs_bench.core.errors import ConfigError, EvaluatorError, UnitsFailedError
+from fmcs_bench.core.errors import DatasetError, EvaluatorError, PluginError, UnitsFailedError
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.evaluator_track import calls, grid_search, protocol
-from fmcs_bench.evaluator_track.elsewhere import DatasetThere, EvaluatorThere
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.checkpoint import is_intact, load_fitted, save_fitted
-from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code, parse_evaluators
+from fmcs_bench.evaluators.registry import (
+    create_evaluator,
+    evaluator_code,
+    evaluator_file,
+    parse_evaluators,
+    resolve_evaluator,
+)
 from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
+from fmcs_bench.jobs.options import Execution
+from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results import metrics, records
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Subset, Trajectory
 from fmcs_bench.results.store import RecordStore, pack_predictions
-from fmcs_bench.results.trials import EvaluatorTrial, GridValue, Head
-from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.store.location import Location
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.resolve import all_datasets, find_datasets
 from fmcs_bench.store.selection import MapSelection
 from fmcs_bench.training.loop import choose_device
-from fmcs_bench.training.methods import NUM_SEEDS
+
+_TEST_ON = "test_on"
+"""In a predictions file: the folder of other datasets."""
+
+
+def evaluate(
+    datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] | None = None,
+    options: EvaluateOptions | None = None,
+    *,
+    test_on: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike] = (),
+    workspace: PathLike | None = None,
+    execution: Execution | None = None,
+    progress: Progress = SILENT,
+    **values: Any,
+) -> list[EvaluatorBoard]:
+    """Fit and test evaluators on FMCS datasets; one board for each dataset.
+
+    Args:
+        datasets: opened, or names or paths; None is every dataset of the workspace.
+        options: which evaluators, and how; None takes them from ``values``.
+        test_on: further datasets, opened, or names or paths: the fits are tested on their test runs too, unchanged.
+        workspace: see ``Workspace``.
+        execution: device, and whether fits are done one after another or on Ray; None takes it from ``values``.
+        progress: shows the work; silent by default.
+        **values: fields of ``EvaluateOptions`` (``evaluators``, ``head``, ``seeds``, ``limit``, ``test_limit``,
+            ``grid``, as ``{"lr": [1e-3, 3e-4]}``) and of ``Execution`` (``device``, ``engine``, ...).
+
+    Raises:
+        UnitsFailedError: some evaluators failed; everything else is done, and its boards are the error's ``finished``.
+        FmcsBenchError: see ``evaluate_dataset``.
+    """
+    execution = execution or Execution.take(values)
+    options = EvaluateOptions.make(**(dict(options or {}) | values))
+    place = Workspace(workspace)
+    opened = all_datasets(place) if datasets is None else find_datasets(place, datasets)
+    others = find_datasets(place, test_on)
+    boards: list[EvaluatorBoard] = []
+    failed: list[UnitsFailedError] = []
+    with engine_of(execution) as engine, place.locked():
+        for dataset in opened:
+            try:
+                boards.append(
+                    evaluate_dataset(
+                        dataset,
+                        place,
+                        options,
+                        test_on=others,
+                        device=execution.device,
+                        progress=progress,
+                        engine=engine,
+                    )
+                )
+            except UnitsFailedError as error:
+                failed.append(error)
+                boards += error.finished
+    if failed:
+        every = [error for failure in failed for error in failure.errors]
+        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
+    return boards
 
 
 def evaluate_dataset(
     dataset: FmcsDataset,
     workspace: Workspace,
+    options: EvaluateOptions | None = None,
     *,
-    evaluator_names: Sequence[str] = (),
-    head: Head = "softmax",
-    num_seeds: int = NUM_SEEDS,
-    limit: int | None = None,
-    test_limit: int | None = None,
-    grid: Mapping[str, Sequence[GridValue]] | None = None,
     test_on: Sequence[FmcsDataset] = (),
     device: str = "auto",
     progress: Progress = SILENT,
@@ -61,95 +124,63 @@ def evaluate_dataset(
     Args:
         dataset: opened for reading.
         workspace: where records and fitted evaluators go; the caller holds its lock.
-        evaluator_names: which, see ``parse_evaluators``; none means all.
-        head: of those that are named without one.
-        num_seeds: seeds 0 .. num_seeds - 1.
-        limit: at most this many images in each split of each run.
-        test_limit: at most this many in every split but train; None is as ``limit`` says.
-        grid: values of fields of the recipe to try: every combination is fitted, and the one with the lowest MAE on the
-            validation run is tested. Evaluators that use no recipe are fitted once, and their records say so.
-        test_on: other datasets, on whose test runs the fits are tested too, as they are; this one itself is left out,
-            and so are evaluators that cannot take maps of the other shape.
+        options: None is the default of everything.
+        test_on: further datasets, on whose test runs the fits are tested too, unchanged; this one itself is left out,
+            and so are evaluators that cannot take maps of another shape.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: shows finished fits and the time left.
-        engine: who fits; see ``fmcs_bench.jobs.ray``.
+        engine: does the fits; see ``fmcs_bench.jobs.ray``.
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: fewer than one seed, no such head, a grid with unknown fields or too many combinations, an
-            evaluator's file that cannot be used, maps that do not fit in memory, a dataset with too few images, or one
-            in ``test_on`` with another number of stages.
-        DatasetError: an image or a run stands on two sides of the protocol.
-        MissingDataError: there is no such file of an evaluator.
+        ConfigError: no such head, a grid with unknown fields or too many combinations, an evaluator's file that cannot
+            be used, maps that do not fit in memory, a dataset with too few images, or one in ``test_on`` with a
+            different number of stages.
+        DatasetError: an image or a run is on two sides of the protocol.
+        MissingDataError: an evaluator's file is missing.
         PluginError: a plug-in cannot be loaded.
         UnitsFailedError: some evaluators failed or broke their contract; every other fit is done and on its board.
     """
-    if num_seeds < 1:
-        raise ConfigError(f"{num_seeds} seeds; at least 1 is needed")
-    wanted = parse_evaluators(evaluator_names, head)  # a wrong name is told before anything is fitted
-    tried = {name: tuple(values) for name, values in (grid or {}).items()}
-    options = {"limit": limit, "test_limit": test_limit, "grid": tried}
-    units = [
+    options = options or EvaluateOptions()
+    fits = parse_evaluators(options.evaluators, options.head)  # a wrong name is an error before anything is fitted
+    trials = [
         EvaluatorTrial.make(
             evaluator=fit.name,
             head=fit.head,
             labels=fit.labels,
             code=evaluator_code(fit.name),
             seed=seed,
-            **options,
+            limit=options.limit,
+            test_limit=options.test_limit,
+            grid=options.grid,
         )
-        for fit in wanted
-        for seed in range(num_seeds)
+        for fit in fits
+        for seed in range(options.seeds)
     ]
-    used = EvaluatorThere.all_of(fit.name for fit in wanted)
-    track = _Track.make(dataset, workspace, choose_device(device), units[0].limits, test_on, used)
+    others = [other for other in test_on if other.id != dataset.id]
+    limits = protocol.Limits(*trials[0].limits)
+    fitting = _Fitting(dataset, workspace, choose_device(device), limits, others, [fit.name for fit in fits])
     outcome = run_units(
-        units,
-        find=track.find,
-        work=track.work,
+        trials,
+        find=fitting.find,
+        work=fitting.work,
         description=f"evaluators on {dataset.manifest.name}",
         survives=(EvaluatorError,),
         progress=progress,
         engine=engine,
-        device=str(track.device),
+        device=str(fitting.device),
         folder=workspace.root,
     )
     boards = evaluator_boards(outcome.results)
     if outcome.failures:
         raise UnitsFailedError(
-            _told(outcome, dataset.id), [failure.error for failure in outcome.failures], boards
+            _summary(outcome, dataset.id), [failure.error for failure in outcome.failures], boards
         ) from outcome.failures[0].error
     return boards[0]
 
 
-def evaluate_datasets(datasets: Sequence[FmcsDataset], workspace: Workspace, **options: Any) -> list[EvaluatorBoard]:
-    """Evaluators on several FMCS datasets; a failure on one stops no other.
-
-    Args:
-        datasets: opened for reading.
-        workspace: the caller holds its lock.
-        **options: of ``evaluate_dataset``.
-
-    Raises:
-        UnitsFailedError: some evaluators failed; its ``finished`` are the boards of everything else.
-        FmcsBenchError: as ``evaluate_dataset``.
-    """
-    boards: list[EvaluatorBoard] = []
-    failed: list[UnitsFailedError] = []
-    for dataset in datasets:
-        try:
-            boards.append(evaluate_dataset(dataset, workspace, **options))
-        except UnitsFailedError as error:
-            failed.append(error)
-            boards += error.finished
-    if failed:
-        every = [error for failure in failed for error in failure.errors]
-        raise UnitsFailedError("\n".join(map(str, failed)), every, boards) from every[0]
-    return boards
-
-
-def _told(outcome: Outcome[EvaluatorTrial, EvaluatorRecord], dataset_id: str) -> str:
-    """Every failure in a line, equal ones of several seeds in one."""
+def _summary(outcome: Outcome[EvaluatorTrial, EvaluatorRecord], dataset_id: str) -> str:
+    """A line for every failure, and one for equal failures of several seeds."""
     seeds: dict[str, list[str]] = {}
     for failure in outcome.failures:
         seeds.setdefault(str(failure.error), []).append(str(failure.unit.seed))
@@ -164,9 +195,9 @@ def recompute(predictions: dict[str, np.ndarray]) -> dict[Subset, records.Metric
     """The metrics of a record, from its predictions alone.
 
     Args:
-        predictions: for each column ``<column>/probs`` [K, N, K] and ``<column>/image`` [N], ``<column>/run`` [N].
+        predictions: for each subset ``<subset>/probs`` [K, N, K] and ``<subset>/image`` [N], ``<subset>/run`` [N].
     """
-    return {column: metrics.of_answers(predictions[f"{column}/probs"]) for column in SUBSETS}
+    return {subset: metrics.of_answers(predictions[f"{subset}/probs"]) for subset in SUBSETS}
 
 
 def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.Metrics]:
@@ -175,80 +206,108 @@ def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.M
     Args:
         predictions: as for ``recompute``, under ``test_on/<id>``.
     """
-    places = [name.removesuffix("/probs") for name in sorted(predictions) if name.startswith(f"{_TEST_ON}/")]
     return {
-        place.removeprefix(f"{_TEST_ON}/"): metrics.of_answers(predictions[f"{place}/probs"])
-        for place in places
-        if f"{place}/probs" in predictions
+        name.removeprefix(f"{_TEST_ON}/").removesuffix("/probs"): metrics.of_answers(predictions[name])
+        for name in sorted(predictions)
+        if name.startswith(f"{_TEST_ON}/") and name.endswith("/probs")
     }
 
 
-_TEST_ON = "test_on"
-"""In a predictions file: the folder of other datasets."""
-
-
 @dataclass(frozen=True)
-class _Track:
-    """One dataset with its maps, read when the first unit needs them; and others that fits are tested on.
+class References:
+    """Datasets and evaluators for a trial in another process: by place and by name, each with its digest."""
 
-    Of it only inputs are pickled: another process opens the datasets and reads the maps itself.
-    """
-
-    dataset: FmcsDataset
-    workspace: Workspace
-    device: torch.device
-    limits: protocol.Limits
-    others: dict[str, FmcsDataset]
-    used: tuple[EvaluatorThere, ...]
-    held: protocol.HeldMaps
+    datasets: tuple[tuple[Location, str], ...]
+    evaluators: tuple[tuple[str, str | None, str | None], ...]
 
     @classmethod
-    def make(
-        cls,
+    def to(cls, datasets: Iterable[FmcsDataset], evaluators: Iterable[str]) -> References:
+        """References to opened datasets, and to evaluators by their names without head and labels."""
+        places = [
+            dataset.location if dataset.location.local is None else Location(dataset.location.local.absolute())
+            for dataset in datasets
+        ]
+        return cls(
+            tuple(zip(places, (dataset.id for dataset in datasets), strict=True)),
+            tuple((name, evaluator_file(name), evaluator_code(name)) for name in dict.fromkeys(evaluators)),
+        )
+
+    def resolve(self) -> list[FmcsDataset]:
+        """The datasets, opened in this process, in which the evaluators are then known by their names.
+
+        Raises:
+            MissingDataError: a dataset, or an evaluator's file, is not there.
+            DatasetError: a different dataset is there.
+            UnknownNameError: no such evaluator is installed.
+            PluginError: an evaluator's code differs.
+        """
+        for name, file, code in self.evaluators:
+            if file is not None:
+                resolve_evaluator(file)
+            if evaluator_code(name) != code:
+                raise PluginError(
+                    f"the code of the evaluator {name} differs between this machine and the one where the command was "
+                    "started; install, or copy, one version everywhere"
+                )
+        found = [open_dataset(place) for place, _ in self.datasets]
+        for dataset, (_, expected) in zip(found, self.datasets, strict=True):
+            if dataset.id != expected:
+                raise DatasetError(
+                    f"{dataset.location} holds {dataset.id}, not {expected}; all machines need the same files there"
+                )
+        return found
+
+
+class _Fitting:
+    """The trials of one dataset. It is pickled as references; maps are read when the first trial needs them.
+
+    Args:
+        others: that fits are tested on too.
+        evaluators: names without head and labels.
+    """
+
+    def __init__(
+        self,
         dataset: FmcsDataset,
         workspace: Workspace,
         device: torch.device,
-        limits: tuple[int | None, int | None],
-        test_on: Sequence[FmcsDataset],
-        used: tuple[EvaluatorThere, ...],
-    ) -> _Track:
-        """The track, once the datasets are known to be fit for the protocol."""
-        others = {other.id: other for other in test_on if other.id != dataset.id}
-        allowed = protocol.Limits(*limits)
-        selections: dict[str, MapSelection] = dict(protocol.select(dataset, allowed).items())
-        selections |= {name: protocol.check_other(dataset, other, allowed) for name, other in others.items()}
-        return cls(dataset, workspace, device, allowed, others, used, protocol.HeldMaps(selections))
+        limits: protocol.Limits,
+        others: Sequence[FmcsDataset],
+        evaluators: Sequence[str],
+    ) -> None:
+        self.dataset, self.workspace, self.device, self.limits = dataset, workspace, device, limits
+        self.others = {other.id: other for other in others}
+        self.evaluators = evaluators
+        selections: dict[str, MapSelection] = dict(protocol.select(dataset, limits).items())
+        selections |= {name: protocol.check_other(dataset, other, limits) for name, other in self.others.items()}
+        self.maps = protocol.SharedMaps(selections)
+        self.store = RecordStore(workspace.records)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        others = tuple(map(DatasetThere.of, self.others.values()))
-        root = self.workspace.root.absolute()
-        return _opened, (DatasetThere.of(self.dataset), root, str(self.device), self.limits, others, self.used)
-
-    @cached_property
-    def store(self) -> RecordStore:
-        return RecordStore(self.workspace.records)
+        references = References.to([self.dataset, *self.others.values()], self.evaluators)
+        return _reopen, (references, self.workspace.root.absolute(), str(self.device), self.limits)
 
     @cached_property
     def environment(self) -> Environment:
         return Environment.current(str(self.device), torch.get_num_threads(), "evaluator")
 
-    def key(self, unit: EvaluatorTrial) -> str:
-        return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
+    def key(self, trial: EvaluatorTrial) -> str:
+        return records.unit_key(trial, self.dataset.manifest.dataset_digest, self.environment)
 
-    def find(self, unit: EvaluatorTrial) -> EvaluatorRecord | None:
-        record = self._fitted(unit)
+    def find(self, trial: EvaluatorTrial) -> EvaluatorRecord | None:
+        record = self._fitted(trial)
         return None if record is None or self._missing(record) else record
 
-    def work(self, unit: EvaluatorTrial) -> EvaluatorRecord:
-        record = self._fitted(unit)
-        return self._fit(unit) if record is None else self._test_on_more(record)
+    def work(self, trial: EvaluatorTrial) -> EvaluatorRecord:
+        record = self._fitted(trial)
+        return self._fit(trial) if record is None else self._test_on_more(record)
 
-    def _fitted(self, unit: EvaluatorTrial) -> EvaluatorRecord | None:
+    def _fitted(self, trial: EvaluatorTrial) -> EvaluatorRecord | None:
         """The record of a finished fit that is there, whole."""
         record = self.store.finished(
-            EvaluatorRecord, self.dataset.id, unit.settings, unit.method, unit.seed, self.key(unit)
+            EvaluatorRecord, self.dataset.id, trial.settings, trial.method, trial.seed, self.key(trial)
         )
-        return record if record is not None and is_intact(self._folder(unit), record.evaluator_digest) else None
+        return record if record is not None and is_intact(self._folder(trial), record.evaluator_digest) else None
 
     def _missing(self, of: Evaluator | EvaluatorRecord) -> list[str]:
         """Other datasets that it can be tested on and was not yet."""
@@ -259,30 +318,30 @@ class _Track:
             if name not in tested and (of.any_shape or other.manifest.map_shape == own)
         ]
 
-    def _folder(self, unit: EvaluatorTrial) -> Path:
-        return self.workspace.fitted(self.dataset.id, unit.settings, unit.method, unit.seed)
+    def _folder(self, trial: EvaluatorTrial) -> Path:
+        return self.workspace.fitted(self.dataset.id, trial.settings, trial.method, trial.seed)
 
-    def _fit(self, unit: EvaluatorTrial) -> EvaluatorRecord:
+    def _fit(self, trial: EvaluatorTrial) -> EvaluatorRecord:
         manifest, num_stages = self.dataset.manifest, self.dataset.num_stages
-        fit = grid_search.fit_unit(unit, self._make, self.held, num_stages)
+        fit = grid_search.fit_trial(trial, self._make, self.maps, num_stages)
         evaluator = fit.evaluator
         predictions = _under("validation_run", fit.validation)
         scoring_seconds: dict[str, float] = {}
         # The test run is not the first, so that its time is not that of a first call.
-        for column in (column for column in SUBSETS if column != "validation_run"):
-            answers, scoring_seconds[column] = calls.answer(evaluator, self.held, column, num_stages)
-            predictions.update(_under(column, answers))
+        for subset in (subset for subset in SUBSETS if subset != "validation_run"):
+            answers, scoring_seconds[subset] = calls.answer(evaluator, self.maps, subset, num_stages)
+            predictions.update(_under(subset, answers))
         trajectory, scores_PN = self._trajectory(evaluator)
         predictions["trajectory/score"] = scores_PN
         predictions.update(self._on_others(evaluator, self._missing(evaluator)))
         flops_per_map = calls.flops_per_map(evaluator, manifest.map_shape)
         num_parameters = calls.num_parameters(evaluator)
-        # The last of its code to run, so that of one that fails nothing stays.
-        with calls.guarded(unit.method, "its learned values"):
-            digest = save_fitted(evaluator, self.dataset.id, self._folder(unit))
+        # Saved last, so that an evaluator that fails leaves no files.
+        with calls.guarded(trial.method, "its learned values"):
+            digest = save_fitted(evaluator, self.dataset.id, self._folder(trial))
         packed = pack_predictions(predictions)
         record = EvaluatorRecord(
-            key=self.key(unit),
+            key=self.key(trial),
             dataset=manifest.name,
             dataset_digest=manifest.dataset_digest,
             environment=self.environment,
@@ -297,13 +356,13 @@ class _Track:
             ),
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
             created=environment.now(),
-            trial=unit,
+            trial=trial,
             evaluator_digest=digest,
             num_stages=num_stages,
             differentiable=evaluator.differentiable,
             channel_invariant=evaluator.channel_invariant,
             any_shape=evaluator.any_shape,
-            control=evaluator.control or unit.labels == "permuted",
+            control=evaluator.control or trial.is_control,
             metrics=recompute(predictions),
             trajectory=trajectory,
             test_on=recompute_test_on(predictions),
@@ -312,10 +371,10 @@ class _Track:
         self.store.write(record, packed)
         return record
 
-    def _make(self, config: EvaluatorTrial) -> Evaluator:
+    def _make(self, trial: EvaluatorTrial) -> Evaluator:
         shape = self.dataset.manifest.map_shape
-        with calls.guarded(config.method, f"maps of {shape} (made)"):
-            return create_evaluator(config, shape, self.dataset.num_stages, device=self.device)
+        with calls.guarded(trial.method, f"maps of {shape} (made)"):
+            return create_evaluator(trial, shape, self.dataset.num_stages, device=self.device)
 
     def _test_on_more(self, record: EvaluatorRecord) -> EvaluatorRecord:
         """The same fit, tested on datasets that its record lacks; the record without them is set aside."""
@@ -336,7 +395,7 @@ class _Track:
     def _on_others(self, evaluator: Evaluator, names: Sequence[str]) -> dict[str, np.ndarray]:
         predictions: dict[str, np.ndarray] = {}
         for name in names:
-            answers, _ = calls.answer(evaluator, self.held, name, self.dataset.num_stages)
+            answers, _ = calls.answer(evaluator, self.maps, name, self.dataset.num_stages)
             predictions.update(_under(f"{_TEST_ON}/{name}", answers))
         return predictions
 
@@ -346,7 +405,7 @@ class _Track:
         checkpoints = self.dataset.run_file(seed).run.checkpoints
         maps_PNDHW = self.dataset.trajectory_maps(seed)
         num_checkpoints, num_images = maps_PNDHW.shape[:2]
-        maps_MDHW = maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:])  # read for this evaluator alone, which may spoil them
+        maps_MDHW = maps_PNDHW.reshape(-1, *maps_PNDHW.shape[2:])  # read for this evaluator alone
         probs_MK = calls.ask(evaluator, maps_MDHW, "the trajectory of the test run", self.dataset.num_stages)
         scores_PN = metrics.expected_score(probs_MK).reshape(num_checkpoints, num_images)
         score_P = scores_PN.mean(axis=1)
@@ -360,20 +419,11 @@ class _Track:
         return trajectory, scores_PN.astype(np.float32)
 
 
-def _opened(
-    dataset: DatasetThere,
-    root: Path,
-    device: str,
-    limits: protocol.Limits,
-    others: tuple[DatasetThere, ...],
-    used: tuple[EvaluatorThere, ...],
-) -> _Track:
-    """A track in another process than the one that made it."""
-    for evaluator in used:
-        evaluator.learn()
-    test_on = [other.open() for other in others]
-    return _Track.make(dataset.open(), Workspace(root), choose_device(device), limits, test_on, used)
+def _reopen(references: References, root: Path, device: str, limits: protocol.Limits) -> _Fitting:
+    dataset, *others = references.resolve()
+    names = [name for name, _, _ in references.evaluators]
+    return _Fitting(dataset, Workspace(root), choose_device(device), limits, others, names)
 
 
-def _under(place: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{place}/{name}": array for name, array in answers.items()}
+def _under(folder: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{folder}/{name}": array for name, array in answers.items()}

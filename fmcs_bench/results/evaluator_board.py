@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fmcs_bench.results import board, statistics
 from fmcs_bench.results.board import Column, Table
-from fmcs_bench.results.grid import said
+from fmcs_bench.results.grid import grid_in_words
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Subset
 from fmcs_bench.results.statistics import CORRELATION, ERROR, SHARE, Estimate, Range, Rank
 
@@ -141,9 +141,9 @@ class EvaluatorBoard:
     def grid(self) -> str:
         """The values of the recipe that were tried, and which evaluators use no recipe; empty without a grid."""
         searches = {row.evaluator: row.records[0].grid_search for row in self.rows}
-        without = sorted(name for name, search in searches.items() if search is not None and not search.trials)
+        without = sorted(name for name, search in searches.items() if search is not None and not search.attempts)
         applies_not = f" (not of {', '.join(without)}, which use no recipe)" if without else ""
-        return f"{said(tried)}{applies_not}" if (tried := self.rows[0].records[0].trial.grid) else ""
+        return f"{grid_in_words(tried)}{applies_not}" if (tried := self.rows[0].records[0].trial.grid) else ""
 
     @property
     def columns(self) -> tuple[Column[EvaluatorRow], ...]:

@@ -1,14 +1,10 @@
-"""Hyperparameter grids of evaluators: as they are typed, and what a record says of a search.
-
-Flow: ``lr=0.001,0.0003`` -> grid of an ``EvaluatorTrial`` -> one trial for each combination, with its MAE on the
-validation run -> the search of a record, which is valid only where the kept one is the best.
-"""
+"""Hyperparameter grids of evaluators: how they are typed, and what a record keeps of a search."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -16,9 +12,11 @@ from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.options import Options
 from fmcs_bench.results.trials import Combination, EvaluatorTrial, GridValue
 
+Grid = Mapping[str, Sequence[GridValue]]
 
-class Trial(Options):
-    """One combination that was fitted, and what came of it on the validation run; it saw no test side."""
+
+class Attempt(Options):
+    """One combination of a grid, fitted, with its result on the validation run; it saw no test maps."""
 
     combination: Combination
     validation_mae: float | None = Field(ge=0, description="in stages; None where the fit diverged")
@@ -27,23 +25,42 @@ class Trial(Options):
 
 
 class GridSearch(Options):
-    """What was tried, in the order of the grid, and which was kept: the lowest MAE, the first of equals.
+    """All combinations in the order of the grid, and which was kept: the lowest MAE, the first of equals.
 
-    ``trials`` is empty, and ``kept`` None, where the evaluator uses no recipe: it was fitted once, without the grid.
+    Without attempts, and ``kept`` None, where the evaluator uses no recipe: it was fitted once, without the grid.
     """
 
-    trials: tuple[Trial, ...] = ()
-    kept: int | None = Field(None, ge=0, description="position in ``trials``")
+    attempts: tuple[Attempt, ...] = ()
+    kept: int | None = Field(None, ge=0, description="position in ``attempts``")
+
+    def fault(self, trial: EvaluatorTrial, validation_mae: float) -> str:
+        """Why this search does not belong to a trial and the MAE of the fit that was tested; empty where it does."""
+        if not self.attempts:
+            return "" if self.kept is None else "grid_search keeps an attempt that is not there"
+        if tuple(attempt.combination for attempt in self.attempts) != trial.combinations:
+            return "the attempts of grid_search are not the combinations of the trial's grid, in its order"
+        best = best_attempt(self.attempts)
+        if self.kept is None or self.kept != best:
+            return f"grid_search keeps the attempt {self.kept}, and {best} has the lowest validation MAE"
+        if self.attempts[self.kept].validation_mae != validation_mae:
+            return f"the kept attempt is not the fit that was tested: its validation MAE is not {validation_mae}"
+        return ""
 
 
-def parse(texts: Iterable[str]) -> dict[str, tuple[GridValue, ...]]:
-    """What was typed, ``FIELD=VALUE,VALUE`` for each field, as the grid of an ``EvaluatorTrial``.
+def best_attempt(attempts: Iterable[Attempt]) -> int | None:
+    """Position of the lowest MAE on the validation run, the first of equals; None where every fit diverged."""
+    maes = [(attempt.validation_mae, i) for i, attempt in enumerate(attempts) if attempt.validation_mae is not None]
+    return min(maes)[1] if maes else None
+
+
+def parse_grid(texts: Iterable[str]) -> dict[str, tuple[GridValue, ...]]:
+    """``FIELD=VALUE,VALUE`` texts as the grid of an ``EvaluatorTrial``.
 
     Raises:
-        ConfigError: another form, or a field twice.
+        ConfigError: not of this form, or a field twice.
 
     Example:
-        >>> parse(["lr=0.001,3e-4", "optimizer=adam"])
+        >>> parse_grid(["lr=0.001,3e-4", "optimizer=adam"])
         {'lr': (0.001, 0.0003), 'optimizer': ('adam',)}
     """
     found: dict[str, tuple[GridValue, ...]] = {}
@@ -63,38 +80,11 @@ def _value(text: str) -> GridValue:
     return value if type(value) in (int, float) and math.isfinite(value) else text
 
 
-def said(grid: Mapping[str, Iterable[GridValue]]) -> str:
-    """A grid in words, on one line.
+def grid_in_words(grid: Grid) -> str:
+    """A grid on one line.
 
     Example:
-        >>> said({"batch_size": (128, 256), "lr": (0.0003, 0.001)})
+        >>> grid_in_words({"batch_size": (128, 256), "lr": (0.0003, 0.001)})
         'batch_size = 128, 256; lr = 0.0003, 0.001'
     """
     return "; ".join(f"{name} = {', '.join(map(str, values))}" for name, values in grid.items())
-
-
-def best(trials: Iterable[Trial]) -> int | None:
-    """Position of the lowest MAE on the validation run, the first of equals; None where every fit diverged."""
-    maes = [(trial.validation_mae, i) for i, trial in enumerate(trials) if trial.validation_mae is not None]
-    return min(maes)[1] if maes else None
-
-
-def fault(unit: EvaluatorTrial, search: GridSearch | None, validation_mae: float) -> str:
-    """Why a record's search does not belong to its unit or metrics; empty where it does.
-
-    Args:
-        unit: of the record.
-        search: of the record.
-        validation_mae: of the fit that was tested.
-    """
-    if (search is not None) != bool(unit.grid):
-        return "a unit with a grid has a grid_search, and no other has"
-    if search is None or not search.trials:
-        return "" if search is None or search.kept is None else "grid_search keeps a trial that is not there"
-    if tuple(trial.combination for trial in search.trials) != unit.combinations:
-        return "the trials of grid_search are not the combinations of the unit's grid, in its order"
-    if search.kept is None or search.kept != best(search.trials):
-        return f"grid_search keeps the trial {search.kept}, and {best(search.trials)} has the lowest validation MAE"
-    if search.trials[search.kept].validation_mae != validation_mae:
-        return f"the kept trial is not the fit that was tested: its validation MAE is not {validation_mae}"
-    return ""

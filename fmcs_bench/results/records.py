@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from fmcs_bench.core import files
 from fmcs_bench.core.environment import Environment, Sha256
 from fmcs_bench.core.options import NAME_PATTERN, Options
-from fmcs_bench.results import grid
+from fmcs_bench.results.grid import GridSearch
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.results.trials import TrainingTrial as TrainingTrial
 
@@ -135,15 +135,19 @@ class EvaluatorRecord(Record):
     metrics: dict[Subset, Metrics]
     trajectory: Trajectory
     test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
-    grid_search: grid.GridSearch | None = Field(None, description="how the recipe was found, where the unit has a grid")
+    grid_search: GridSearch | None = Field(None, description="how the recipe was found, where the unit has a grid")
 
     added_later = frozenset({"control", "test_on", "grid_search"})
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
         validation = self.metrics.get("validation_run")
-        if fault := grid.fault(self.trial, self.grid_search, math.nan if validation is None else validation.mae):
-            raise ValueError(fault)
+        if (self.grid_search is not None) != bool(self.trial.grid):
+            raise ValueError("a trial with a grid has a grid_search, and no other has")
+        if self.grid_search is not None:
+            mae = math.nan if validation is None else validation.mae
+            if fault := self.grid_search.fault(self.trial, mae):
+                raise ValueError(fault)
         return self
 
     @property

@@ -1,7 +1,4 @@
-"""The networks of the training track: made for a unit of work, counted, and looked at while they are trained.
-
-Flow: method, dataset's backbone, seed of the weights -> network with its initial weights -> parameters, FLOPs of a
-step, predicted classes and the score of its maps.
+"""The networks of the training track: created for a trial, counted, and observed while they are trained.
 
 Tensor names: B batch, C channels of images, D channels of maps, H height, W width, K stages, N images.
 """
@@ -41,19 +38,19 @@ TOLERANCE = 0.25
 """How far the control may be from DueHeadNet's number of parameters, as a share of it."""
 
 
-def make_network(unit: TrainingTrial, num_classes: int) -> Backbone:
-    """The network of a unit with its initial weights; a single network and a first head of one seed are equal.
+def make_network(trial: TrainingTrial, num_classes: int) -> Backbone:
+    """The network of a trial with its initial weights; a single network and a first head of one seed are equal.
 
     Raises:
         FmcsBenchError: see ``make``.
     """
     return make(
-        unit.method,
-        unit.backbone,
-        unit.backbone_options,
+        trial.method,
+        trial.backbone,
+        trial.backbone_options,
         num_classes=num_classes,
-        image_size=unit.image_size,
-        seed=unit.weights_seed,
+        image_size=trial.image_size,
+        seed=trial.weights_seed,
     )
 
 
@@ -65,7 +62,7 @@ def make(
     Args:
         method: of the training track.
         backbone: the dataset's, for methods that name no other.
-        options: of the dataset's backbone; another one has none.
+        options: of the dataset's backbone.
         num_classes: of the image dataset.
         image_size: side of the images, in pixels.
         seed: of the weights.
@@ -78,14 +75,14 @@ def make(
     name, options = (backbone, options) if method.backbone is None else (method.backbone, BackboneOptions())
     if method.network == "single":
         return create_backbone(name, num_classes, seed=seed, image_size=image_size, options=options)
-    assert method.fusion is not None  # Method has checked it
+    assert method.fusion is not None  # checked by Method
     if method.pretrained_first:
         options = options.model_copy(update={"pretrained": True})
     return dueheadnet.create(name, num_classes, fusion=method.fusion, image_size=image_size, seed=seed, options=options)
 
 
 def scored_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
-    """Shape (D, H, W) of the maps that a judge is asked about: those of one head where there are two."""
+    """Shape (D, H, W) of the maps that an evaluator scores: those of one head where there are two."""
     return map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
 
 
@@ -145,17 +142,23 @@ def _names(family: tuple[str, ...]) -> set[str]:
 
 
 def longer(
-    backbone: str, options: BackboneOptions, judge: FrozenEvaluator, *, epochs: int, num_classes: int, image_size: int
+    backbone: str,
+    options: BackboneOptions,
+    evaluator: FrozenEvaluator,
+    *,
+    epochs: int,
+    num_classes: int,
+    image_size: int,
 ) -> Longer:
-    """How long a baseline is trained to cost what RAL with a judge costs.
+    """How long a baseline is trained to cost what RAL with an evaluator costs.
 
-    The ratio is that of the FLOPs of one step, forward and backward, as PyTorch counts them: matrix products and
-    convolutions. It is counted on the CPU with two images, and does not depend on weights or time.
+    The ratio is that of the FLOPs of one step, forward and backward, of matrix products and convolutions, counted by
+    PyTorch on the CPU with two images. It does not depend on weights or time.
 
     Args:
         backbone: of both.
         options: of the backbone.
-        judge: frozen, on the CPU.
+        evaluator: frozen, on the CPU.
         epochs: of RAL.
         num_classes: of the image dataset.
         image_size: side of the images, in pixels.
@@ -167,7 +170,7 @@ def longer(
         counter = FlopCounterMode(display=False)
         # Attention as plain products: PyTorch counts some of the fused kernels and not others.
         with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]), counter:
-            Objective(method, judge)(model, images_BCHW, torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+            Objective(method, evaluator)(model, images_BCHW, torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
         return int(counter.get_total_flops())
 
     ratio = flops(Method(raf=0.5)) / flops(Method())
@@ -178,17 +181,17 @@ def longer(
 def observe(
     model: nn.Module, data: Batches, watcher: FrozenEvaluator | None = None, *, precision: Precision = "float32"
 ) -> tuple[torch.Tensor, float | None]:
-    """What a network answers about images, and how converged a judge takes its maps to be; nothing is changed by it.
+    """The classes that a network predicts, and the score of its maps; neither weights nor random state change.
 
     Args:
         model: is in eval mode afterwards.
         data: images and their labels, in order.
-        watcher: None asks nobody.
-        precision: that the network computes in.
+        watcher: frozen evaluator that scores the maps; None: no score.
+        precision: of the network.
 
     Returns:
-        The predicted class of every image, int64 [N]; and the mean over images of the expected FMCS, in [1, K] (of two
-        scored maps of one image, their mean).
+        The predicted class of every image, int64 [N]; and the expected FMCS, in [1, K], mean over images (and over the
+        two maps of an image where two heads are scored).
     """
     model.eval()
     predicted, total = [], 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -20,19 +21,24 @@ class TrainOptions(Options):
     """
 
     methods: tuple[str, ...] = Field(
-        DEFAULT_METHODS, min_length=1, description="Method to train; repeat for several; see `fmcs-bench list methods`."
+        DEFAULT_METHODS,
+        min_length=1,
+        description="Method to train; repeat for several; see `fmcs-bench list methods`.",
+        json_schema_extra={"flag": "--method", "metavar": "NAME"},
     )
     rafs: tuple[float, ...] = Field(
         DEFAULT_RAFS,
         min_length=1,
         description="RAF of the methods with RAL, in [0, 1]; repeat for several. paper is 1, .95, .9, .85, .8, .78, "
-        ".75, .7, .5, 0. 1 is the baseline.",
+        ".75, .7, .5, 0.",
+        json_schema_extra={"flag": "--raf", "metavar": "RAF|paper", "text": True},
     )
     seeds: int = Field(NUM_SEEDS, ge=1, description="Paired trainings of each method.")
     evaluator: str | None = Field(
         None,
         description="Evaluator of RAL and its controls: a name from the evaluator table, such as set or conv+corn, or "
-        "FILE.py:Class.  [default: the best one on the validation run]",
+        "FILE.py:Class.",
+        json_schema_extra={"metavar": "NAME|FILE.py:Class", "default": "the best one on the validation run"},
     )
     init: Literal["fresh", "same-run"] = Field(
         "fresh",
@@ -42,17 +48,24 @@ class TrainOptions(Options):
     base: str | None = Field(
         None,
         min_length=1,
-        description="Backbone of both heads of DueHeadNet, and size of equal-parameters.  [default: the dataset's]",
+        description="Backbone of both heads of DueHeadNet, and of the network that equal-parameters is compared with.",
+        json_schema_extra={"metavar": "BACKBONE", "default": "the dataset's"},
     )
     constraint_weight: float = Field(1.0, ge=0, description="Weight of DueHeadNet's constraint.")
     pretrained_first: bool = Field(False, description="Start DueHeadNet's first head from published weights.")
     recipe: str | None = Field(
         None,
-        description="Optimizer settings and length: fmce, dueheadnet-readme or dueheadnet-code.  [default: those of "
-        "the dataset's runs, to their convergence point]",
+        description="Optimizer settings and length.",
+        json_schema_extra={
+            "metavar": "fmce|dueheadnet-readme|dueheadnet-code",
+            "default": "those of the dataset's runs, to their convergence point",
+        },
     )
     epochs: int | None = Field(
-        None, ge=1, description="Number of epochs.  [default: the recipe's; of fmce, the convergence point]"
+        None,
+        ge=1,
+        description="Number of epochs.",
+        json_schema_extra={"default": "the recipe's; of fmce, the convergence point"},
     )
     optimizer: Literal["adam", "adamw", "sgd"] | None = Field(None, description="Optimizer.")
     lr: float | None = Field(None, description="Learning rate.")
@@ -69,10 +82,15 @@ class TrainOptions(Options):
     keep_weights: bool = Field(False, description="Keep the tested weights, for `fmcs-bench explain`.")
     retry: bool = Field(False, description="Train again what failed before.")
 
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        return names if isinstance(names, str) else tuple(names)
+
     @field_validator("rafs", mode="before")
     @classmethod
     def _numbers(cls, rafs: Any) -> tuple[float, ...]:
-        return parse_rafs(tuple(rafs))
+        return parse_rafs(tuple(rafs) if isinstance(rafs, Iterable) else (rafs,))
 
     @property
     def recipe_changes(self) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""From what is wanted to units of work, checked before anything runs.
+"""From options to the trainings they mean, checked before anything runs.
 
-Flow: FMCS dataset, ``TrainOptions`` -> methods, evaluators, watcher, recipe, length -> one ``TrainingTrial`` for each
-method and seed. Every network that is not the dataset's is made once, to see whether the evaluators take its maps.
+Flow: FMCS dataset, ``TrainOptions`` -> methods, evaluators, recipe, length -> one ``TrainingTrial`` for each method and
+seed. Every network that is not the dataset's is made once, to see whether the evaluators take its maps.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,16 +16,13 @@ from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit, permuted_control, random_control
-from fmcs_bench.evaluators.base import Evaluator
+from fmcs_bench.evaluator_track.selection import TrainingEvaluators, load_fit, random_control
 from fmcs_bench.results import records
-from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord
-from fmcs_bench.results.store import RecordStore
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
+from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore
 from fmcs_bench.results.trials import Longer, TrainingTrial
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.training import recipes
-from fmcs_bench.training.losses import FrozenEvaluator
 from fmcs_bench.training.methods import Method, methods
 from fmcs_bench.training.recipes import Recipe
 from fmcs_bench.training_track import networks
@@ -33,126 +30,92 @@ from fmcs_bench.training_track.options import TrainOptions
 
 FIRST_SEED = 100
 """Trainings start from seeds that no run of an FMCS dataset has."""
+MapShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Judges:
-    """The evaluators that take part in trainings.
-
-    Attributes:
-        judge: asked by RAL; None where no method asks.
-        permuted: its control, fitted on permuted labels; None where no method asks.
-        watcher: scores the maps of validation images after every epoch, and changes nothing; None where nothing was
-            evaluated yet.
-    """
-
-    judge: EvaluatorRecord | None
-    permuted: EvaluatorRecord | None
-    watcher: EvaluatorRecord | None
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Units of work, and what all of them need.
-
-    Attributes:
-        units: seed by seed, each with every method.
-    """
+class Trainings:
+    """What the trainings on one dataset have in common, and what of them is finished."""
 
     dataset: FmcsDataset
     workspace: Workspace
     device: torch.device
-    judges: Judges
-    units: tuple[TrainingTrial, ...] = ()
+    evaluators: TrainingEvaluators
+    options: TrainOptions
 
     @cached_property
     def environment(self) -> Environment:
         """Of the trainings."""
         return Environment.current(str(self.device), torch.get_num_threads(), "training")
 
+    @cached_property
+    def store(self) -> RecordStore:
+        """The workspace's records."""
+        return RecordStore(self.workspace.records)
+
+    @cached_property
+    def failures(self) -> FailedStore:
+        """The workspace's notes of failed trainings."""
+        return FailedStore(self.workspace.records)
+
     @property
     def num_classes(self) -> int:
         """Of the image dataset."""
         return len(self.dataset.manifest.images.classes)
 
-    def key(self, unit: TrainingTrial) -> str:
+    def key(self, trial: TrainingTrial) -> str:
         """See ``records.unit_key``."""
-        return records.unit_key(unit, self.dataset.manifest.dataset_digest, self.environment)
+        return records.unit_key(trial, self.dataset.manifest.dataset_digest, self.environment)
 
-    def judge(self, unit: TrainingTrial) -> FrozenEvaluator | None:
-        """The frozen judge of a unit's loss; None where its loss asks none."""
-        if unit.method.raf == 1:
-            return None
-        if unit.method.evaluator_kind == "random":
-            return random_control(self.fitted, unit.seed).log_probs
-        return (self.fitted if unit.method.evaluator_kind == "fitted" else self.permuted).log_probs
+    def find_record(self, trial: TrainingTrial) -> TrainingRecord | None:
+        """The record of a finished trial; None where there is none, or it lacks what the options ask for."""
+        record = self.store.finished(
+            TrainingRecord, self.dataset.id, trial.settings, trial.label, trial.seed, self.key(trial)
+        )
+        lacks = record is not None and self.options.best_epoch_on_test and record.metrics.best_test_accuracy is None
+        return None if lacks else record
 
-    def watcher(self, unit: TrainingTrial) -> FrozenEvaluator | None:
-        """Who scores a unit's maps; None where nobody does."""
-        return None if unit.watcher is None else self._watcher.log_probs
-
-    @cached_property
-    def fitted(self) -> Evaluator:
-        """The judge, frozen."""
-        return self._load(self.judges.judge)
-
-    @cached_property
-    def permuted(self) -> Evaluator:
-        """Its control, frozen."""
-        return self._load(self.judges.permuted)
-
-    @cached_property
-    def _watcher(self) -> Evaluator:
-        return self._load(self.judges.watcher)
-
-    def _load(self, record: EvaluatorRecord | None) -> Evaluator:
-        assert record is not None  # only units that name it ask for it
-        return load_fit(self.workspace, record, device=self.device)
+    def find_failure(self, trial: TrainingTrial) -> FailedTraining | None:
+        """The note of a trial that failed before and is not to be trained again."""
+        return None if self.options.retry else self.failures.find(self.dataset.id, trial, self.key(trial))
 
 
-def plan_units(dataset: FmcsDataset, workspace: Workspace, sweep: TrainOptions, device: torch.device) -> Planned:
-    """The units of a sweep, checked.
+def plan_trials(
+    dataset: FmcsDataset, workspace: Workspace, options: TrainOptions, device: torch.device
+) -> tuple[Trainings, list[TrainingTrial]]:
+    """The trials, checked; seed by seed, each with every method.
 
     Args:
-        dataset: gives network, images, image size and, where the sweep names no other, recipe and length.
+        dataset: gives network, images, image size and, where the options name no other, recipe and length.
         workspace: with the records and fits of ``fmcs-bench evaluate``.
-        sweep: what is wanted.
-        device: where it will be trained.
+        options: of the command.
+        device: where they will be trained.
 
     Raises:
-        UnknownNameError: no such method, backbone or recipe, or an evaluator without a record.
-        ConfigError: a RAF outside [0, 1] or given twice; seeds that are those of the dataset's runs; a judge that is
-            not differentiable or does not take a network's maps; no network of equal parameters.
-        MissingDataError: no evaluator was fitted on this dataset, a control of it was not, or published weights cannot
-            be had.
+        UnknownNameError: no such method, backbone or recipe.
+        ConfigError: seeds that are those of the dataset's runs; an evaluator that is not differentiable or does not
+            take a network's maps; no network of equal parameters.
+        MissingDataError: no evaluator, or not this one or its control, was fitted on this dataset, or published weights
+            are not available.
     """
-    manifest = dataset.manifest
-    chosen = _chosen_methods(dataset, sweep)
-    seeds = range(FIRST_SEED, FIRST_SEED + sweep.seeds)
-    taken = sorted(set(seeds) & set(manifest.config.run_roles))
+    chosen = _methods(dataset, options)
+    seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
+    taken = sorted(set(seeds) & set(dataset.manifest.config.run_roles))
     if taken:
-        raise ConfigError(f"the seeds {taken} are those of runs of {manifest.name}; training needs fresh ones")
-    recipe = _recipe(dataset, sweep)
-    epochs = sweep.epochs or (recipes.RECIPE_EPOCHS.get(recipe.name) if sweep.recipe else None)
-    judges = _judges(dataset, workspace, sweep, chosen)
-    planned = Planned(dataset, workspace, device, judges)
-    kinds = {method.evaluator_kind for method in chosen if method.raf < 1}
-    if "random" in kinds:
-        random_control(planned.fitted, seeds[0])
-    if "permuted" in kinds:
-        planned.permuted  # noqa: B018  (its digest is checked)
-    epochs = epochs or convergence_epochs(dataset)
-    length = _longer(planned, epochs) if any(method.control == "longer" for method in chosen) else None
-    shapes = {method: _map_shape(planned, method) for method in dict.fromkeys(map(_network_of, chosen))}
-    for method in chosen:
-        if method.raf < 1:
-            _require_shape(planned, method, shapes[_network_of(method)])
-    units = [
-        _unit(planned, method, seed, recipe, epochs, sweep, length, shapes[_network_of(method)])
-        for seed in seeds
-        for method in chosen
-    ]
-    return replace(planned, units=tuple(units))
+        raise ConfigError(f"the seeds {taken} are those of runs of {dataset.manifest.name}; training needs new ones")
+    recipe, epochs = _recipe(dataset, options)
+    evaluators = TrainingEvaluators.choose(dataset, workspace, device, chosen, options.evaluator)
+    trainings = Trainings(dataset, workspace, device, evaluators, options)
+    _require_evaluators(evaluators, chosen)
+    longer = _longer(trainings, epochs) if any(method.control == "longer" for method in chosen) else None
+    shapes = {method: _map_shape(trainings, method) for method in dict.fromkeys(map(_network_of, chosen))}
+    trials: list[TrainingTrial] = []
+    for seed in seeds:
+        for method in chosen:
+            shape = shapes[_network_of(method)]
+            _require_shape(trainings, method, shape)
+            trials.append(_trial(trainings, method, seed, recipe, epochs, longer, shape))
+    return trainings, trials
 
 
 def convergence_epochs(dataset: FmcsDataset) -> int:
@@ -160,11 +123,11 @@ def convergence_epochs(dataset: FmcsDataset) -> int:
     return max(math.ceil(run.convergence_epoch) for run in dataset.manifest.runs if run.role == "training")
 
 
-def _chosen_methods(dataset: FmcsDataset, sweep: TrainOptions) -> list[Method]:
+def _methods(dataset: FmcsDataset, options: TrainOptions) -> list[Method]:
     own = dataset.manifest.config
-    base = None if sweep.base == own.backbone else sweep.base
+    base = None if options.base == own.backbone else options.base
     equal = None
-    if "equal-parameters" in sweep.methods:
+    if "equal-parameters" in options.methods:
         equal = networks.equal_parameters(
             base or own.backbone,
             own.backbone_options if base is None else BackboneOptions(),
@@ -172,11 +135,11 @@ def _chosen_methods(dataset: FmcsDataset, sweep: TrainOptions) -> list[Method]:
             image_size=own.image_size,
         )
     chosen = methods(
-        sweep.methods,
-        sweep.rafs,
+        options.methods,
+        options.rafs,
         base=base,
-        constraint_weight=sweep.constraint_weight,
-        pretrained_first=sweep.pretrained_first,
+        constraint_weight=options.constraint_weight,
+        pretrained_first=options.pretrained_first,
         equal_parameters=equal,
     )
     if not chosen:
@@ -187,23 +150,25 @@ def _chosen_methods(dataset: FmcsDataset, sweep: TrainOptions) -> list[Method]:
     return chosen
 
 
-def _recipe(dataset: FmcsDataset, sweep: TrainOptions) -> Recipe:
-    changes = sweep.recipe_changes
-    if sweep.recipe is not None:
-        return recipes.recipe(sweep.recipe, **changes)
-    return Recipe.make(**(dict(dataset.manifest.config.recipe) | changes))
+def _recipe(dataset: FmcsDataset, options: TrainOptions) -> tuple[Recipe, int]:
+    """The recipe, and the number of epochs."""
+    epochs = options.epochs
+    if options.recipe is None:
+        recipe = Recipe.make(**(dict(dataset.manifest.config.recipe) | options.recipe_changes))
+    else:
+        recipe = recipes.recipe(options.recipe, **options.recipe_changes)
+        epochs = epochs or recipes.RECIPE_EPOCHS.get(recipe.name)
+    return recipe, epochs or convergence_epochs(dataset)
 
 
-def _judges(dataset: FmcsDataset, workspace: Workspace, sweep: TrainOptions, chosen: list[Method]) -> Judges:
-    judge = permuted = watcher = None
-    if any(method.uses_evaluator for method in chosen):
-        judge = evaluator_for_training(dataset, workspace, sweep.evaluator)
-        if any(method.evaluator_kind == "permuted" for method in chosen):
-            permuted = permuted_control(judge, workspace)
-    every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
-    if any(board.chosen for board in evaluator_boards(every)):
-        watcher = evaluator_for_training(dataset, workspace)
-    return Judges(judge, permuted, watcher)
+def _require_evaluators(evaluators: TrainingEvaluators, chosen: list[Method]) -> None:
+    """Refuse fits that were changed, and controls that cannot be made."""
+    for method in chosen:
+        record = evaluators.record_of(method)
+        if method.raf < 1 and record is not None:
+            evaluator = evaluators.load(record)
+            if method.evaluator_kind == "random":
+                random_control(evaluator, FIRST_SEED)
 
 
 def _network_of(method: Method) -> Method:
@@ -213,66 +178,64 @@ def _network_of(method: Method) -> Method:
     return Method.make(**{name: getattr(method, name) for name in names}, **control)
 
 
-def _map_shape(planned: Planned, method: Method) -> tuple[int, int, int]:
-    """Of the maps that a judge is asked about; what cannot be made is told by this."""
-    own = planned.dataset.manifest
+def _map_shape(trainings: Trainings, method: Method) -> MapShape:
+    """Shape of the maps that the evaluators get; a network that cannot be made is an error here."""
+    manifest = trainings.dataset.manifest
     if method == Method():
-        return own.map_shape
+        return manifest.map_shape
+    own = manifest.config
     network = networks.make(
         method,
-        own.config.backbone,
-        own.config.backbone_options,
-        num_classes=planned.num_classes,
-        image_size=own.config.image_size,
+        own.backbone,
+        own.backbone_options,
+        num_classes=trainings.num_classes,
+        image_size=own.image_size,
         seed=0,
     )
-    return networks.scored_shape(network, own.config.image_size)
+    return networks.scored_shape(network, own.image_size)
 
 
-def _takes(planned: Planned, record: EvaluatorRecord, shape: tuple[int, int, int]) -> bool:
-    return record.any_shape or shape == planned.dataset.manifest.map_shape
+def _takes(trainings: Trainings, record: EvaluatorRecord | None, shape: MapShape) -> bool:
+    return record is not None and (record.any_shape or shape == trainings.dataset.manifest.map_shape)
 
 
-def _require_shape(planned: Planned, method: Method, shape: tuple[int, int, int]) -> None:
-    record = planned.judges.judge
-    assert record is not None  # the method uses it
-    if not _takes(planned, record, shape):
-        own, given = (" x ".join(map(str, size)) for size in (planned.dataset.manifest.map_shape, shape))
+def _require_shape(trainings: Trainings, method: Method, shape: MapShape) -> None:
+    record = trainings.evaluators.fitted
+    if method.raf < 1 and record is not None and not _takes(trainings, record, shape):
+        own, given = (" x ".join(map(str, size)) for size in (trainings.dataset.manifest.map_shape, shape))
         raise ConfigError(
-            f"the method {method.family} gives maps of {given} (channels, height, width), and the evaluator "
-            f"{record.method} was fitted on maps of {own} and takes no others; name an --evaluator of any shape, such "
+            f"the method {method.family} has maps of {given} (channels, height, width), and the evaluator "
+            f"{record.method} was fitted on maps of {own} and takes no others; name an --evaluator for any shape, such "
             "as set"
         )
 
 
-def _longer(planned: Planned, epochs: int) -> Longer:
-    own, record = planned.dataset.manifest.config, planned.judges.judge
+def _longer(trainings: Trainings, epochs: int) -> Longer:
+    own, record = trainings.dataset.manifest.config, trainings.evaluators.fitted
     assert record is not None  # the method uses it
-    judge = load_fit(planned.workspace, record, device=torch.device("cpu"))
     return networks.longer(
         own.backbone,
         own.backbone_options,
-        judge.log_probs,
+        load_fit(trainings.workspace, record, device=torch.device("cpu")).log_probs,
         epochs=epochs,
-        num_classes=planned.num_classes,
+        num_classes=trainings.num_classes,
         image_size=own.image_size,
     )
 
 
-def _unit(
-    planned: Planned,
+def _trial(
+    trainings: Trainings,
     method: Method,
     seed: int,
     recipe: Recipe,
     epochs: int,
-    sweep: TrainOptions,
-    length: Longer | None,
-    shape: tuple[int, int, int],
+    longer: Longer | None,
+    shape: MapShape,
 ) -> TrainingTrial:
-    own, judges = planned.dataset.manifest.config, planned.judges
-    judge = judges.permuted if method.evaluator_kind == "permuted" else judges.judge if method.uses_evaluator else None
-    watcher = judges.watcher if judges.watcher and _takes(planned, judges.watcher, shape) else None
-    runs = planned.dataset.seeds("training")
+    own, init = trainings.dataset.manifest.config, trainings.options.init
+    evaluator = trainings.evaluators.record_of(method)
+    watcher = trainings.evaluators.watcher if _takes(trainings, trainings.evaluators.watcher, shape) else None
+    runs = trainings.dataset.seeds("training")
     return TrainingTrial(
         backbone=own.backbone,
         backbone_options=own.backbone_options,
@@ -282,11 +245,11 @@ def _unit(
         image_size=own.image_size,
         limit=own.limit,
         seed=seed,
-        evaluator=judge.method if judge else None,
-        evaluator_digest=judge.evaluator_digest if judge else None,
-        init=sweep.init,
-        run=runs[(seed - FIRST_SEED) % len(runs)] if sweep.init == "same-run" else None,
-        longer=length if method.control == "longer" else None,
+        evaluator=evaluator.method if evaluator else None,
+        evaluator_digest=evaluator.evaluator_digest if evaluator else None,
+        init=init,
+        run=runs[(seed - FIRST_SEED) % len(runs)] if init == "same-run" else None,
+        longer=longer if method.control == "longer" else None,
         watcher=watcher.method if watcher else None,
         watcher_digest=watcher.evaluator_digest if watcher else None,
     )

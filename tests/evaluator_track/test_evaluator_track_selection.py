@@ -51,16 +51,16 @@ def test_a_fit_is_found_in_every_way(tiny_dataset: FmcsDataset, fits: tuple[Work
 @pytest.mark.parametrize(
     ("names", "error", "message"),
     [
-        ({}, ConfigError, "say which evaluator: its folder, its record, or dataset= and evaluator="),
-        ({"dataset": "{name}"}, ConfigError, "say which evaluator"),
-        ({"place": "{root}"}, MissingDataError, "has no fitted evaluator"),
-        ({"dataset": "x", "evaluator": "norm"}, MissingDataError, "no fitted evaluator on x; there are {id};"),
-        ({"dataset": "{name}", "evaluator": "set"}, MissingDataError, "no fitted evaluator set on .* chance, norm;"),
-        ({"dataset": "{name}", "evaluator": "norm", "seed": 7}, MissingDataError, "seed 7 of norm .* seed-0, seed-1;"),
-        ({"dataset": "{name}", "evaluator": "norm", "settings": "x"}, MissingDataError, "settings x on .* 12ep-"),
+        ({}, ConfigError, "name the evaluator"),
+        ({"dataset": "{name}"}, ConfigError, "name the evaluator"),
+        ({"source": "{root}"}, MissingDataError, "has no fitted evaluator"),
+        ({"dataset": "x", "evaluator": "norm"}, MissingDataError, "on x; there are {id}"),
+        ({"dataset": "{name}", "evaluator": "set"}, MissingDataError, "set; there are chance, norm"),
+        ({"dataset": "{name}", "evaluator": "norm", "seed": 7}, MissingDataError, "seed-7; there are seed-0, seed-1"),
+        ({"dataset": "{name}", "evaluator": "norm", "settings": "x"}, MissingDataError, "settings x; there are 12ep-"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(
+def test_an_unknown_fit_is_refused_with_the_known_ones(
     tiny_dataset: FmcsDataset,
     fits: tuple[Workspace, list[EvaluatorRecord]],
     names: dict[str, object],
@@ -85,13 +85,13 @@ def test_several_are_not_chosen_from(fits: tuple[Workspace, list[EvaluatorRecord
     (of_settings,) = of_dataset.iterdir()
     name = of_dataset.name.partition("@")[0]
     shutil.copytree(of_settings, of_dataset / "3ep-00000000")
-    with pytest.raises(ConfigError, match=rf"2 fits of norm .* say which settings: {of_settings.name}, 3ep-00000000"):
+    with pytest.raises(ConfigError, match=rf"2 fits of norm .* give the settings: {of_settings.name}, 3ep-00000000"):
         fb.load_evaluator(dataset=name, evaluator="norm", workspace=tmp_path)
     assert fb.load_evaluator(dataset=name, evaluator="norm", settings=of_settings.name, workspace=tmp_path)
     shutil.copytree(of_dataset, of_dataset.with_name(f"{name}@000000000000"))
-    with pytest.raises(ConfigError, match=r"4 fits of norm .* say which dataset: .*@000000000000, "):
+    with pytest.raises(ConfigError, match=r"4 fits of norm .* give the dataset: .*@000000000000, "):
         fb.load_evaluator(dataset=name, evaluator="norm", workspace=tmp_path)
-    with pytest.raises(DatasetError, match=f"holds a fit of norm on {of_dataset.name}, which does not belong there"):
+    with pytest.raises(DatasetError, match=f"holds a fit of norm on {of_dataset.name}, which does not belong"):
         fb.load_evaluator(
             dataset=f"{name}@000000000000", evaluator="norm", settings=of_settings.name, workspace=tmp_path
         )
@@ -107,5 +107,5 @@ def test_a_changed_fit_is_not_used(fits: tuple[Workspace, list[EvaluatorRecord]]
     with pytest.raises(DatasetError, match=r"is not the file that evaluator\.json names"):
         fb.load_evaluator(folder)
     (folder / "evaluator.json").write_bytes((other / "evaluator.json").read_bytes())
-    with pytest.raises(ConfigError, match="holds another fit than the record says"):
+    with pytest.raises(ConfigError, match="different fit"):
         fb.load_evaluator(record, workspace=tmp_path)

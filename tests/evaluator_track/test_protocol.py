@@ -17,6 +17,7 @@ from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError, Uni
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track import protocol
 from fmcs_bench.evaluator_track.calls import flops_per_map
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
 from fmcs_bench.results.records import EvaluatorRecord
@@ -67,22 +68,22 @@ def with_arrays(dataset: FmcsDataset, **arrays: np.ndarray) -> FmcsDataset:
     return dataset
 
 
-def test_an_image_on_two_sides_is_told_before_anything_is_fitted(dataset: FmcsDataset, tmp_path: Path) -> None:
+def test_an_image_on_two_sides_is_refused_before_anything_is_fitted(dataset: FmcsDataset, tmp_path: Path) -> None:
     ids, splits = np.array(dataset.array("image_id")[:]), np.array(dataset.array("split")[:])
     ids[np.flatnonzero(splits == 2)[3]] = ids[np.flatnonzero(splits == 0)[0]]
-    with pytest.raises(DatasetError, match=f"the image {ids[splits == 0][0]} stands on two sides, train and same_run"):
-        evaluate_dataset(with_arrays(dataset, image_id=ids), Workspace(tmp_path), evaluator_names=["norm"])
+    with pytest.raises(DatasetError, match=f"the image {ids[splits == 0][0]} is on two sides, train and same_run"):
+        evaluate_dataset(with_arrays(dataset, image_id=ids), Workspace(tmp_path), EvaluateOptions(evaluators=["norm"]))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("train", "test_run"), ("validation_run", "unseen"), ("train", "validation_run")]
 )
-def test_a_run_on_two_sides_is_told(dataset: FmcsDataset, one: str, other: str) -> None:
+def test_a_run_on_two_sides_is_refused(dataset: FmcsDataset, one: str, other: str) -> None:
     sides = protocol.select(dataset, protocol.Limits())
     leaky = copy.copy(sides[other])
     leaky.runs_M = np.full_like(leaky.runs_M, sides[one].runs_M[0])
-    with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} stands on two sides, {one} and {other}"):
+    with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} is on two sides, {one} and {other}"):
         protocol.check_apart({**sides, other: leaky}, dataset.id)
 
 
@@ -94,14 +95,14 @@ def test_a_run_on_two_sides_is_told(dataset: FmcsDataset, one: str, other: str) 
         ({"unseen": 0, "test": 1}, None, "it has 1 in test, 0 in unseen; build it from more images"),
     ],
 )
-def test_too_few_images_are_told_before_anything_is_fitted(
+def test_too_few_images_are_refused_before_anything_is_fitted(
     dataset: FmcsDataset, tmp_path: Path, sizes: dict[str, int], limit: int | None, message: str
 ) -> None:
     images = dataset.manifest.images
     images = images.model_copy(update={"num_images": images.num_images | sizes})
     dataset.manifest = dataset.manifest.model_copy(update={"images": images})
-    with pytest.raises(ConfigError, match=f"too small for the protocol, which needs 2 images .*; {message}"):
-        evaluate_dataset(dataset, Workspace(tmp_path), evaluator_names=["norm"], num_seeds=1, limit=limit)
+    with pytest.raises(ConfigError, match=f"too small .*{message}"):
+        evaluate_dataset(dataset, Workspace(tmp_path), EvaluateOptions(evaluators=["norm"], seeds=1, limit=limit))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,21 +112,21 @@ def fails_after_spoiling(maps: MapSet) -> float:
     return 1 / 0
 
 
-def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
-    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(5, 5)))
-    with held.lent("a", "train", "unseen") as (train, unseen):
+def test_every_evaluator_gets_unchanged_maps(dataset: FmcsDataset) -> None:
+    held = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(5, 5)))
+    with held.use("a", "train", "unseen") as (train, unseen):
         before = [array.copy() for array in (train.maps_MDHW, train.stages_M, unseen.image_ids_M)]
         first = train
-    with held.lent("a", "train") as (train,):
+    with held.use("a", "train") as (train,):
         assert train is first  # not read again
     with (
         pytest.raises(ProtocolError, match="evaluator a on unseen: it changed the maps"),
-        held.lent("a", "train", "unseen") as (_, unseen),
+        held.use("a", "train", "unseen") as (_, unseen),
     ):
         unseen.image_ids_M[0] += 1
-    with pytest.raises(ZeroDivisionError), held.lent("a", "train") as (train,):
+    with pytest.raises(ZeroDivisionError), held.use("a", "train") as (train,):
         train.maps_MDHW[0] = fails_after_spoiling(train)
-    with held.lent("a", "train", "unseen") as (train, unseen):
+    with held.use("a", "train", "unseen") as (train, unseen):
         for found, expected in zip((train.maps_MDHW, train.stages_M, unseen.image_ids_M), before, strict=True):
             np.testing.assert_array_equal(found, expected)
 
@@ -133,27 +134,27 @@ def test_maps_are_lent_whole_to_everyone(dataset: FmcsDataset) -> None:
 @pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
 def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
-    held = protocol.HeldMaps(protocol.select(dataset, protocol.Limits(2, 2)))
+    held = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(2, 2)))
     for place in (0, 1234, -1):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
             train.maps_MDHW.reshape(-1)[place] += 1
-    with held.lent("a", "train"):
+    with held.use("a", "train"):
         pass
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 30, 1]])
 def test_a_change_of_any_map_or_label_is_found(dataset: FmcsDataset, order: slice | list[int]) -> None:
-    held = protocol.HeldMaps({"train": protocol.side(dataset, "train", protocol.Limits(11, 11)).take(order)})
-    with held.lent("a", "train") as (train,):
+    held = protocol.SharedMaps({"train": protocol.side(dataset, "train", protocol.Limits(11, 11)).take(order)})
+    with held.use("a", "train") as (train,):
         maps_MX = train.maps_MDHW.reshape(len(train), -1).copy()
     generator = np.random.default_rng(0)
     for m in range(len(maps_MX)):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
             train.maps_MDHW.reshape(maps_MX.shape)[m, generator.integers(maps_MX.shape[1])] += 1
     for name in ("stages_M", "image_ids_M", "runs_M"):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.lent("a", "train") as (train,):
+        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
             getattr(train, name)[-1] += 1
-    with held.lent("a", "train") as (train,):
+    with held.use("a", "train") as (train,):
         np.testing.assert_array_equal(train.maps_MDHW.reshape(maps_MX.shape), maps_MX)
 
 
@@ -185,7 +186,7 @@ def test_every_differentiable_evaluator_has_flops() -> None:
 
 def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -> None:
     names = ["norm", "chance"]
-    board = evaluate_dataset(dataset, Workspace(tmp_path), evaluator_names=names, num_seeds=1, device="cpu")
+    board = evaluate_dataset(dataset, Workspace(tmp_path), EvaluateOptions(evaluators=names, seeds=1), device="cpu")
     costs = {row.evaluator: row.records[0].cost for row in board.rows}
     assert {name: cost.flops_per_map for name, cost in costs.items()} == {"norm": 2 * (32 + 32 * 3), "chance": None}
     for cost in costs.values():
@@ -207,7 +208,9 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
 
     def evaluate(*test_on: FmcsDataset) -> dict[str, EvaluatorRecord]:
         names = ["norm", "conv"]
-        board = evaluate_dataset(dataset, place, evaluator_names=names, num_seeds=1, test_on=test_on, device="cpu")
+        board = evaluate_dataset(
+            dataset, place, EvaluateOptions(evaluators=names, seeds=1), test_on=test_on, device="cpu"
+        )
         assert {row.evaluator: row.records[0] for row in board.rows} == records_of(place)
         return records_of(place)
 
@@ -231,7 +234,7 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     assert store.path(both["norm"]).stat().st_mtime_ns == stamp
     # In one go it is the same.
     at_once = Workspace(tmp_path / "at once")
-    evaluate_dataset(dataset, at_once, evaluator_names=["norm"], num_seeds=1, test_on=[other], device="cpu")
+    evaluate_dataset(dataset, at_once, EvaluateOptions(evaluators=["norm"], seeds=1), test_on=[other], device="cpu")
     assert records_of(at_once)["norm"].test_on == both["norm"].test_on
 
 
@@ -239,7 +242,7 @@ def test_what_another_dataset_must_not_be(
     dataset: FmcsDataset, other: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
 ) -> None:
     four = build_tiny(tmp_path, stages=4, name="four", convergence=RULE)
-    with pytest.raises(ConfigError, match=r"tell 3 stages apart, and .*-four@\w+ has 4; build one with --stages 3"):
+    with pytest.raises(ConfigError, match=r"3 stages, and .*-four@\w+ has 4"):
         protocol.check_other(dataset, four, protocol.Limits())
     with pytest.raises(ConfigError, match=rf"{other.id} is too small"):
         protocol.check_other(dataset, other, protocol.Limits(1, 1))
@@ -256,11 +259,14 @@ def test_a_failure_on_another_dataset_is_named(
     dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Workspace(tmp_path)
-    evaluate_dataset(dataset, place, evaluator_names=["norm"], num_seeds=1, device="cpu")
+    options = EvaluateOptions(evaluators=["norm"], seeds=1)
+    evaluate_dataset(dataset, place, options, device="cpu")
     before = records_of(place)
     monkeypatch.setattr(EVALUATORS["norm"], "predict_proba", lambda *_: np.zeros(3))
     with pytest.raises(UnitsFailedError, match=f"evaluator norm on {other_codec.id}: an array of shape"):
-        evaluate_dataset(dataset, place, evaluator_names=["norm"], num_seeds=1, test_on=[other_codec], device="cpu")
+        evaluate_dataset(
+            dataset, place, EvaluateOptions(evaluators=["norm"], seeds=1), test_on=[other_codec], device="cpu"
+        )
     assert records_of(place) == before
 
 

@@ -9,7 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
-from fmcs_bench.evaluator_track.permuted import permute_stages, with_permuted_labels
+from fmcs_bench.evaluator_track.protocol import permute_stages, with_permuted_labels
 from fmcs_bench.evaluators.models import boosting, logistic
 from fmcs_bench.evaluators.models.features import NUM_STATISTICS, moments, quantiles, statistics
 from fmcs_bench.evaluators.models.spectrum import log_spectra

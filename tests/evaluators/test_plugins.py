@@ -20,6 +20,7 @@ import fmcs_bench as fb
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
 from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit
 from fmcs_bench.evaluators.base import Evaluator
@@ -197,7 +198,7 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     name = f"{workspace.datasets}/{next(workspace.datasets.iterdir()).name}"
     dataset = fb.open(name)
     typed = f"{file}:PeakEvaluator"
-    board = evaluate_dataset(dataset, workspace, evaluator_names=[typed, "norm"], num_seeds=1, device="cpu")
+    board = evaluate_dataset(dataset, workspace, EvaluateOptions(evaluators=[typed, "norm"], seeds=1), device="cpu")
     assert {row.evaluator for row in board.rows} == {"peak", "norm"}
     (first,) = next(row for row in board.rows if row.evaluator == "peak").records
     record = evaluator_for_training(dataset, workspace, typed)
@@ -210,7 +211,9 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     file.write_text(SOURCE + "\n# changed\n")
     with pytest.raises(ConfigError, match="code of the evaluator peak was changed since this fit; type `fmcs-bench ev"):
         load_fit(workspace, evaluator_for_training(dataset, workspace, typed), device=torch.device("cpu"))
-    (again,) = evaluate_dataset(dataset, workspace, evaluator_names=[typed], num_seeds=1, device="cpu").rows[0].records
+    (again,) = (
+        evaluate_dataset(dataset, workspace, EvaluateOptions(evaluators=[typed], seeds=1), device="cpu").rows[0].records
+    )
     assert again.key != first.key
     assert again.trial.code != first.trial.code
     assert again.evaluator_digest == first.evaluator_digest

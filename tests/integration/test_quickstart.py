@@ -38,8 +38,8 @@ def test_the_road_ends_in_a_page_and_is_walked_once(tmp_path):
     assert len(trained) == 2 * (1 + 3 + 2 + 1)
     assert [line for line in first.lines if line[1:3] == "/4"] == [
         "1/4  build: four runs of smallcnn on digits",
-        "2/4  evaluate: three judges of convergence, 2 seeds each",
-        "3/4  train: the chosen judge put to use, 2 paired seeds",
+        "2/4  evaluate: three evaluators, 2 seeds each",
+        "3/4  train: RAL with the chosen evaluator, and DueHeadNet, 2 paired seeds",
         "4/4  leaderboard",
     ]
     page = result.page.read_bytes()

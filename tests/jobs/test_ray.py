@@ -16,6 +16,7 @@ from helpers.desk import Desk
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError, EngineError, EvaluatorError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.jobs import ray as cluster
 from fmcs_bench.jobs import remote
@@ -26,7 +27,7 @@ from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.resolve import all_datasets
 from fmcs_bench.training_track.options import TrainOptions
-from fmcs_bench.training_track.runner import train_methods
+from fmcs_bench.training_track.runner import train_dataset
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fmcs-bench[cluster]'")
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every process of the tests
@@ -64,7 +65,7 @@ def test_evaluators_are_the_same_on_a_cluster(places, engine):
     said = Said()
     for place, options in zip(places, ({}, {"engine": engine, "progress": said}), strict=True):
         (dataset,) = all_datasets(place)
-        evaluate_dataset(dataset, place, evaluator_names=["norm", "set"], num_seeds=2, device="cpu", **options)
+        evaluate_dataset(dataset, place, EvaluateOptions(evaluators=["norm", "set"], seeds=2), device="cpu", **options)
     local, remote_ = (by_address(place, EvaluatorRecord) for place in places)
     assert local.keys() == remote_.keys()
     assert len(local) == 5 + 1  # norm and set twice, conv and a control of before
@@ -82,7 +83,7 @@ def test_trainings_are_the_same_on_a_cluster(places, engine):
     sweep = TrainOptions.make(methods=("baseline", "ral"), rafs=(0.9,), seeds=2, keep_weights=True)
     for place, options in zip(places, ({}, {"engine": engine}), strict=True):
         (dataset,) = all_datasets(place)
-        board = train_methods(dataset, place, sweep, device="cpu", **options)
+        board = train_dataset(dataset, place, sweep, device="cpu", **options)
         assert [len(row.chosen.records) for row in board.rows] == [2, 2]
     local, remote_ = (by_address(place, TrainingRecord) for place in places)
     assert local.keys() == remote_.keys()
@@ -131,7 +132,7 @@ def test_a_killed_worker_and_a_failing_evaluator_cost_no_other_fit(places, engin
         UnitsFailedError, match=r"2 of 6 fits .*\n- evaluator failing .*out of ideas.*seed 0, 1"
     ) as found:
         evaluate_dataset(
-            dataset, Workspace("ray"), evaluator_names=names, num_seeds=2, device="cpu", engine=engine,
+            dataset, Workspace("ray"), EvaluateOptions(evaluators=names, seeds=2), device="cpu", engine=engine,
             test_on=[dataset],
         )  # fmt: skip
     assert mark.exists()
@@ -140,7 +141,7 @@ def test_a_killed_worker_and_a_failing_evaluator_cost_no_other_fit(places, engin
     assert {row.evaluator: len(row.records) for row in found.value.finished[0].rows} == {"mortal": 2, "set": 2}
     assert not (places[1].records / "superseded").exists()
     (dataset,) = all_datasets(places[0])
-    evaluate_dataset(dataset, places[0], evaluator_names=["mine.py:Mortal", "set"], num_seeds=2, device="cpu")
+    evaluate_dataset(dataset, places[0], EvaluateOptions(evaluators=["mine.py:Mortal", "set"], seeds=2), device="cpu")
     local, remote_ = (by_address(place, EvaluatorRecord) for place in places)
     assert {a: r.predictions_sha256 for a, r in local.items()} == {a: r.predictions_sha256 for a, r in remote_.items()}
 

@@ -9,6 +9,7 @@ from conftest import build_tiny
 
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.store import codecs, schema
 from fmcs_bench.store.writer import DatasetWriter
@@ -165,7 +166,7 @@ def test_the_manifest_and_the_text_tell_codec_size_and_error(of_codec):
 
 
 def test_evaluators_take_every_codec(of_codec, tmp_path):
-    board = evaluate_dataset(of_codec, Workspace(tmp_path), evaluator_names=["norm"], num_seeds=1, device="cpu")
+    board = evaluate_dataset(of_codec, Workspace(tmp_path), EvaluateOptions(evaluators=["norm"], seeds=1), device="cpu")
     assert board.rows[0].spearman is not None
 
 

@@ -20,7 +20,7 @@ from fmcs_bench.store.resolve import all_datasets
 from fmcs_bench.training.methods import methods
 from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import convergence_epochs
-from fmcs_bench.training_track.runner import recompute, train_methods
+from fmcs_bench.training_track.runner import recompute, train_dataset
 
 
 @pytest.fixture
@@ -33,9 +33,8 @@ def dataset(workspace):
     return all_datasets(workspace)[0]
 
 
-def run(dataset, workspace, *names, retry=False, **options):
-    sweep = TrainOptions.make(methods=names, **({"seeds": 2} | options))
-    return train_methods(dataset, workspace, sweep, retry=retry, device="cpu")
+def run(dataset, workspace, *names, **options):
+    return train_dataset(dataset, workspace, TrainOptions.make(methods=names, **({"seeds": 2} | options)), device="cpu")
 
 
 def trained(workspace):
@@ -86,7 +85,7 @@ def test_ral_with_raf_one_is_not_a_method_of_its_own(dataset, workspace):
         run(dataset, workspace, "ral", rafs=(1.0,))
 
 
-def test_the_judge_changes_what_ral_learns(dataset, workspace):
+def test_the_evaluator_changes_what_ral_learns(dataset, workspace):
     run(dataset, workspace, "baseline", "ral", rafs=(0.5,), seeds=1, evaluator="norm")
     run(dataset, workspace, "ral", rafs=(0.5,), seeds=1, evaluator="conv")
     losses = {r.method: r.curve[0].train_loss for r in RecordStore(workspace.records).all(TrainingRecord)}
@@ -100,13 +99,13 @@ def test_training_needs_fresh_seeds(tmp_path):
         run(dataset, Workspace(tmp_path), "baseline")
 
 
-def test_ral_without_a_judge_says_how_to_get_one(dataset, tmp_path):
+def test_ral_without_an_evaluator_says_how_to_get_one(dataset, tmp_path):
     with pytest.raises(MissingDataError, match="fmcs-bench evaluate digits-smallcnn-16px-tiny"):
         run(dataset, Workspace(tmp_path / "empty"), "ral")
-    run(dataset, Workspace(tmp_path / "empty"), "baseline", seeds=1)  # needs no judge
+    run(dataset, Workspace(tmp_path / "empty"), "baseline", seeds=1)  # needs no evaluator
 
 
-def test_a_judge_that_was_not_fitted_is_named(dataset, workspace):
+def test_an_evaluator_that_was_not_fitted_is_named(dataset, workspace):
     with pytest.raises(MissingDataError, match=r"evaluator set was fitted .* fitted are .*norm"):
         run(dataset, workspace, "ral", evaluator="set")
 

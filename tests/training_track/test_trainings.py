@@ -13,6 +13,7 @@ from test_training_track_runner import run, trained
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, MissingDataError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
+from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
@@ -24,10 +25,10 @@ from fmcs_bench.training.methods import METHODS, Method
 from fmcs_bench.training.recipes import Recipe
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, initial_backbone
 from fmcs_bench.training_track import runner as experiments
-from fmcs_bench.training_track.estimate import MEASURED, plan_methods
+from fmcs_bench.training_track.estimate import MEASURED, plan_dataset
 from fmcs_bench.training_track.networks import make_network
 from fmcs_bench.training_track.options import TrainOptions
-from fmcs_bench.training_track.plan import plan_units
+from fmcs_bench.training_track.plan import plan_trials
 from fmcs_bench.training_track.runner import recompute
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def dataset(workspace):
 
 
 def planned(dataset, workspace, *names, **options):
-    return plan_units(dataset, workspace, TrainOptions.make(methods=names, **options), CPU)
+    return plan_trials(dataset, workspace, TrainOptions.make(methods=names, **options), CPU)[1]
 
 
 def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypatch):
@@ -72,7 +73,7 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
     # Order and augmentation of the first epoch: the same for all methods.
     orders = {key[0]: value for key, value in seen.items() if key[1] == next(iter(seen))[1]}
     first = orders.pop(Method())
-    plain = planned(dataset, workspace, "baseline", epochs=1, seeds=1)
+    (plain,) = planned(dataset, workspace, "baseline", epochs=1, seeds=1)
     assert len(orders) == len({record.trial.method for record in records.values()}) - 1
     assert not torch.equal(first[0][0], torch.zeros_like(first[0][0]))
     for method, batches in orders.items():
@@ -80,7 +81,7 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
             assert torch.equal(labels, own_labels), method.family
             assert torch.equal(images, own_images), method.family
     # Weights: those of the baseline wherever the network begins with its layers.
-    baseline = make_network(plain.units[0], 10).state_dict()
+    baseline = make_network(plain, 10).state_dict()
     for record in records.values():
         if record.trial.method.backbone is None:
             own = make_network(record.trial, 10).state_dict()
@@ -102,62 +103,64 @@ def test_longer_costs_ral_s_compute_and_says_so(dataset, workspace):
     extra = record.trial.longer
     assert extra.flops_ratio > 1
     assert len(record.curve) == extra.epochs == int(np.ceil(2 * extra.flops_ratio)) > record.trial.epochs == 2
-    baseline = planned(dataset, workspace, "baseline", epochs=2, seeds=1).units[0]
+    baseline = planned(dataset, workspace, "baseline", epochs=2, seeds=1)[0]
     assert record.settings == baseline.settings  # on one board
 
 
-def test_a_random_judge_has_other_weights_and_the_judge_s_scale(dataset, workspace):
-    plan = planned(dataset, workspace, "ral-random", seeds=2, evaluator="conv")
-    judges = [plan.judge(unit).__self__ for unit in plan.units[:: len(plan.units) // 2]]
-    fitted = plan.fitted
-    for judge in judges:
-        assert torch.equal(judge.network.scale, fitted.network.scale)
-        assert not any(parameter.requires_grad for parameter in judge.network.parameters())
-    first, second, own = (next(judge.network.parameters()) for judge in (*judges, fitted))
+def test_a_random_control_has_other_weights_and_the_evaluator_s_scale(dataset, workspace):
+    options = TrainOptions(methods=["ral-random"], rafs=[0.9], seeds=2, evaluator="conv")
+    trainings, trials = plan_trials(dataset, workspace, options, CPU)
+    controls = [trainings.evaluators.of_loss(trial).__self__ for trial in trials]
+    fitted = trainings.evaluators.load(trainings.evaluators.fitted)
+    for control in controls:
+        assert torch.equal(control.network.scale, fitted.network.scale)
+        assert not any(parameter.requires_grad for parameter in control.network.parameters())
+    first, second, own = (next(evaluator.network.parameters()) for evaluator in (*controls, fitted))
     assert not torch.equal(first, own)
     assert not torch.equal(first, second)
-    again = plan.judge(plan.units[0]).__self__
+    again = trainings.evaluators.of_loss(trials[0]).__self__
     assert torch.equal(next(again.network.parameters()), first)
 
 
-def test_a_permuted_judge_is_the_judge_s_own_fit_but_for_labels(dataset, workspace):
-    plan = planned(dataset, workspace, "ral-permuted", seeds=1, evaluator="norm")
-    judge, control = plan.judges.judge, plan.judges.permuted
-    assert control.trial == judge.trial.model_copy(update={"labels": "permuted"})
-    assert plan.units[0].evaluator == "norm~permuted"
-    assert plan.units[0].evaluator_digest == control.evaluator_digest != judge.evaluator_digest
+def test_a_permuted_control_is_the_evaluator_s_own_fit_but_for_labels(dataset, workspace):
+    options = TrainOptions(methods=["ral-permuted"], seeds=1, evaluator="norm")
+    trainings, trials = plan_trials(dataset, workspace, options, CPU)
+    fitted, control = trainings.evaluators.fitted, trainings.evaluators.permuted
+    assert control.trial == fitted.trial.model_copy(update={"labels": "permuted"})
+    assert trials[0].evaluator == "norm~permuted"
+    assert trials[0].evaluator_digest == control.evaluator_digest != fitted.evaluator_digest
     with pytest.raises(
         MissingDataError, match=r"evaluate digits-smallcnn-16px-tiny --evaluator conv~permuted --seeds 1"
     ):
         planned(dataset, workspace, "ral-permuted", evaluator="conv")
 
 
-def test_other_networks_need_a_judge_of_any_shape(dataset, workspace):
+def test_other_networks_need_an_evaluator_for_any_shape(dataset, workspace):
     options = {"base": "smallcnn/8", "epochs": 1, "seeds": 1, "rafs": (0.9,)}
-    with pytest.raises(ConfigError, match=r"gives maps of 32 x 2 x 2 .* conv was fitted on maps of 64 x 2 x 2"):
+    with pytest.raises(ConfigError, match=r"32 x 2 x 2 .* conv was fitted on maps of 64 x 2 x 2"):
         run(dataset, workspace, "dueheadnet-add-none-ral", evaluator="conv", **options)
-    assert trained(workspace) == {}  # told before anything ran
+    assert trained(workspace) == {}  # refused before anything ran
     run(dataset, workspace, "dueheadnet-add-none", "dueheadnet-add-none-ral", evaluator="norm", **options)
     assert {record.trial.family for record in trained(workspace).values()} == {
         "dueheadnet-smallcnn_8-add-none", "dueheadnet-smallcnn_8-add-none-ral-norm",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"smallcnn is this dataset's own network; name --method baseline"):
         planned(dataset, workspace, "single-smallcnn")
-    assert planned(dataset, workspace, "dueheadnet-add-none", base="smallcnn").units[0].method.backbone is None
+    assert planned(dataset, workspace, "dueheadnet-add-none", base="smallcnn")[0].method.backbone is None
 
 
-def test_a_judge_without_a_gradient_is_refused_before_anything_runs(dataset, workspace):
-    evaluate_dataset(dataset, workspace, evaluator_names=["logistic"], num_seeds=1, device="cpu")
+def test_an_evaluator_without_a_gradient_is_refused_before_anything_runs(dataset, workspace):
+    evaluate_dataset(dataset, workspace, EvaluateOptions(evaluators=["logistic"], seeds=1), device="cpu")
     with pytest.raises(ConfigError, match="logistic is not differentiable"):
         run(dataset, workspace, "baseline", "ral", evaluator="logistic")
     assert trained(workspace) == {}
 
 
 def test_same_run_starts_where_the_runs_of_the_dataset_started(dataset, workspace):
-    plan = planned(dataset, workspace, "baseline", "dueheadnet-add-none", seeds=3, init="same-run")
+    trials = planned(dataset, workspace, "baseline", "dueheadnet-add-none", seeds=3, init="same-run")
     runs = dataset.seeds("training")
-    assert [unit.run for unit in plan.units] == [runs[0], runs[0], runs[1], runs[1], runs[0], runs[0]]
-    for unit in plan.units:
+    assert [trial.run for trial in trials] == [runs[0], runs[0], runs[1], runs[1], runs[0], runs[0]]
+    for unit in trials:
         weights = initial_backbone(dataset.manifest.config, 10, seed=unit.run).state_dict()
         own = make_network(unit, 10).state_dict()
         prefix = "first." if unit.method.network == "dueheadnet" else ""
@@ -174,7 +177,7 @@ def test_the_watcher_is_the_board_s_choice_and_disturbs_nothing(dataset, workspa
     run(dataset, workspace, "baseline", "ral", evaluator="norm", **options)
     run(dataset, workspace, "ral", evaluator="conv", **options)
     watched = trained(workspace)
-    assert len(watched) == 3  # one baseline for both judges
+    assert len(watched) == 3  # one baseline for both evaluators
     assert len({record.trial.watcher_digest for record in watched.values()}) == 1
     alone = Workspace(tmp_path / "alone")
     run(dataset, alone, "baseline", **options)
@@ -234,15 +237,15 @@ def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(
 
 
 def test_recipes_have_names_lengths_and_changes(dataset, workspace):
-    own = planned(dataset, workspace, "baseline").units[0]
+    own = planned(dataset, workspace, "baseline")[0]
     assert own.recipe == dataset.manifest.config.recipe
     code = planned(dataset, workspace, "baseline", recipe="dueheadnet-code", lr=0.05)
-    unit = code.units[0]
+    unit = code[0]
     assert unit.recipe == Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.05, weight_decay=5e-4, batch_size=128)
     assert unit.epochs == 200
     assert unit.settings != own.settings
-    assert planned(dataset, workspace, "baseline", recipe="dueheadnet-readme", epochs=2).units[0].epochs == 2
-    assert planned(dataset, workspace, "baseline", recipe="fmce").units[0].epochs == own.epochs
+    assert planned(dataset, workspace, "baseline", recipe="dueheadnet-readme", epochs=2)[0].epochs == 2
+    assert planned(dataset, workspace, "baseline", recipe="fmce")[0].epochs == own.epochs
     with pytest.raises(ConfigError, match="unknown option"):
         planned(dataset, workspace, "baseline", rate=1)
 
@@ -267,12 +270,12 @@ def test_a_diverged_training_is_noted_and_stops_no_other(dataset, workspace):
     assert failure.reason.startswith("the training loss is inf")
     assert not list((workspace.root / "work").glob("*"))
 
-    # Known failures are told and not trained again, unless that is asked for.
+    # Known failures are shown and not trained again, unless that is asked for.
     stamps = [path.stat().st_mtime_ns for path in notes]
     with pytest.raises(UnitsFailedError, match="--retry trains it again"):
         run(dataset, workspace, *names, **options)
     assert [path.stat().st_mtime_ns for path in notes] == stamps
-    plan = plan_methods(dataset, workspace, TrainOptions.make(methods=names, **options), device="cpu")
+    plan = plan_dataset(dataset, workspace, TrainOptions.make(methods=names, **options), device="cpu")
     assert [(row.done, row.failed, row.left) for row in plan.rows] == [(2, 0, 0), (0, 2, 0)]
     with pytest.raises(UnitsFailedError):
         run(dataset, workspace, *names, **options, retry=True)
@@ -283,7 +286,7 @@ def test_a_note_of_a_failure_goes_when_the_training_succeeds(dataset, workspace)
     run(dataset, workspace, "baseline", epochs=1, seeds=1)
     store = FailedStore(workspace.records)
     plan = planned(dataset, workspace, "baseline", epochs=1, seeds=1)
-    (unit,), (record,) = plan.units, trained(workspace).values()
+    (unit,), (record,) = plan, trained(workspace).values()
     names = ("key", "dataset", "dataset_digest", "environment", "trial", "created")
     failure = FailedTraining(**{name: getattr(record, name) for name in names}, reason="a test", epoch=None)
     RecordStore(workspace.records).path(record).unlink()
@@ -323,7 +326,7 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     assert trained(workspace) == {}
     run(dataset, workspace, "baseline", epochs=2, seeds=1)
     (record,) = trained(workspace).values()
-    plan = plan_methods(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
+    plan = plan_dataset(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
     (row,) = plan.rows
     assert row.basis == "1 finished training"
     assert row.seconds == pytest.approx(2 * record.cost.seconds)
@@ -333,5 +336,5 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     (baseline,) = [line for line in lines if line.startswith("baseline ")]
     assert baseline.split()[:7] == ["baseline", "1", "2", "100-101", "1", "0", "1"]
     assert lines[-1].startswith("5 of 6 trainings are left, about ")
-    done = plan_methods(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=2, seeds=1), device="cpu")
+    done = plan_dataset(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=2, seeds=1), device="cpu")
     assert (done.rows[0].done, done.rows[0].basis, done.seconds) == (1, "", 0.0)
