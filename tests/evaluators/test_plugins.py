@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fit
+from fmcs_bench.evaluators import base
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import (
@@ -51,7 +53,7 @@ def _forget(monkeypatch):
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "my judge.py"
+    path = tmp_path / "my evaluator.py"
     path.write_text(SOURCE)
     return path
 
@@ -112,7 +114,7 @@ def test_a_package_that_offers_no_evaluator_is_told(monkeypatch, value, message)
 def test_code_that_no_file_holds_is_told(monkeypatch):
     kind = type("Typed", (NormEvaluator,), {"name": "typed", "__module__": "__console__"})
     monkeypatch.setitem(EVALUATORS._own, "typed", kind)
-    with pytest.raises(PluginError, match=r"no file holds the code of the evaluator 'typed'.*FILE\.py:Class"):
+    with pytest.raises(PluginError, match=r"code of the evaluator 'typed' is in no file.*FILE\.py:Class"):
         evaluator_code("typed")
 
 
@@ -124,8 +126,8 @@ def test_a_file_is_an_evaluator_like_any_other(file):
     assert name == "peak"
     assert evaluator_code("peak") == hashlib.sha256(SOURCE.encode()).hexdigest()
     assert find_evaluator("peak").channel_invariant
-    judge = create_evaluator(EvaluatorTrial(evaluator="peak", seed=0), (6, 5, 4), 4)
-    assert judge.predict_proba(tiny_map_set().maps_MDHW).shape == (96, 4)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator="peak", seed=0), (6, 5, 4), 4)
+    assert evaluator.predict_proba(tiny_map_set().maps_MDHW).shape == (96, 4)
     assert "peak" not in EVALUATORS
     assert parse_evaluators([f"{file}:PeakEvaluator+corn", "norm"]) == [
         ("peak", "corn", "true"),
@@ -137,7 +139,7 @@ def test_a_file_is_an_evaluator_like_any_other(file):
 def test_two_files_cannot_share_a_name(file):
     other = file.with_name("other.py")
     other.write_text(SOURCE + "\n")
-    with pytest.raises(ConfigError, match=r"other\.py:PeakEvaluator' and another evaluator have the name 'peak'; give"):
+    with pytest.raises(ConfigError, match=r"other\.py:PeakEvaluator' .* have the name 'peak'"):
         parse_evaluators([f"{file}:PeakEvaluator", f"{other}:PeakEvaluator"])
     typed = f"{file}:PeakEvaluator"
     assert parse_evaluators([typed, f"{typed}+corn", "peak"]) == [
@@ -162,15 +164,15 @@ def test_a_file_that_was_changed_is_read_again(file):
     ("source", "typed", "error", "message"),
     [
         (SOURCE, ":Peak", ConfigError, "no class 'Peak'; known are: PeakEvaluator"),
-        (SOURCE, "", ConfigError, r"is a file; name the evaluator's class too: .*my judge\.py:Class"),
+        (SOURCE, "", ConfigError, r"is a file; name the evaluator's class too: .*my evaluator\.py:Class"),
         (SOURCE, ":nn", ConfigError, "nn of .* cannot be used: it is no subclass of .*Evaluator"),
         (SOURCE, ":NetworkEvaluator", ConfigError, "it lacks make_network, name, channel_invariant, any_shape"),
         (SOURCE.replace('"peak"', '"conv"'), ":PeakEvaluator", ConfigError, "has the name 'conv', which is taken"),
         (SOURCE.replace('"peak"', '"a/b"'), ":PeakEvaluator", ConfigError, "its name 'a/b' is no name"),
         (SOURCE.replace("any_shape = True", "any_shape = 1"), ":PeakEvaluator", ConfigError, "any_shape must be True"),
-        ("import not_there", ":X", PluginError, "my judge.py raises ModuleNotFoundError: No module named 'not_there'"),
+        ("import not_there", ":X", PluginError, "my evaluator.py raises ModuleNotFoundError: No module named 'not_there'"),
         ("this is no Python", ":X", PluginError, "raises SyntaxError"),
-        (None, ":X", MissingDataError, "my judge.py cannot be read: No such file"),
+        (None, ":X", MissingDataError, "my evaluator.py cannot be read: No such file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line(file, source, typed, error, message):
@@ -204,9 +206,9 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     record = evaluator_for_training(dataset, workspace, typed)
     assert record == first
     maps = dataset.select(dataset.seeds("test")[0], "test").maps_MDHW
-    judge = load_fit(workspace, record, device=torch.device("cpu"))
-    probs = judge.log_probs(torch.from_numpy(maps).float()).exp()
-    np.testing.assert_allclose(probs.detach(), judge.predict_proba(maps), atol=1e-5)
+    evaluator = load_fit(workspace, record, device=torch.device("cpu"))
+    probs = evaluator.log_probs(torch.from_numpy(maps).float()).exp()
+    np.testing.assert_allclose(probs.detach(), evaluator.predict_proba(maps), atol=1e-5)
 
     file.write_text(SOURCE + "\n# changed\n")
     with pytest.raises(ConfigError, match="code of the evaluator peak was changed since this fit; type `fmcs-bench ev"):
@@ -227,7 +229,7 @@ def test_a_file_is_on_the_board_and_in_training(file, workspace, monkeypatch):
     )  # fmt: skip
 
     monkeypatch.setattr("fmcs_bench.evaluators.registry._FROM_FILES", {})
-    with pytest.raises(ConfigError, match=r"peak is a plug-in that is not here; .*--evaluator FILE\.py:Class"):
+    with pytest.raises(ConfigError, match=r"peak is a plug-in that is missing; .*--evaluator FILE\.py:Class"):
         load_fit(workspace, again, device=torch.device("cpu"))
 
 
@@ -256,6 +258,7 @@ def test_heads_on_the_board_and_in_training(workspace):
 def test_the_page_has_the_example_and_it_passes_the_suite(tmp_path):
     example, suite = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert re.sub(r'^""".*?"""\n+', "", SOURCE, flags=re.DOTALL) == example
+    assert textwrap.indent(example, "    ") in base.__doc__
     test = tmp_path / "test_peak.py"
     test.write_text(f"{example}\n\n{suite}")
     output = command("pytest", "-q", "-p", "no:cacheprovider", test.name, cwd=tmp_path)
