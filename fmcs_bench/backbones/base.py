@@ -16,11 +16,11 @@ from fmcs_bench.core.errors import ConfigError
 
 
 class Backbone(nn.Module, ABC):
-    """A classifier whose feature maps can be taken out on the way.
+    """A classifier that gives its feature maps as well.
 
-    Most networks compute their logits from the maps alone: they have ``features`` and ``classify``; the rest follows. A
-    network that needs more than the maps (a class token, or layers between the maps and the end) overrides
-    ``maps_and_logits`` instead and sets ``classifies_maps`` to False.
+    Most networks compute their logits from the maps alone, and implement ``features`` and ``classify``. A network that
+    needs more than the maps (a class token, or layers between the maps and the logits) overrides ``maps_and_logits``
+    instead and sets ``classifies_maps`` to False.
     """
 
     classifies_maps: bool = True
@@ -51,16 +51,15 @@ class Backbone(nn.Module, ABC):
         return maps_BDHW, self.classify(maps_BDHW)
 
     def logits_through(self, images_BCHW: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Logits of a pass in which ``change(maps)`` takes the place of the maps, so that they can be watched.
+        """Logits of a pass in which ``change(maps)`` replaces the maps.
 
         Raises:
             ConfigError: the logits are not computed from the maps.
         """
         if not self.classifies_maps:
             raise ConfigError(
-                f"the logits of this {type(self).__name__} do not come from its maps (but from a class token, or from "
-                "tokens before they become maps), so nothing can be followed from one to the other; build the dataset "
-                "with the maps of a layer inside (--layer)"
+                f"the logits of this {type(self).__name__} do not come from its maps, but from a class token or from "
+                "tokens before they become maps; build the dataset with the maps of an inner layer (--layer)"
             )
         return self.classify(change(self.features(images_BCHW)))
 
@@ -70,13 +69,13 @@ class Backbone(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a network of a library is made for.
+class NetworkRequest:
+    """Which network of a library is asked for.
 
     Attributes:
         num_classes: of the image dataset.
         image_size: side of the square images, in pixels; None is the network's own size.
-        layer: name of the module whose output are the maps; None is the last map before pooling.
+        layer: name of the module whose outputs are the maps; None is the last map before pooling.
         output_stride: side of the images divided by that of the last maps; None is the network's own.
         pretrained: start from the published weights; the classifier stays random.
     """
@@ -89,15 +88,15 @@ class Request:
 
 
 class Library(ABC):
-    """Makes one network of a library, in every way that a ``Request`` can ask for."""
+    """Makes one network of a library."""
 
     def __call__(self, num_classes: int) -> Backbone:
         """The network with random weights and its own settings."""
-        return self.make(Request(num_classes))
+        return self.make(NetworkRequest(num_classes))
 
     @abstractmethod
-    def make(self, request: Request) -> Backbone:
-        """The network as it is asked for.
+    def make(self, request: NetworkRequest) -> Backbone:
+        """The network that the request describes.
 
         Raises:
             ConfigError: it cannot take images of this size, or has no such layer, output stride or published weights.

@@ -1,10 +1,4 @@
-"""Classifiers and their feature maps: images -> maps (the last map before pooling, or a layer's) and logits.
-
-Flow: name and options -> factory -> network with weights that the seed decides -> ``Backbone``, whose maps are
-[B, D, H, W] whatever the network computes with.
-
-Tensor names: B batch, C channels of images (always 3), D channels of maps, H height, W width.
-"""
+"""Backbones by name, with random weights that a seed decides; and descriptions of their maps."""
 
 from __future__ import annotations
 
@@ -16,9 +10,8 @@ from torch import nn
 
 from fmcs_bench.backbones import timm as timm_networks
 from fmcs_bench.backbones import torchvision as torchvision_networks
-from fmcs_bench.backbones.base import Backbone, Factory, Library, Request
-from fmcs_bench.backbones.layers import LayerBackbone
-from fmcs_bench.backbones.layout import Form
+from fmcs_bench.backbones.base import Backbone, Factory, Library, NetworkRequest
+from fmcs_bench.backbones.layers import Form, LayerBackbone
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.backbones.smallcnn import ShuffleNetV2, SmallCnn, find_width
 from fmcs_bench.backbones.timm import Timm
@@ -41,11 +34,11 @@ BACKBONE_LIBRARIES: dict[str, Callable[[str], Factory]] = {
     "torchvision": torchvision_networks.find,
     "smallcnn": find_width,
 }
-"""What may stand before the slash of ``LIBRARY/NAME``, or ``smallcnn/WIDTH``, and how such a network is found."""
+"""The first part of ``LIBRARY/NAME`` and ``smallcnn/WIDTH``, and how the second part is looked up."""
 
 
 def find_backbone(name: str) -> Factory:
-    """The maker of a backbone, by short name, as ``timm/NAME``, as ``torchvision/NAME`` or as ``smallcnn/WIDTH``.
+    """The factory of a backbone: short name, ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
 
     Raises:
         UnknownNameError: no such backbone; the message has the nearest names.
@@ -64,14 +57,14 @@ def create_backbone(
     image_size: int | None = None,
     options: BackboneOptions | None = None,
 ) -> Backbone:
-    """A backbone whose random weights ``seed`` alone decides; the global random state stays as it was.
+    """A backbone whose random weights depend on ``seed`` alone; the global random state is not touched.
 
     Args:
         name: short name (``BACKBONES.names()``), ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
         num_classes: of the image dataset.
-        seed: of the weights; with ``pretrained`` of the classifier alone.
-        image_size: side of the square images, in pixels, for networks that are made for one size; None is their own.
-        options: layer, output stride, pretrained; None is the network's own.
+        seed: of the weights; with ``pretrained``, of the classifier alone.
+        image_size: side of the square images, in pixels, for networks that take one size; None is their own.
+        options: layer, output stride, pretrained.
 
     Raises:
         UnknownNameError: no such backbone or layer.
@@ -87,12 +80,12 @@ def create_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         if isinstance(make, Library):
-            backbone = make.make(Request(num_classes, image_size, **options.model_dump()))
+            backbone = make.make(NetworkRequest(num_classes, image_size, **options.model_dump()))
             _require_stride(name, backbone, image_size, options)
             return backbone
         backbone = make(num_classes)
     if options.output_stride is not None:
-        raise ConfigError(f"{name} has no other output stride than its own; leave out --output-stride")
+        raise ConfigError(f"the output stride of {name} is fixed; leave out --output-stride")
     if options.pretrained:
         raise ConfigError(
             f"{name} has no published weights; leave out --pretrained, or name a timm or torchvision network"
@@ -101,7 +94,7 @@ def create_backbone(
 
 
 def _require_stride(name: str, backbone: Backbone, image_size: int | None, options: BackboneOptions) -> None:
-    """Look at the maps: some networks take any output stride and keep their own."""
+    """Check the maps: some networks accept any output stride and keep their own."""
     if options.output_stride is None or options.layer is not None or image_size is None:
         return
     side = map_shape(backbone, image_size)[1]
@@ -136,7 +129,7 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Number of the parameters of a module."""
+    """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -149,7 +142,7 @@ class Description(Options):
         map_shape: (D, H, W); None where the network cannot take these images.
         num_parameters: of the network with a classifier for 10 classes.
         map_bytes: of one map in float16, uncompressed.
-        problem: why there is no map.
+        problem: why it cannot.
     """
 
     name: str
@@ -161,7 +154,7 @@ class Description(Options):
 
 
 def describe(name: str, image_size: int, options: BackboneOptions | None = None) -> Description:
-    """Make a backbone and look at its maps.
+    """Make a backbone and pass one image through it.
 
     Args:
         name: short name, ``timm/NAME`` or ``torchvision/NAME``.

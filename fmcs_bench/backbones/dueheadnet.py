@@ -1,7 +1,8 @@
-"""DueHeadNet: two backbones whose maps are fused; a backbone too.
+"""DueHeadNet: two backbones, trained together, whose maps are fused; a backbone too.
 
-After the README and the code of "Feature Map Constraints Enhance Learning", which differ: the README adds the two maps
-(fusion ``add``), the code concatenates them (fusion ``concat``). Tensor names as in ``backbones``.
+After "Feature Map Constraints Enhance Learning", whose repository has two programs: its script concatenates the two
+maps (fusion ``concat``). Its notebooks, which made the published figures, differ from both fusions here: they freeze a
+first head that was trained before, and flatten the sum of the maps. Tensor names as in ``backbones.base``.
 """
 
 from __future__ import annotations
@@ -21,20 +22,10 @@ HIDDEN = 512
 DROPOUT = 0.5
 
 
-def fuse_add(first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
-    """Sum of the two maps, [B, D, H, W]."""
-    return first_BDHW + second_BDHW
-
-
-def fuse_concat(first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
-    """The two maps one after the other, [B, 2D, H, W]."""
-    return torch.cat([first_BDHW, second_BDHW], dim=1)
-
-
 class DueHeadNet(Backbone):
-    """Two networks look at one image; one classifier looks at their fused maps.
+    """Two networks take the same images; one classifier takes their fused maps.
 
-    With ``add`` the classifier is the first network's own. With ``concat`` it is: average pooling, Linear(2D, 512),
+    With ``add`` it is the classifier of the first network. With ``concat`` it is: average pooling, Linear(2D, 512),
     GELU, Dropout(0.5), Linear(512, number of classes).
 
     Args:
@@ -60,7 +51,7 @@ class DueHeadNet(Backbone):
         super().__init__()
         if fusion == "add" and not first.classifies_maps:
             raise ConfigError(
-                "in DueHeadNet with fusion add the classifier of the first head looks at the sum of the maps, and this "
+                "DueHeadNet with fusion add applies the classifier of the first head to the sum of the maps, and this "
                 f"{type(first).__name__} cannot compute logits from maps (it has a class token, or layers between the "
                 "maps and the logits); use fusion concat"
             )
@@ -78,8 +69,8 @@ class DueHeadNet(Backbone):
         return self.first.features(images_BCHW), self.second.features(images_BCHW)
 
     def fuse(self, first_BDHW: torch.Tensor, second_BDHW: torch.Tensor) -> torch.Tensor:
-        """The fused map: [B, D, H, W] with ``add``, [B, 2D, H, W] with ``concat``."""
-        return fuse_add(first_BDHW, second_BDHW) if self.fusion == "add" else fuse_concat(first_BDHW, second_BDHW)
+        """The fused map: the sum [B, D, H, W] with ``add``, both maps [B, 2D, H, W] with ``concat``."""
+        return first_BDHW + second_BDHW if self.fusion == "add" else torch.cat([first_BDHW, second_BDHW], dim=1)
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """See ``Backbone``: the fused map."""
@@ -109,10 +100,10 @@ def create(
     seed: int,
     options: BackboneOptions | None = None,
 ) -> DueHeadNet:
-    """A DueHeadNet with random weights that ``seed`` decides.
+    """A DueHeadNet with random weights that depend on ``seed`` alone.
 
-    Its first head has the weights of ``create_backbone(base, num_classes, seed=seed)``, so that for one seed it can be
-    paired with that single network; the second head's weights are another draw. With ``pretrained`` the first head has
+    Its first head has the weights of ``create_backbone(base, num_classes, seed=seed)``, so that the two networks of one
+    seed can be compared in pairs; the second head's weights are a second draw. With ``pretrained`` the first head has
     the published weights and the second is random: two equal heads would stay equal.
 
     Args:

@@ -1,8 +1,7 @@
-"""Where in an image a network finds what speaks for a class: Grad-CAM (arXiv 1610.02391).
+"""Grad-CAM (arXiv 1610.02391): where in an image a network finds evidence for a class.
 
-Flow: images, frozen network -> maps, which captum watches -> logit of the target class -> its gradient at the maps,
-averaged over each channel -> ReLU of the channels' sum with these weights -> bilinear to the size of the images.
-Several networks, one after the other, on the same images -> ``Saliency``, which ``saliency_plots`` draws.
+Flow: images -> maps -> logit of the target class -> its gradient at the maps, averaged over each channel -> ReLU of the
+channels' sum with these weights -> bilinear to the size of the images. All by captum.
 
 Tensor names: N images, P networks, B batch, C channels of images, D channels of maps, H height, W width.
 """
@@ -34,13 +33,13 @@ class Saliency:
 
     Attributes:
         networks: name of each of the P networks.
-        target: whose evidence it is: that of the class which the network ``predicted``, or of the image's ``label``.
+        target: the class that is explained: the one that the network ``predicted``, or the image's ``label``.
         images_NHWC: float32 in [0, 1], the images as the networks see them.
         image_ids_N: int64.
         labels_N: int64, position of the class.
         classes: name of each class.
         predicted_PN: int64, the class that each network gives each image.
-        cams_PNHW: float32, not negative; each in a unit of its own, that of the network's logits by map value.
+        cams_PNHW: float32, not negative; not comparable between networks.
     """
 
     networks: tuple[str, ...]
@@ -72,7 +71,7 @@ def grad_cam(
     Args:
         backbone: any whose logits come from its maps.
         images_NCHW: float32 input of the backbone, on its device.
-        target_N: int64, the class whose evidence is asked for; None is the class that the backbone predicts.
+        target_N: int64, the class that is explained; None is the class that the backbone predicts.
 
     Returns:
         float32 [N, H, W], not negative, of the images' size, and int64 [N], the predicted class; both on the CPU.
@@ -121,7 +120,7 @@ def explain_networks(
     """Grad-CAM of the same images by several networks; one network at a time is in memory.
 
     Args:
-        networks: by name, each loaded when its turn comes.
+        networks: by name; each is loaded when it is needed.
         images: the image dataset.
         image_N: positions of the images.
         prepare: preprocessing of the input of all networks.
@@ -130,8 +129,7 @@ def explain_networks(
         progress: shows the networks.
 
     Raises:
-        ConfigError: the logits of a network do not come from its maps, or nothing in the maps of any network speaks for
-            the targets.
+        ConfigError: the logits of a network do not come from its maps, or all of the maps of Grad-CAM are zero.
     """
     device = torch.device(device)
     prepare = prepare.to(device)
@@ -147,8 +145,8 @@ def explain_networks(
     cams_PNHW = torch.stack([cams for cams, _ in found]).numpy()
     if not cams_PNHW.any():
         raise ConfigError(
-            "nothing in the maps of these networks speaks for the target classes: Grad-CAM is zero everywhere, as "
-            "behind the last block of a network with a class token; build the dataset with the maps of another --layer"
+            "Grad-CAM of these networks is zero everywhere, as behind the last block of a network with a class token; "
+            "build the dataset with the maps of a different --layer"
         )
     return Saliency(
         networks=tuple(networks),
@@ -163,10 +161,10 @@ def explain_networks(
 
 
 def choose_images(images: ImageDataset, num: int | None = None, image_ids: Sequence[int] = ()) -> np.ndarray:
-    """Positions of the images to look at: those asked for, or test images that a hash of their ids chooses.
+    """Positions of the images to explain: the given ones, or test images chosen by a hash of their ids.
 
-    One of each class comes first, then a second of each, and so on; they are given in the order of their classes. More
-    images hold all of fewer.
+    One of each class is chosen first, then a second of each, and so on; they are sorted by class. A larger number adds
+    images to those of a smaller one.
 
     Args:
         images: the image dataset.
@@ -174,7 +172,7 @@ def choose_images(images: ImageDataset, num: int | None = None, image_ids: Seque
         image_ids: these instead, of any split, in this order.
 
     Raises:
-        ConfigError: both are given, too many are asked for, or there is no image of this id.
+        ConfigError: both are given, there are too many, or there is no image of an id.
 
     Example:
         >>> from fmcs_bench.images.load import load_images
@@ -183,10 +181,10 @@ def choose_images(images: ImageDataset, num: int | None = None, image_ids: Seque
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     if image_ids and num is not None:
-        raise ConfigError(f"{num} images and {len(image_ids)} image ids are asked for; give the number or the ids")
+        raise ConfigError(f"{num} images and {len(image_ids)} image ids; give the number or the ids, not both")
     if image_ids:
-        place = {int(image_id): n for n, image_id in enumerate(images.ids_N)}
-        unknown = [image_id for image_id in image_ids if image_id not in place]
+        row_of = {int(image_id): n for n, image_id in enumerate(images.ids_N)}
+        unknown = [image_id for image_id in image_ids if image_id not in row_of]
         if unknown:
             raise ConfigError(
                 f"{images.name} has no image with the id {unknown[0]}; ids are those of image_id in the dataset's "
@@ -194,7 +192,7 @@ def choose_images(images: ImageDataset, num: int | None = None, image_ids: Seque
             )
         if len(set(image_ids)) != len(image_ids) or len(image_ids) > MAX_IMAGES:
             raise ConfigError(f"{len(image_ids)} image ids; give each once, at most {MAX_IMAGES} together")
-        return np.array([place[image_id] for image_id in image_ids])
+        return np.array([row_of[image_id] for image_id in image_ids])
     test_M = images.indices("test")
     most = min(len(test_M), MAX_IMAGES)
     num = min(10, len(images.classes), most) if num is None else num

@@ -1,36 +1,130 @@
-"""The maps of any layer of a network.
+"""What a network gives -> maps [B, D, H, W]; and backbones whose maps are the output of any layer.
 
-Flow: images -> the whole network, with a hook on the layer -> the layer's output as maps, and the network's logits.
-Tensor names as in ``base``.
+A network may give maps [B, D, H, W] (NCHW), maps whose channels come last [B, H, W, D] (NHWC), or tokens [B, N, D]
+(NLC): prefix tokens without a position, such as a class token, then one token for each position of a grid.
+
+Tensor names: B batch, D channels of maps, H height, W width, N tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from fmcs_bench.backbones.base import Backbone
-from fmcs_bench.backbones.layout import Form
 from fmcs_bench.core.errors import ConfigError, UnknownNameError, nearest
 
+Order = Literal["NCHW", "NHWC", "NLC"]
+CHANNELS_FIRST = (_ConvNd, _BatchNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)
+"""Modules of torch whose 4-D output has its channels first, whatever the network around them does."""
 
-class _Reached(Exception):  # noqa: N818  (no error: it ends a pass that has given what it was for)
+
+def no_grids(height: int, width: int) -> list[tuple[int, int]]:  # noqa: ARG001
+    """For networks without tokens."""
+    return []
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of a network's outputs, as its library states it.
+
+    Attributes:
+        order: of the last features.
+        num_prefix_tokens: class and register tokens, which come first.
+        grids: height and width of the images, in pixels -> possible grids (H, W) of its tokens.
+    """
+
+    order: Order = "NCHW"
+    num_prefix_tokens: int = 0
+    grids: Callable[[int, int], list[tuple[int, int]]] = no_grids
+
+    @property
+    def loses_nothing(self) -> bool:
+        """Whether the features can be computed back from the maps."""
+        return self.order != "NLC" or self.num_prefix_tokens == 0
+
+    def to_maps(self, output: Any, image_shape: torch.Size, module: nn.Module | None = None) -> torch.Tensor:
+        """An output as maps [B, D, H, W].
+
+        Args:
+            output: of the network's body, or of one of its modules.
+            image_shape: [B, 3, H, W].
+            module: the inner module of the output, if any: its order may differ from that of the last features.
+
+        Raises:
+            ConfigError: the output is no spatial map, and nothing is known that would make it one.
+        """
+        if isinstance(output, torch.Tensor) and len(output) == image_shape[0]:
+            if output.ndim == 4:
+                order = self._order(output.shape, image_shape, module)
+                if order is not None:
+                    return output.permute(0, 3, 1, 2) if order == "NHWC" else output
+            elif output.ndim == 3:
+                num_tokens = output.shape[1] - self.num_prefix_tokens
+                for height, width in self.grids(image_shape[2], image_shape[3]):
+                    if height * width == num_tokens:
+                        tokens_BND = output[:, self.num_prefix_tokens :]
+                        return tokens_BND.transpose(1, 2).reshape(len(output), -1, height, width)
+        raise ConfigError(f"{_described(output)}; spatial maps [B, D, H, W] are needed")
+
+    def from_maps(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """The features that ``to_maps`` took the maps from, where it loses nothing."""
+        if self.order == "NHWC":
+            return maps_BDHW.permute(0, 2, 3, 1)
+        return maps_BDHW if self.order == "NCHW" else maps_BDHW.flatten(2).transpose(1, 2)
+
+    def _order(self, shape: torch.Size, image_shape: torch.Size, module: nn.Module | None) -> Order | None:
+        """The order of a 4-D output, or None where it is no map.
+
+        The last features have the order that the library states. An inner module may have the other one: a convolution
+        has its channels first, and otherwise height and width must be equal, as those of the image are. In networks of
+        tokens only convolutions give maps (other 4-D outputs are [B, heads, N, N], say).
+        """
+        possible: tuple[Order, ...]
+        if isinstance(module, CHANNELS_FIRST):
+            possible = ("NCHW",)
+        elif self.order == "NLC":
+            possible = ()
+        else:
+            other: Order = "NCHW" if self.order == "NHWC" else "NHWC"
+            possible = (self.order,) if module is None else (self.order, other)
+        square = image_shape[2] == image_shape[3]
+        for order in possible:
+            height, width = shape[2:] if order == "NCHW" else shape[1:3]
+            if height == width or not square:
+                return order
+        return None
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, torch.Tensor):
+        return f"features of the shape {tuple(output.shape)} are no maps"
+    if isinstance(output, list | tuple):
+        shapes = ", ".join(str(tuple(item.shape)) if isinstance(item, torch.Tensor) else "?" for item in output)
+        return f"features that are a {type(output).__name__} of {len(output)} ({shapes}) are no maps"
+    return f"features of the type {type(output).__name__} are no maps"
+
+
+class _Reached(Exception):  # noqa: N818  (no error: it ends a pass that is no longer needed)
     pass
 
 
 class LayerBackbone(Backbone):
     """A network whose maps are the output of one of its modules.
 
-    A module that runs several times in a pass (a shared activation) gives the output of its last time.
+    Of a module that runs several times in a pass (a shared activation) the last output counts.
 
     Args:
         net: images -> logits.
         layer: name of the module, as in ``net.named_modules()``.
-        form: what is known about the network's outputs.
+        form: of the network's outputs.
         image_size: side of the images, in pixels; ``drop_head`` needs it.
 
     Raises:
@@ -48,7 +142,7 @@ class LayerBackbone(Backbone):
         self._num_calls: int | None = None
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """See ``Backbone``; what comes after the layer is not run."""
+        """See ``Backbone``; modules after the layer are not run."""
         outputs: list[Any] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -79,7 +173,7 @@ class LayerBackbone(Backbone):
         return self._maps(outputs[-1], images_BCHW), logits_BC
 
     def logits_through(self, images_BCHW: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """See ``Backbone``; of tokens, those that stand for no place go on unchanged."""
+        """See ``Backbone``; prefix tokens go on unchanged."""
         if self._num_calls is None:
             self.maps_and_logits(images_BCHW)
         num_calls = 0
@@ -90,18 +184,18 @@ class LayerBackbone(Backbone):
             if num_calls != self._num_calls:
                 return None
             changed_BDHW = change(self._maps(output, images_BCHW))
-            # The same way from output to maps, gone by the numbers of the places, says where each value belongs.
-            places = self._maps(torch.arange(output.numel(), device=output.device).view(output.shape), images_BCHW)
-            flat: torch.Tensor = output.flatten().scatter(0, places.flatten(), changed_BDHW.flatten())
+            # The positions of the output's values, taken through the same steps, say where each value belongs.
+            positions = self._maps(torch.arange(output.numel(), device=output.device).view(output.shape), images_BCHW)
+            flat: torch.Tensor = output.flatten().scatter(0, positions.flatten(), changed_BDHW.flatten())
             return flat.view(output.shape)
 
         return self._run(images_BCHW, replace)
 
     def drop_head(self) -> None:
-        """See ``Backbone``; modules without a parameter that the maps depend on are removed.
+        """See ``Backbone``; removes modules that have no parameter which the maps depend on.
 
         Raises:
-            ConfigError: the size of the images is not known, so what the maps depend on cannot be found.
+            ConfigError: the size of the images is not known.
         """
         if self.image_size is None:
             raise ConfigError(

@@ -1,8 +1,4 @@
-"""Published weights: fetched by the library that publishes them, put into a network whose classifier stays random.
-
-Flow: network with random weights + weights as the library reads them -> the same network, body published, classifier
-random -> check that nothing of the body was left random.
-"""
+"""Published weights: fetched by their library; the classifier stays random, and nothing of the body does."""
 
 from __future__ import annotations
 
@@ -28,19 +24,19 @@ SECONDS_TO_CONNECT = 5.0
 
 @contextlib.contextmanager
 def fetching(name: str, source: str, folder: str, unreachable: str | None = None) -> Iterator[None]:
-    """Around a library's own loading: what goes wrong becomes an error that says what to do.
+    """Around a library's own loading: turn its errors into ours, which say what to do.
 
     Args:
         name: of the network.
         source: where its weights are published.
-        folder: the environment variable of the folder that the library looks into first, and that folder.
-        unreachable: why the source cannot be reached, where that is known already.
+        folder: where the library looks first, with its environment variable.
+        unreachable: why the source cannot be reached, if that is known already.
 
     Raises:
         MissingDataError: they are not here and cannot be fetched.
         ConfigError: they are here, and do not fit the network or are no plain weights.
     """
-    # torch.hub opens addresses without a limit of its own, and prints to standard output, which is for results.
+    # torch.hub sets no timeout, and prints to standard output, which is for results.
     limit = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_WITHOUT_ANSWER)
     try:
@@ -53,7 +49,7 @@ def fetching(name: str, source: str, folder: str, unreachable: str | None = None
         if not _is_about_fetching(error):
             raise ConfigError(f"the published weights of {name} ({source}) cannot be used: {reason}") from error
         raise MissingDataError(
-            f"the published weights of {name} cannot be had from {source} ({unreachable or reason}); connect this "
+            f"the published weights of {name} cannot be fetched from {source} ({unreachable or reason}); connect this "
             f"machine, put them into {folder}, or leave out --pretrained"
         ) from error
     finally:
@@ -61,7 +57,7 @@ def fetching(name: str, source: str, folder: str, unreachable: str | None = None
 
 
 def why_unreachable(url: str) -> str | None:
-    """Why no connection to this server can be made; None where it can, or where a proxy stands in between."""
+    """Why no connection to this server can be made; None where it can, or where a proxy is set."""
     parts = urlparse(url)
     if parts.scheme in getproxies():
         return None
@@ -74,27 +70,27 @@ def why_unreachable(url: str) -> str | None:
 
 
 def check_cached(url: str) -> None:
-    """Compare a file that torch.hub has fetched before with the hash in its name; torch.hub trusts it.
+    """Compare a file in torch.hub's cache with the hash in its name; torch.hub itself trusts the file.
 
     Raises:
-        ValueError: it is another file.
+        ValueError: the hash differs.
     """
     name = PurePosixPath(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     stated = re.search(r"-([0-9a-f]{8,})\.", name)
     if stated and path.is_file() and not files.sha256_of_file(path).startswith(stated[1]):
-        raise ValueError(f"{path} is damaged or another file: its SHA-256 does not begin with {stated[1]}; delete it")
+        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {stated[1]}; delete it")
 
 
 def _is_about_fetching(error: BaseException) -> bool:
-    """Whether a library failed to get a file: by the operating system or the network, or by its HTTP client."""
+    """Whether the operating system, the network or an HTTP client failed."""
     kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     return isinstance(error, OSError) or bool(kinds & {"httpx.HTTPError", "requests.RequestException"})
 
 
 @torch.no_grad()
 def keep_random(net: nn.Module, random: dict[str, torch.Tensor], head: Collection[str], name: str) -> None:
-    """Give the classifier its random weights back, and check that the body has lost its own.
+    """Restore the classifier's random weights, and check that the body has none left.
 
     Args:
         net: with the published weights loaded.

@@ -1,4 +1,4 @@
-"""Networks of this package: ``smallcnn``, and ``shufflenet_v2`` as it was before any torchvision network was one."""
+"""Networks of this package: ``smallcnn`` and ``shufflenet_v2``."""
 
 from __future__ import annotations
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from fmcs_bench.backbones import pretrained as published
-from fmcs_bench.backbones.base import Backbone, Library, Request
-from fmcs_bench.backbones.layers import LayerBackbone
-from fmcs_bench.backbones.layout import Form, Order
+from fmcs_bench.backbones.base import Backbone, Library, NetworkRequest
+from fmcs_bench.backbones.layers import Form, LayerBackbone, Order
 from fmcs_bench.core.errors import ConfigError, UnknownNameError, nearest
 
 _FORMS: dict[tuple[str, int], tuple[Order, bool]] = {}
@@ -70,7 +69,7 @@ class Timm(Library):
 
     name: str
 
-    def make(self, request: Request) -> Backbone:
+    def make(self, request: NetworkRequest) -> Backbone:
         """See ``Library``."""
         before = torch.get_rng_state()
         net = self._network(request, pretrained=False)
@@ -88,7 +87,7 @@ class Timm(Library):
             return LayerBackbone(net, request.layer, form, request.image_size)
         return TimmBackbone(net, form, ends_with_norm=ends_with_norm)
 
-    def _network(self, request: Request, *, pretrained: bool) -> Any:
+    def _network(self, request: NetworkRequest, *, pretrained: bool) -> Any:
         import timm
 
         options: dict[str, Any] = {}
@@ -107,7 +106,7 @@ class Timm(Library):
                 raise ConfigError(f"timm/{self.name} has no output stride {request.output_stride} ({reason})") from None
             raise ConfigError(f"timm/{self.name} cannot take images of {request.image_size} px ({reason})") from None
 
-    def _published(self, request: Request) -> Any:
+    def _published(self, request: NetworkRequest) -> Any:
         import timm
         from huggingface_hub import constants
 

@@ -15,9 +15,8 @@ from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own short name)
 
 from fmcs_bench.backbones import pretrained
-from fmcs_bench.backbones.base import Backbone, Library, Request
-from fmcs_bench.backbones.layers import LayerBackbone
-from fmcs_bench.backbones.layout import Form
+from fmcs_bench.backbones.base import Backbone, Library, NetworkRequest
+from fmcs_bench.backbones.layers import Form, LayerBackbone
 from fmcs_bench.core.errors import ConfigError, UnknownNameError, nearest
 
 POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -71,7 +70,7 @@ class Torchvision(Library):
 
     name: str
 
-    def make(self, request: Request) -> Backbone:
+    def make(self, request: NetworkRequest) -> Backbone:
         """See ``Library``."""
         net = self._network(request)
         if request.pretrained:
@@ -80,7 +79,7 @@ class Torchvision(Library):
             return LayerBackbone(net, request.layer, _form_of_layers(net), request.image_size)
         return TorchvisionBackbone(net, _form_of_features(net))
 
-    def _network(self, request: Request) -> nn.Module:
+    def _network(self, request: NetworkRequest) -> nn.Module:
         from torchvision.models import get_model
 
         stride: dict[str, Any] = {}

@@ -1,9 +1,25 @@
-"""The contract of an evaluator.
+"""The contract of an evaluator: maps in, a probability for each FMCS out.
 
-Flow: maps of the training runs -> fit, stopped or chosen by the MAE on the validation run -> probabilities of the K
-stages for any maps; or, where it is differentiable, log-probabilities with a gradient to the maps.
+Most evaluators are one network. They subclass ``NetworkEvaluator``, which has the loss, the fit, early stopping and
+saving; this is a whole one, which looks at the largest value of a map::
 
-``fmcs_bench.testing.conformance.EvaluatorConformance`` checks every sentence of this file.
+    from torch import nn
+
+    from fmcs_bench.evaluators.network import NetworkEvaluator
+
+
+    class PeakEvaluator(NetworkEvaluator):
+        name = "peak"
+        channel_invariant = True
+        any_shape = True
+
+        def make_network(self):
+            largest = nn.Sequential(nn.AdaptiveMaxPool3d(1), nn.Flatten(), nn.BatchNorm1d(1))
+            return nn.Sequential(largest, nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, self.num_outputs))
+
+An evaluator without a network subclasses ``Evaluator`` and gives its five abstract members.
+``fmcs_bench.testing.conformance.EvaluatorConformance`` tests every sentence of this contract.
+
 Tensor names: M maps, B batch, D channels, H height, W width, K stages.
 """
 
@@ -25,15 +41,19 @@ MapShape = tuple[int, int, int]
 
 
 class Evaluator(ABC):
-    """A judge of convergence.
+    """Estimates the FMCS of feature maps.
 
-    Subclasses state what they are in class attributes; the board shows it.
+    A fit sees maps of the training runs with their stages, and stops or chooses by the maps of the validation run. The
+    same configuration (and seed) always gives the same learned values. Nothing here may change its inputs or the global
+    random state.
+
+    Class attributes state the traits of an evaluator; the board shows them.
 
     Args:
         map_shape: (D, H, W) of the maps.
         num_stages: K.
         config: seed, budget and recipe of the fit.
-        device: where it computes.
+        device: for the computations; None is the CPU.
 
     Raises:
         ConfigError: the configuration names an ordinal head, and this evaluator has none.
@@ -42,27 +62,27 @@ class Evaluator(ABC):
     name: ClassVar[str]
     """As typed on the command line."""
     differentiable: ClassVar[bool]
-    """``log_probs`` passes a gradient to the maps, so that RAL can use it."""
+    """``log_probs`` passes a gradient to the maps, so RAL can use it."""
     channel_invariant: ClassVar[bool]
     """Any order of the channels gives the same answer."""
     any_shape: ClassVar[bool]
     """Takes maps of any D, H and W, not only of the shape it was fitted on."""
     deterministic: ClassVar[bool] = False
-    """The seed decides nothing: every seed gives the same fit."""
+    """The fit does not depend on the seed."""
     takes_heads: ClassVar[bool] = False
     """Has the heads of ``fmcs_bench.evaluators.heads``, not softmax alone."""
     uses_recipe: ClassVar[bool] = False
-    """``config.recipe`` decides the fit, so that a grid over it applies; all networks do."""
+    """The fit depends on ``config.recipe``, so a grid over it applies; true of all networks."""
     control: ClassVar[bool] = False
-    """Made to be beaten; it is on the board, and never chosen for training."""
+    """A reference to beat: it is on the board, and never chosen for training."""
 
     def __init__(
         self, map_shape: MapShape, num_stages: int, config: EvaluatorTrial, *, device: torch.device | None = None
     ) -> None:
         if config.head != "softmax" and not self.takes_heads:
             raise ConfigError(
-                f"the evaluator {self.name} has no network that the head {config.head!r} could sit on; "
-                "leave the head out (softmax)"
+                f"the evaluator {self.name} is no network, so it has no head {config.head!r}; leave the head out "
+                "(softmax)"
             )
         self.map_shape, self.num_stages, self.config = map_shape, num_stages, config
         self.device = device or torch.device("cpu")
@@ -77,29 +97,17 @@ class Evaluator(ABC):
 
     @abstractmethod
     def predict_proba(self, maps_MDHW: np.ndarray) -> np.ndarray:
-        """Probabilities of the stages, float32 [M, K], of float16 maps, which stay as they are; every row sums to 1.
+        """Probabilities of the stages. Each map's answer depends on that map alone.
 
-        A map's answer depends on that map alone.
+        Args:
+            maps_MDHW: float16; must not be changed.
 
-        Raises:
-            ConfigError: the maps have another shape and the evaluator is not of ``any_shape``.
-        """
-
-    def log_probs(self, maps_BDHW: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  (for subclasses)
-        """Float32 maps -> log-probabilities of the stages [B, K], with a gradient to the maps.
+        Returns:
+            float32 [M, K]; every row sums to 1.
 
         Raises:
-            ConfigError: the evaluator is not differentiable, or as for ``predict_proba``.
+            ConfigError: the maps have a different shape and the evaluator is not of ``any_shape``.
         """
-        raise ConfigError(f"the evaluator {self.name} is not differentiable; RAL needs one that is")
-
-    def freeze(self) -> None:
-        """Make it a judge: ``log_probs`` answers as ``predict_proba`` does, and learned values get no gradient.
-
-        Raises:
-            ConfigError: the evaluator is not differentiable.
-        """
-        raise ConfigError(f"the evaluator {self.name} is not differentiable; RAL needs one that is")
 
     @property
     @abstractmethod
@@ -115,14 +123,30 @@ class Evaluator(ABC):
         """Take the learned values of ``to_bytes``.
 
         Raises:
-            DatasetError: these are none; the evaluator stays as it was.
+            DatasetError: these bytes are no such values; the evaluator stays as it was.
         """
 
-    def check_shape(self, maps_shape: Sequence[int]) -> None:
-        """Maps of this shape [M, D, H, W] can be judged.
+    def log_probs(self, maps_BDHW: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  (for subclasses)
+        """Float32 maps -> log-probabilities of the stages [B, K], with a gradient to the maps.
 
         Raises:
-            ConfigError: they cannot.
+            ConfigError: the evaluator is not differentiable, or as for ``predict_proba``.
+        """
+        raise ConfigError(f"the evaluator {self.name} is not differentiable; RAL needs one that is")
+
+    def freeze(self) -> None:
+        """Prepare for RAL: ``log_probs`` answers as ``predict_proba`` does, and learned values get no gradient.
+
+        Raises:
+            ConfigError: the evaluator is not differentiable.
+        """
+        raise ConfigError(f"the evaluator {self.name} is not differentiable; RAL needs one that is")
+
+    def check_shape(self, maps_shape: Sequence[int]) -> None:
+        """Check that the evaluator takes maps of this shape [M, D, H, W].
+
+        Raises:
+            ConfigError: it does not.
         """
         if len(maps_shape) != 4:
             raise ConfigError(f"maps have the shape [map, channel, y, x]; these have {list(maps_shape)}")

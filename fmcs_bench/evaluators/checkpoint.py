@@ -1,7 +1,4 @@
-"""Fitted evaluators on disk: the learned values as safetensors, and beside them what makes the evaluator again.
-
-Flow: evaluator -> ``evaluator.safetensors`` and ``evaluator.json`` with its SHA-256 -> digest checked -> evaluator.
-"""
+"""Fitted evaluators on disk: ``evaluator.safetensors``, and ``evaluator.json`` with its SHA-256 and configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ DESCRIPTION = "evaluator.json"
 
 
 class FittedInfo(Options):
-    """Content of ``evaluator.json`` beside the learned values: what is needed to make the evaluator again."""
+    """Content of ``evaluator.json``: all that is needed to make the evaluator again, besides the learned values."""
 
     config: EvaluatorTrial
     map_shape: MapShape
@@ -61,8 +58,8 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
     """Read an evaluator that ``save_fitted`` wrote; its digest is checked first.
 
     Raises:
-        DatasetError: files are missing, damaged, or not those that the description names.
-        ConfigError: it is a plug-in's, and the plug-in is not there or its code is another now.
+        DatasetError: files are missing, damaged, or not those that ``evaluator.json`` names.
+        ConfigError: it needs a plug-in that is missing, or whose code has changed.
     """
     info, data = _read(folder)
     _check_code(info.config)
@@ -72,7 +69,7 @@ def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
 
 
 def is_intact(folder: Path, sha256: str) -> bool:
-    """Whether the fit whose learned values have this SHA-256 lies there, whole."""
+    """Whether the folder has the whole fit whose learned values have this SHA-256."""
     try:
         return _read(folder)[0].sha256 == sha256
     except DatasetError:
@@ -93,14 +90,14 @@ def _read(folder: Path) -> tuple[FittedInfo, bytes]:
 
 
 def _check_code(config: EvaluatorTrial) -> None:
-    """The plug-in that made a fit is here, and its code is the same."""
+    """Check that the plug-in of a fit exists, and that its code is the same."""
     if config.code is None:
         return
     try:
         code = evaluator_code(config.evaluator)
     except UnknownNameError:
         raise ConfigError(
-            f"the evaluator {config.evaluator} is a plug-in that is not here; install its package, or name its file: "
+            f"the evaluator {config.evaluator} is a plug-in that is missing; install its package, or name its file: "
             "--evaluator FILE.py:Class"
         ) from None
     if code != config.code:

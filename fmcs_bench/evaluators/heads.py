@@ -1,7 +1,7 @@
-"""Heads: how the outputs of an evaluator's network become probabilities of ordered stages, and their losses.
+"""Heads: outputs of an evaluator's network -> probabilities of ordered stages, and their losses.
 
-Flow: network -> outputs [B, ``num_outputs``] -> ``forward`` -> logits -> loss while fitting; log-probabilities [B, K]
-after. The stages are ordered: CORN and CORAL ask K - 1 times "is it above stage t?" instead of "which stage is it?".
+Flow: network -> outputs [B, ``num_outputs``] -> ``forward`` -> logits -> loss, or log-probabilities [B, K]. CORN and
+CORAL ask K - 1 times "is it above stage t?" instead of "which stage is it?".
 
 B batch, K stages, T = K - 1 thresholds between them.
 """
@@ -29,7 +29,7 @@ class Head(nn.Module, ABC):
     """
 
     num_outputs: int
-    """How many outputs the network has to have."""
+    """Number of outputs of the network."""
 
     def __init__(self, num_stages: int) -> None:
         super().__init__()
@@ -75,10 +75,6 @@ class SoftmaxHead(Head):
         """See ``Head``."""
         return logits.softmax(dim=1)
 
-    def stages(self, logits: torch.Tensor) -> torch.Tensor:
-        """See ``Head``."""
-        return logits.argmax(dim=1)
-
 
 class CornHead(Head):
     """CORN (arXiv 2111.08851): output t is the logit of P(stage > t | stage > t - 1).
@@ -105,9 +101,9 @@ class CornHead(Head):
 class CoralHead(Head):
     """CORAL (arXiv 1901.07884): one output and T thresholds; P(stage > t) = sigmoid(output + bias_t).
 
-    The paper proves that the biases are ordered at the optimum (theorem 1). Here they are ordered always: the first is
-    free and each next one is lower by a learned positive gap, so that differences of cumulative probabilities are
-    positive before and during fitting too. They start evenly spaced from 1 to 1 / T, as in the authors' code.
+    The paper proves that the biases are ordered at the optimum (theorem 1). Here they always are: the first is free and
+    each next one is lower by a learned positive gap, so no stage has a negative probability during a fit. They start
+    evenly spaced from 1 to 1 / T, as in the authors' code.
     """
 
     num_outputs = 1
@@ -121,7 +117,7 @@ class CoralHead(Head):
 
     @property
     def gaps(self) -> torch.Tensor:
-        """By how much each bias is lower than the one before, [T - 1], positive."""
+        """Each bias minus the next, [T - 1], positive."""
         return F.softplus(self.raw_gaps) + SMALLEST_GAP
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,14 @@
-"""What all evaluators made of one network share.
+"""Evaluators made of one network.
 
-Flow: float16 maps -> divided by the size of the training maps -> network -> head -> logits -> loss of the head while
-fitting, with the weights of the epoch of the lowest validation MAE kept; probabilities of the K stages after.
+Flow: float16 maps -> divided by the root mean square of the training maps -> network -> head -> logits -> loss of the
+head in a fit, which keeps the weights of the epoch of the lowest validation MAE; probabilities of the K stages after.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class NetworkEvaluator(Evaluator):
 
     @property
     def num_outputs(self) -> int:
-        """How many outputs the network has to have: K with softmax, fewer with the ordinal heads."""
+        """Number of outputs of the network: K with softmax, fewer with the ordinal heads."""
         return self.head.num_outputs
 
     @property
@@ -91,7 +92,7 @@ class NetworkEvaluator(Evaluator):
             after_epoch=validate,
             best_by="minus_mae",
         )
-        self.network.zero_grad()  # of the last step; a judge has none
+        self.network.zero_grad()  # left by the last step
         return [
             Epoch(epoch=i, train_loss=note["loss"], validation=note["mae"])
             for i, note in enumerate(history.epoch_notes, start=1)
@@ -156,6 +157,24 @@ class _Scaled(nn.Module):
             )
         logits: torch.Tensor = self.head(outputs)
         return logits
+
+
+class Apply(nn.Module):
+    """A function of maps without parameters, as a module."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return self.function(maps_BDHW)
+
+
+def perceptron(num_inputs: int, width: int, num_outputs: int) -> tuple[nn.Module, ...]:
+    """Batch norm, two hidden layers, a linear layer."""
+    hidden = (nn.Linear(num_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+    return nn.BatchNorm1d(num_inputs), *hidden, nn.Linear(width, num_outputs)
 
 
 def _root_mean_square(maps_MDHW: np.ndarray) -> float:

@@ -1,7 +1,6 @@
-"""Evaluators by what a person types: a name of ours or of a plug-in, FILE.py:Class, and behind it +HEAD and ~permuted.
+"""Evaluators by what a person types: a built-in or plug-in name, or FILE.py:Class, each with +HEAD and ~permuted.
 
-Flow: FILE.py:Class -> the file's bytes, hashed and run -> class, kept under its name -> from then on a name like any
-other -> class, and the SHA-256 of the code where it is not ours.
+A file is read, hashed and run once; from then on its class has a name like any other evaluator.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ for _kind in _OURS:
     EVALUATORS.add(_kind.name, _kind)
 
 PERMUTED_CONTROL = "conv"
-"""Of this one a fit on permuted labels is on every board, because the published judge is of its kind."""
+"""A fit of this one on permuted labels is on every board, because the published evaluator is of its kind."""
 TRAITS = ("differentiable", "channel_invariant", "any_shape")
 SWITCHES = ("deterministic", "takes_heads", "uses_recipe", "control")
 """Traits that have a default."""
@@ -73,7 +72,7 @@ class _FromFile:
 
 
 _FROM_FILES: dict[str, _FromFile] = {}
-"""Evaluators of files that were named in this process; a file that is named again is read again."""
+"""Evaluators from files in this process; naming a file again reads it again."""
 
 
 def create_evaluator(
@@ -93,7 +92,7 @@ def create_evaluator(
 
 
 def find_evaluator(name: str) -> type[Evaluator]:
-    """The class of that name: ours, a plug-in's, or one of a file that ``resolve_evaluator`` read.
+    """The class of that name: built in, from a plug-in, or from a file that ``resolve_evaluator`` read.
 
     Raises:
         UnknownNameError: no such evaluator.
@@ -109,7 +108,7 @@ def find_evaluator(name: str) -> type[Evaluator]:
 
 
 def evaluator_code(name: str) -> str | None:
-    """SHA-256 of the file that defines a plug-in's class; None for ours, whose code every record has a digest of.
+    """SHA-256 of the file that defines a plug-in's class; None for built-in ones (every record has their digest).
 
     Raises:
         UnknownNameError: no such evaluator.
@@ -123,8 +122,8 @@ def evaluator_code(name: str) -> str | None:
     path = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if path is None:
         raise PluginError(
-            f"no file holds the code of the evaluator {name!r}, so that results could not say which code made them; "
-            "write it into a file and name it: FILE.py:Class"
+            f"the code of the evaluator {name!r} is in no file, so results could not be traced to their code; write it "
+            "into a file and name that: FILE.py:Class"
         )
     return files.sha256_of_file(Path(path))
 
@@ -135,7 +134,7 @@ def evaluator_file(name: str) -> str | None:
 
 
 class EvaluatorFit(NamedTuple):
-    """A fit without its seed."""
+    """What to fit, without the seed."""
 
     name: str
     head: Head
@@ -143,12 +142,12 @@ class EvaluatorFit(NamedTuple):
 
 
 def parse_evaluators(typed: Sequence[str], head: Head = "softmax") -> list[EvaluatorFit]:
-    """What is to be fitted, each once.
+    """The fits that a person asks for, each once.
 
     Args:
-        typed: names, ``FILE.py:Class``, both also with ``+HEAD`` and behind it ``~permuted``; none means every
-            evaluator (with an ordinal head every one that has heads), and the control ``conv~permuted``.
-        head: for those that are typed without one.
+        typed: names or ``FILE.py:Class``, each with ``+HEAD``, ``~permuted`` or both; empty means every evaluator (with
+            an ordinal head every one that has heads), and the control ``conv~permuted``.
+        head: for those without ``+HEAD``.
 
     Raises:
         UnknownNameError: no such evaluator.
@@ -175,23 +174,23 @@ def parse_evaluators(typed: Sequence[str], head: Head = "softmax") -> list[Evalu
             evaluator_code(name),
         )  # a wrong name is told before anything is fitted
         if kinds.setdefault(name, kind) != kind:
-            raise ConfigError(f"{text!r} and another evaluator have the name {name!r}; give one of them another name")
+            raise ConfigError(f"{text!r} and one more evaluator have the name {name!r}; rename one of them")
         chosen = next((known for known in HEADS if known == (own or head)), None)
         if chosen is None:
             raise ConfigError(f"unknown head {own!r} in {text!r}; {nearest(own, HEADS)}")
         if chosen != "softmax" and not find_evaluator(name).takes_heads:
             raise ConfigError(f"the evaluator {name} has no network, so it has no head {chosen!r}; leave the head out")
         if tilde and labels != "permuted":
-            raise ConfigError(f"unknown labels {labels!r} in {text!r}; behind a tilde stands permuted, or nothing")
+            raise ConfigError(f"unknown labels {labels!r} in {text!r}; after ~ only permuted is allowed")
         found[EvaluatorFit(name, chosen, "permuted" if tilde else "true")] = None
     return list(found)
 
 
 def resolve_evaluator(typed: str) -> str:
-    """The name of a fit as the board shows it; ``FILE.py:Class`` is read, **which runs the file**.
+    """The name of a fit as the board shows it; a ``FILE.py:Class`` is read, **which runs the file**.
 
     Args:
-        typed: ``NAME`` or ``FILE.py:Class``, both also with ``+HEAD``, ``~permuted`` or both.
+        typed: ``NAME`` or ``FILE.py:Class``, each with ``+HEAD``, ``~permuted`` or both.
 
     Returns:
         The same with ``NAME`` in place of the file; a name is not looked up.
@@ -212,7 +211,7 @@ def resolve_evaluator(typed: str) -> str:
     if fault:
         raise ConfigError(f"{class_name} of {place} cannot be used: {fault}")
     if kind.name in EVALUATORS:
-        raise ConfigError(f"{class_name} of {place} has the name {kind.name!r}, which is taken; give it another name")
+        raise ConfigError(f"{class_name} of {place} has the name {kind.name!r}, which is taken; rename it")
     _FROM_FILES[kind.name] = _FromFile(kind, sha256, f"{Path(place).resolve()}:{class_name}")
     return f"{kind.name}{ending}"
 
@@ -241,7 +240,7 @@ def _class_of_file(path: Path, class_name: str) -> tuple[type[Evaluator], str]:
 
 
 def _fault(kind: object) -> str:
-    """Why this is no evaluator that can be made, or nothing."""
+    """Why this is no usable evaluator class; "" where it is one."""
     if not (isinstance(kind, type) and issubclass(kind, Evaluator)):
         return "it is no subclass of fmcs_bench.evaluators.base.Evaluator"
     lacking = [*sorted(kind.__abstractmethods__), *(name for name in ("name", *TRAITS) if not hasattr(kind, name))]

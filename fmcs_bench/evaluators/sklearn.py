@@ -1,7 +1,6 @@
-"""What the evaluators on fixed statistics share: they are fitted by scikit-learn and keep plain arrays.
+"""Evaluators on 26 statistics of a map, fitted by scikit-learn. They keep named arrays: safetensors, never pickle.
 
-Flow: maps, in parts -> statistics [M, 26] in float64 -> raw scores of the stages -> softmax. Learned values are arrays
-with names: stored as safetensors, never as pickle, and used without scikit-learn.
+Flow: maps, in parts -> statistics [M, 26] in float64 -> raw scores of the stages -> softmax.
 
 M maps, F statistics, K stages.
 """
@@ -17,7 +16,7 @@ from safetensors.numpy import load, save
 
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators.base import Evaluator, MapShape
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS, statistics
+from fmcs_bench.evaluators.features import NUM_STATISTICS, statistics
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 
@@ -27,10 +26,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class StatisticEvaluator(Evaluator):
-    """An evaluator on the 26 statistics of ``map_statistics.statistics``.
+    """An evaluator on the 26 statistics of ``features.statistics``.
 
-    They are computed in float64: a tree's answer jumps at a threshold, and rounding that depends on the order of the
-    channels or on the batch must not carry a map across it.
+    Computed in float64: a tree's answer jumps at a threshold, and rounding that depends on the order of the channels or
+    on the batch must not carry a map across it.
 
     Attributes:
         arrays: learned values by name.
@@ -52,7 +51,7 @@ class StatisticEvaluator(Evaluator):
 
     @abstractmethod
     def check(self, arrays: Arrays) -> bool:
-        """Arrays with the right names and types can be used: shapes fit together, indices lie inside."""
+        """Whether arrays of the right names and types are valid: shapes fit together, indices are in range."""
 
     @abstractmethod
     def scores(self, statistics_MF: np.ndarray) -> np.ndarray:
@@ -73,7 +72,7 @@ class StatisticEvaluator(Evaluator):
         return found
 
     def check_stages(self, maps: MapSet) -> None:
-        """There is a training map of every stage.
+        """Check that there is a training map of every stage.
 
         Raises:
             ConfigError: a stage has none.

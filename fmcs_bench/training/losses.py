@@ -59,8 +59,9 @@ def cosine_constraint(
     Args:
         first_BDHW: maps of the first head.
         second_BDHW: maps of the second head, of the same shape.
-        kind: ``align`` is 1 - mean cosine, as in the source's code, and pulls the maps together; ``diversify`` is the
-            mean cosine, as the source's README describes, and pushes them apart.
+        kind: ``align`` is 1 - mean cosine, as in the source's script, and pulls the maps together; ``diversify`` is the
+            mean cosine, and pushes them apart, as the source's README and notebooks do (the notebooks take the cosine
+            over the channels at each position).
 
     Returns:
         Mean over batch and channels. A channel that is zero everywhere has the cosine 0.

@@ -63,7 +63,8 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(),  # arXiv 2508.06109, IV-A: Adam, learning rate 1e-3, annealed
-        # "Feature Map Constraints Enhance Learning", as its README says and as its code does on CIFAR-10
+        # "Feature Map Constraints Enhance Learning": its README, and its script main.py for CIFAR-10 (whose results are
+        # not the published ones: those come from its notebooks, which are neither of the two)
         Recipe(name="dueheadnet-readme", optimizer="adamw", lr=4e-4, weight_decay=5e-4, batch_size=64),
         Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=128),
     )

@@ -119,7 +119,7 @@ def test_the_fused_map_of_two_heads(fusion):
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_vit_relpos"])
 def test_logits_that_do_not_come_from_the_maps_are_refused(name):
     model = create_backbone(name, 7, seed=0, image_size=64)
-    with pytest.raises(ConfigError, match=r"do not come from its maps .*class token.* \(--layer\)"):
+    with pytest.raises(ConfigError, match=r"do not come from its maps.*class token.* \(--layer\)"):
         grad_cam(model, batch(64))
 
 
@@ -188,7 +188,7 @@ def test_several_networks_on_the_same_images(digits):
 def test_maps_that_nothing_comes_from_are_an_error_and_no_blank_picture(digits):
     options = BackboneOptions(layer="blocks.5")  # the last: the logits come from its class token alone
     networks = {"vit": lambda: create_backbone("timm/test_vit", 10, seed=0, image_size=64, options=options)}
-    with pytest.raises(ConfigError, match=r"Grad-CAM is zero everywhere, .* class token"):
+    with pytest.raises(ConfigError, match=r"zero everywhere.*class token"):
         explain_networks(networks, digits, choose_images(digits, 2), Preprocessor(digits, 64))
 
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, ProtocolError
 from fmcs_bench.evaluator_track.protocol import permute_stages, with_permuted_labels
+from fmcs_bench.evaluators.features import NUM_STATISTICS, moments, quantiles, statistics
 from fmcs_bench.evaluators.models import boosting, logistic
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS, moments, quantiles, statistics
 from fmcs_bench.evaluators.models.spectrum import log_spectra
 from fmcs_bench.evaluators.registry import create_evaluator
 from fmcs_bench.evaluators.sklearn import log_loss, softmax

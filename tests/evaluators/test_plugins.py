@@ -170,7 +170,7 @@ def test_a_file_that_was_changed_is_read_again(file):
         (SOURCE.replace('"peak"', '"conv"'), ":PeakEvaluator", ConfigError, "has the name 'conv', which is taken"),
         (SOURCE.replace('"peak"', '"a/b"'), ":PeakEvaluator", ConfigError, "its name 'a/b' is no name"),
         (SOURCE.replace("any_shape = True", "any_shape = 1"), ":PeakEvaluator", ConfigError, "any_shape must be True"),
-        ("import not_there", ":X", PluginError, "my evaluator.py raises ModuleNotFoundError: No module named 'not_there'"),
+        ("import not_there", ":X", PluginError, "my evaluator.py raises ModuleNotFoundError"),
         ("this is no Python", ":X", PluginError, "raises SyntaxError"),
         (None, ":X", MissingDataError, "my evaluator.py cannot be read: No such file"),
     ],

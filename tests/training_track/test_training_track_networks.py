@@ -121,7 +121,7 @@ def test_the_first_head_is_published_and_the_second_is_not(hub):
 
 @pytest.mark.usefixtures("hub")
 def test_published_weights_that_cannot_be_had_are_an_error():
-    with pytest.raises(MissingDataError, match=r"cannot be had from huggingface\.co/timm/test_resnet"):
+    with pytest.raises(MissingDataError, match=r"cannot be fetched from huggingface\.co/timm/test_resnet"):
         networks.make(PUBLISHED, "smallcnn", NONE, num_classes=10, image_size=32, seed=1)
     method = PUBLISHED.model_copy(update={"backbone": None})
     with pytest.raises(ConfigError, match="smallcnn has no published weights"):

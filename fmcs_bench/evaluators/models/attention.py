@@ -41,20 +41,20 @@ class AttentionNetwork(nn.Module):
         self.position_PE = nn.Parameter(0.02 * torch.randn(height * map_width, width))
         self.blocks = nn.Sequential(*(EncoderBlock(width, num_heads) for _ in range(num_layers)))
         self.norm = nn.LayerNorm(width)
-        self.judge = nn.Linear(width, num_outputs)
+        self.output = nn.Linear(width, num_outputs)
 
     def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
         """See the class."""
         tokens_BPE = self.embed(maps_BDHW.flatten(2).transpose(1, 2)) + self.position_PE
-        outputs: torch.Tensor = self.judge(self.norm(self.blocks(tokens_BPE)).mean(dim=1))
+        outputs: torch.Tensor = self.output(self.norm(self.blocks(tokens_BPE)).mean(dim=1))
         return outputs
 
 
 class EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    Of parts, because ``nn.TransformerEncoderLayer`` computes in another way when no gradient is asked for; a judge's
-    answers in training and in evaluation are to be the same.
+    ``nn.TransformerEncoderLayer`` takes a different path where no gradient is needed, so the answers in RAL and in
+    evaluation would differ.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:

@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fmcs_bench.core.errors import ProtocolError
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS
+from fmcs_bench.evaluators.features import NUM_STATISTICS
 from fmcs_bench.evaluators.sklearn import (
     Arrays,
     StatisticEvaluator,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.models.features import quantiles
+from fmcs_bench.evaluators.features import quantiles
 from fmcs_bench.evaluators.network import NetworkEvaluator
 
 NUM_QUANTILES = 16
 
 
 class SetEvaluator(NetworkEvaluator):
-    """One MLP describes every channel by its value distribution; the descriptions' mean and maximum are judged."""
+    """One MLP describes every channel by its value distribution; the an MLP sees the descriptions' mean and maximum."""
 
     name = "set"
     channel_invariant = True
@@ -32,14 +32,14 @@ class SetNetwork(nn.Module):
         self.describe = nn.Sequential(
             nn.Linear(NUM_QUANTILES + 3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
-        self.judge = nn.Sequential(
+        self.output = nn.Sequential(
             nn.BatchNorm1d(2 * width), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, num_outputs)
         )
 
     def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
         """See the class."""
         described_BDE = self.describe(channel_statistics(maps_BDHW))
-        outputs: torch.Tensor = self.judge(torch.cat([described_BDE.mean(dim=1), described_BDE.amax(dim=1)], dim=1))
+        outputs: torch.Tensor = self.output(torch.cat([described_BDE.mean(dim=1), described_BDE.amax(dim=1)], dim=1))
         return outputs
 
 

@@ -1,4 +1,4 @@
-"""``invariants``: all that is known here to survive another order of channels, judged together.
+"""``invariants``: every statistic of this package that does not depend on the order of channels, together.
 
 Flow: maps -> the channels as a set; 26 statistics; spectra of seven Gram matrices and the map's size -> multilayer
 perceptron.
@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fmcs_bench.evaluators.features import NUM_STATISTICS, SMALLEST_SQUARE, statistics
 from fmcs_bench.evaluators.models.deepsets import SetNetwork
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS, SMALLEST_SQUARE, statistics
 from fmcs_bench.evaluators.models.spectrum import NUM_RANKS, log_ranks
-from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.network import NetworkEvaluator, perceptron
 
 NUM_SPECTRA = 7
 NUM_GRAM = NUM_SPECTRA * NUM_RANKS + 1
@@ -46,18 +46,11 @@ class _InvariantsNetwork(nn.Module):
         num_described = width // 2
         self.set = SetNetwork(width, num_described)
         num_inputs = num_described + NUM_STATISTICS + NUM_GRAM
-        self.judge = nn.Sequential(
-            nn.BatchNorm1d(num_inputs),
-            nn.Linear(num_inputs, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, num_outputs),
-        )
+        self.output = nn.Sequential(*perceptron(num_inputs, width, num_outputs))
 
     def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
         parts = [self.set(maps_BDHW), statistics(maps_BDHW), gram_spectra(maps_BDHW)]
-        outputs: torch.Tensor = self.judge(torch.cat(parts, dim=1))
+        outputs: torch.Tensor = self.output(torch.cat(parts, dim=1))
         return outputs
 
 

@@ -1,4 +1,4 @@
-"""``logistic``: logistic regression on 26 statistics of a map; the plainest judge that sees more than its size.
+"""``logistic``: logistic regression on 26 statistics of a map; the simplest evaluator that sees more than the size.
 
 Flow: statistics -> standardised by the training maps -> one fit for each strength of regularisation -> the one with
 the lowest validation MAE.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fmcs_bench.evaluators.models.features import NUM_STATISTICS
+from fmcs_bench.evaluators.features import NUM_STATISTICS
 from fmcs_bench.evaluators.sklearn import Arrays, StatisticEvaluator, log_loss, mean_absolute_error, with_two_classes
 from fmcs_bench.results.records import Epoch
 from fmcs_bench.store.selection import MapSet
@@ -20,7 +20,7 @@ MAX_ITERATIONS = 5_000
 
 
 class LogisticEvaluator(StatisticEvaluator):
-    """scikit-learn's ``LogisticRegression`` (multinomial, L2, L-BFGS) on ``map_statistics.statistics``."""
+    """scikit-learn's ``LogisticRegression`` (multinomial, L2, L-BFGS) on ``features.statistics``."""
 
     name = "logistic"
     deterministic = True

@@ -1,11 +1,11 @@
-"""``norm``: looks at the size of a map and at nothing else; what a real judge has to beat."""
+"""``norm``: the size of a map and nothing else; a reference that every evaluator should beat."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.network import Apply, NetworkEvaluator
 
 SMALLEST = 1e-6
 
@@ -21,13 +21,14 @@ class NormEvaluator(NetworkEvaluator):
     def make_network(self) -> nn.Module:
         """See ``NetworkEvaluator``."""
         return nn.Sequential(
-            LogRms(), nn.BatchNorm1d(1), nn.Linear(1, self.width), nn.ReLU(), nn.Linear(self.width, self.num_outputs)
+            Apply(log_rms),
+            nn.BatchNorm1d(1),
+            nn.Linear(1, self.width),
+            nn.ReLU(),
+            nn.Linear(self.width, self.num_outputs),
         )
 
 
-class LogRms(nn.Module):
-    """Maps [B, D, H, W] -> [B, 1], the logarithm of the root mean square over channels and positions."""
-
-    def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        return 0.5 * (maps_BDHW.square().mean(dim=(1, 2, 3)) + SMALLEST).log()[:, None]
+def log_rms(maps_BDHW: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the root mean square over channels and positions, [B, 1]."""
+    return 0.5 * (maps_BDHW.square().mean(dim=(1, 2, 3)) + SMALLEST).log()[:, None]

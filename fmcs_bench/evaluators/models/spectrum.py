@@ -1,4 +1,4 @@
-"""``spectrum``: how many directions a map uses. Eigenvalues know nothing of channel order or of a map's size.
+"""``spectrum``: how many directions a map uses, whatever the order of its channels and its size.
 
 Flow: maps -> eigenvalues of the covariance of channels and of that of positions -> shares of their sums, as logarithms
 at 16 relative ranks -> multilayer perceptron.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmcs_bench.evaluators.models.features import SMALLEST_SQUARE, quantiles
-from fmcs_bench.evaluators.network import NetworkEvaluator
+from fmcs_bench.evaluators.features import SMALLEST_SQUARE, quantiles
+from fmcs_bench.evaluators.network import Apply, NetworkEvaluator, perceptron
 
 NUM_RANKS = 16
 SMALLEST_SHARE = 1e-6
@@ -22,9 +22,8 @@ SMALLEST_SHARE = 1e-6
 class SpectrumEvaluator(NetworkEvaluator):
     """Eigenvalue spectra of the channels' and of the positions' covariance.
 
-    That the spectrum of representations says how good they are is the idea of RankMe (arXiv 2210.02885, which
-    normalises by the sum and adds a small number too); that it changes until the end of training, of neural
-    collapse (arXiv 2008.08186).
+    RankMe (arXiv 2210.02885) reads the quality of representations from their spectrum (normalised by the sum, plus a
+    small number, as here); in neural collapse (arXiv 2008.08186) the spectrum changes until the end of training.
     """
 
     name = "spectrum"
@@ -34,23 +33,7 @@ class SpectrumEvaluator(NetworkEvaluator):
 
     def make_network(self) -> nn.Module:
         """See ``NetworkEvaluator``."""
-        return nn.Sequential(
-            Spectra(),
-            nn.BatchNorm1d(2 * NUM_RANKS),
-            nn.Linear(2 * NUM_RANKS, self.width),
-            nn.ReLU(),
-            nn.Linear(self.width, self.width),
-            nn.ReLU(),
-            nn.Linear(self.width, self.num_outputs),
-        )
-
-
-class Spectra(nn.Module):
-    """Maps [B, D, H, W] -> [B, 32]; see ``log_spectra``."""
-
-    def forward(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        return log_spectra(maps_BDHW)
+        return nn.Sequential(Apply(log_spectra), *perceptron(2 * NUM_RANKS, self.width, self.num_outputs))
 
 
 def log_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
