@@ -29,6 +29,7 @@ from fmcs_bench.cli.options import (
     typed,
     workspace_option,
 )
+from fmcs_bench.cli.results import results
 from fmcs_bench.cli.train import train
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
@@ -88,6 +89,7 @@ main.add_command(train)
 
 
 main.add_command(leaderboard)
+main.add_command(results)
 
 
 @main.command()
