@@ -27,7 +27,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.results import statistics
 from fmcs_bench.results.evaluator_board import EvaluatorRow
 from fmcs_bench.results.store import RecordStore
-from fmcs_bench.store.resolve import find_dataset
+from fmcs_bench.store.reader import find_dataset
 
 
 def difference(row: EvaluatorRow, store: RecordStore, lossy_id: str) -> dict[str, Any]:

@@ -43,8 +43,7 @@ from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store.location import Location
 from fmcs_bench.store.map_array import MapArray
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import find_dataset, only_dataset
+from fmcs_bench.store.reader import FmcsDataset, find_dataset, only_dataset
 from fmcs_bench.store.selection import MapSelection
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.recipes import ConvergenceRule, Recipe

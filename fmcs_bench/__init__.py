@@ -19,13 +19,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fmcs_bench.api import build_leaderboard, publish, verify
-    from fmcs_bench.api import open as open  # noqa: A004  (fmcs_bench.open is meant)
     from fmcs_bench.build.runner import build
     from fmcs_bench.evaluator_track.runner import evaluate
     from fmcs_bench.evaluator_track.selection import load_evaluator
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
     from fmcs_bench.results.tables import results
+    from fmcs_bench.store.reader import open_dataset as open  # noqa: A004
     from fmcs_bench.training_track.estimate import plan_training
     from fmcs_bench.training_track.explain import explain
     from fmcs_bench.training_track.runner import train
@@ -41,6 +41,7 @@ _ELSEWHERE = {
     "evaluate": "fmcs_bench.evaluator_track.runner",
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",
+    "open": "fmcs_bench.store.reader:open_dataset",
     "load_evaluator": "fmcs_bench.evaluator_track.selection",
     "plan_training": "fmcs_bench.training_track.estimate",
     "results": "fmcs_bench.results.tables",
@@ -52,7 +53,8 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `fmcs-bench --help` and tools that only want the version do without it.
     if name in __all__:
-        return getattr(import_module(_ELSEWHERE.get(name, "fmcs_bench.api")), name)
+        module, _, function = _ELSEWHERE.get(name, "fmcs_bench.api").partition(":")
+        return getattr(import_module(module), function or name)
     raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")
 
 

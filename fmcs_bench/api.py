@@ -7,43 +7,20 @@ is also why ``train``, ``explain`` and ``load`` are not here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fmcs_bench.build import recompute as verification
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.core.workspace import PathLike
+from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.images.options import image_folder
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.store.resolve import (
-    dataset_location,
-    find_dataset,
-    image_folder,
-    workspace_at,
-)
+from fmcs_bench.store.reader import FmcsDataset, dataset_location, find_dataset
 from fmcs_bench.store.verify import Report
 
 if TYPE_CHECKING:
     from fmcs_bench.hub.publish import Published
-
-
-def open(  # noqa: A001  (as zarr.open and PIL.Image.open are)
-    path: PathLike, *, storage_options: Mapping[str, Any] | None = None
-) -> FmcsDataset:
-    """Open a finished FMCS dataset for reading.
-
-    Args:
-        path: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
-        storage_options: of a URL, for the package of its protocol, as ``{"anon": True}`` for a public bucket; what is
-            left out comes from the environment, see docs/scale.md.
-
-    Raises:
-        ConfigError: the URL's protocol is unknown or needs a package, or options were given for a folder.
-        MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
-    """
-    return open_dataset(Location(os.fspath(path), storage_options))
 
 
 def publish(
@@ -85,7 +62,7 @@ def publish(
     """
     from fmcs_bench.hub import publish as publishing
 
-    place = workspace_at(workspace)
+    place = Workspace(workspace)
     return publishing.publish(
         find_dataset(place, dataset),
         place,
@@ -117,7 +94,7 @@ def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | Non
     if root is not None:
         folder = Path(root)
         return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
-    place = workspace_at(workspace)
+    place = Workspace(workspace)
     with place.locked():
         return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
 
@@ -150,7 +127,7 @@ def verify(
     Raises:
         FmcsBenchError: wrong use; see ``fmcs_bench.build.recompute.verify``. A fault of the dataset raises nothing.
     """
-    where = dataset_location(workspace_at(workspace), dataset)
+    where = dataset_location(Workspace(workspace), dataset)
     return verification.verify(
         where,
         recompute=recompute,

@@ -9,7 +9,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluators.registry import EVALUATORS, find_evaluator
 from fmcs_bench.images.base import IMAGE_DATASETS
 from fmcs_bench.images.load import IMAGE_SCHEMES
-from fmcs_bench.store import resolve
+from fmcs_bench.store import reader
 from fmcs_bench.training.methods import METHODS
 
 _SECOND = {"smallcnn": "WIDTH"}
@@ -32,7 +32,7 @@ def lines(what: str, workspace: Workspace) -> list[str]:
             *(f"  {source}" for source in sources),
             f"FMCS datasets in {workspace.datasets}",
             *(f"  {name}" for name in built),
-            *(f"  {name} (unfinished: type its build command again)" for name in resolve.unfinished(workspace)),
+            *(f"  {name} (unfinished: type its build command again)" for name in reader.unfinished_datasets(workspace)),
         ]
     if what == "evaluators":
         found = []

@@ -102,10 +102,10 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     from pathlib import Path
 
     from fmcs_bench.build.figures import draw_runs
-    from fmcs_bench.store import resolve
+    from fmcs_bench.store import reader
 
     place = _place(workspace)
-    opened = resolve.only_dataset(place) if dataset is None else resolve.find_dataset(place, dataset)
+    opened = reader.only_dataset(place) if dataset is None else reader.find_dataset(place, dataset)
     pictures = draw_runs(opened, Path(plot), "svg") if plot else []
     if as_json:
         print_json(opened.manifest.to_json())

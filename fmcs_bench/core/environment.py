@@ -38,7 +38,6 @@ WITHOUT_INFLUENCE = (
     "core/markdown.py",
     "core/progress.py",
     "core/workspace.py",
-    "store/resolve.py",
     "store/verify.py",
     "training_track/estimate.py",
     "training_track/explain.py",

@@ -44,8 +44,7 @@ from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Subset, Traject
 from fmcs_bench.results.store import RecordStore, pack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.store.resolve import all_datasets, find_datasets
+from fmcs_bench.store.reader import FmcsDataset, all_datasets, find_datasets, open_dataset
 from fmcs_bench.store.selection import MapSelection
 from fmcs_bench.training.loop import choose_device
 

@@ -7,10 +7,12 @@ M maps (images x stages), N images, P checkpoints, D channels, H height, W width
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +22,11 @@ import zarr
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
 from fmcs_bench.core.progress import SILENT, Progress
+from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.images.load import load_images
 from fmcs_bench.store import codecs, publication, schema
-from fmcs_bench.store.location import Location
+from fmcs_bench.store.location import Location, is_url
 from fmcs_bench.store.map_array import MapArray, gather, open_group
 from fmcs_bench.store.publication import Part, chosen
 from fmcs_bench.store.selection import MapSelection, MapSet
@@ -356,30 +359,102 @@ class FmcsDataset:
         return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
 
 
-def open_dataset(place: str | Path | Location) -> FmcsDataset:
+def open_dataset(place: PathLike | Location, *, storage_options: Mapping[str, Any] | None = None) -> FmcsDataset:
     """Open a finished FMCS dataset for reading.
 
     Args:
-        place: its folder, a URL of a protocol that fsspec knows, as ``hf://datasets/owner/name``, or its location.
+        place: its folder, or a URL of a protocol that fsspec knows, such as ``hf://datasets/owner/name``.
+        storage_options: of a URL, for the package of its protocol, such as ``{"anon": True}`` for a public bucket; the
+            environment gives the rest, see docs/scale.md.
 
     Raises:
-        ConfigError: the URL's protocol is unknown or needs a package.
+        ConfigError: the URL's protocol is unknown or needs a package, or options were given for a folder.
         MissingDataError: there is no such folder.
         DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
 
     Warns:
         SupersededWarning: it was published, and names a later version of itself.
     """
-    dataset = FmcsDataset(place)
+    dataset = FmcsDataset(place if isinstance(place, Location) else Location(os.fspath(place), storage_options))
     published = publication.read(dataset.location, dataset.manifest)
     if published is not None and published.superseded_by is not None:
         warnings.warn(
             f"{dataset.location} ({dataset.id}) is superseded by {published.superseded_by}: use that, unless you "
             "repeat former results",
             SupersededWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
     return dataset
+
+
+def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
+    """Every finished FMCS dataset of the workspace, by name.
+
+    Raises:
+        MissingDataError: there is none; the message says how to build one.
+    """
+    paths = sorted(path.parent for path in workspace.datasets.glob(f"[!.]*/{schema.MANIFEST}"))
+    if not paths:
+        raise MissingDataError(
+            f"no FMCS dataset is in {workspace.datasets}; build one with `fmcs-bench build --backbone smallcnn`"
+        )
+    return [open_dataset(path) for path in paths]
+
+
+def only_dataset(workspace: Workspace) -> FmcsDataset:
+    """The workspace's only finished dataset.
+
+    Raises:
+        MissingDataError: there is none.
+        ConfigError: there are several; the message names them.
+    """
+    found = all_datasets(workspace)
+    if len(found) > 1:
+        names = ", ".join(dataset.manifest.name for dataset in found)
+        raise ConfigError(f"{workspace.datasets} holds several datasets ({names}); name one of them")
+    return found[0]
+
+
+def unfinished_datasets(workspace: Workspace) -> list[str]:
+    """Names of the datasets of the workspace whose build has not finished."""
+    return sorted(p.name for p in workspace.datasets.glob("[!.]*") if p.is_dir() and not (p / schema.MANIFEST).exists())
+
+
+def find_datasets(
+    workspace: Workspace, datasets: FmcsDataset | PathLike | Iterable[FmcsDataset | PathLike]
+) -> list[FmcsDataset]:
+    """One or several datasets, each as for ``find_dataset``."""
+    several = [datasets] if isinstance(datasets, FmcsDataset | str | os.PathLike) else datasets
+    return [find_dataset(workspace, dataset) for dataset in several]
+
+
+def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:
+    """A dataset by its name in the workspace, its path or its URL.
+
+    Raises:
+        MissingDataError: there is no such dataset; the message has the nearest names.
+    """
+    return dataset if isinstance(dataset, FmcsDataset) else open_dataset(dataset_location(workspace, dataset))
+
+
+def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> Location:
+    """Where a dataset is, finished or not: an opened one, or by its name in the workspace, its path or its URL.
+
+    Raises:
+        ConfigError: the URL's protocol is unknown or needs a package.
+        MissingDataError: there is no such dataset; the message has the nearest names.
+    """
+    if isinstance(dataset, FmcsDataset):
+        return dataset.location
+    if is_url(dataset):
+        return Location(os.fspath(dataset))
+    for path in (workspace.dataset(str(dataset)), Path(dataset)):
+        if path.is_dir():
+            return Location(path)
+    known = sorted(path.name for path in workspace.datasets.glob("[!.]*") if path.is_dir())
+    close = difflib.get_close_matches(str(dataset), known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it holds: {', '.join(known) or 'none'}"
+    raise MissingDataError(f"there is no FMCS dataset {dataset} in {workspace.datasets}, nor a folder; {hint}")
 
 
 def read_manifest(location: Location) -> schema.Manifest:

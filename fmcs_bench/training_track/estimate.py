@@ -16,8 +16,7 @@ import torch
 from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.trials import TrainingTrial
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import find_dataset, only_dataset
+from fmcs_bench.store.reader import FmcsDataset, find_dataset, only_dataset
 from fmcs_bench.training.loop import Batches, choose_device, fit
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training_track.networks import make_network

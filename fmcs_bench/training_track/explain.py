@@ -21,12 +21,12 @@ from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, 
 from fmcs_bench.core.figure_style import require_kind, save
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.images.options import image_folder
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.store import RecordStore
 from fmcs_bench.store import schema
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import find_dataset, image_folder, only_dataset, workspace_at
+from fmcs_bench.store.reader import FmcsDataset, find_dataset, only_dataset
 from fmcs_bench.training.loop import choose_device
 from fmcs_bench.training.losses import freeze
 from fmcs_bench.training.trajectory import load_checkpoint
@@ -105,7 +105,7 @@ def explain(
         MissingDataError: images, checkpoints or kept weights are not here.
         DatasetError: the images, or kept weights, are not those of the dataset or of the record.
     """
-    place = workspace_at(workspace)
+    place = Workspace(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
     if by not in ("stage", "raf") or target not in ("predicted", "label"):
         raise ConfigError(f"by = {by!r}, target = {target!r}; by is stage or raf, target is predicted or label")

@@ -38,8 +38,7 @@ from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.store import FailedTraining, pack_predictions
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.results.trials import TrainingTrial
-from fmcs_bench.store.reader import FmcsDataset
-from fmcs_bench.store.resolve import find_dataset, only_dataset
+from fmcs_bench.store.reader import FmcsDataset, find_dataset, only_dataset
 from fmcs_bench.training.loop import choose_device, fit
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, save_checkpoint

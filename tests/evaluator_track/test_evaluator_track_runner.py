@@ -26,8 +26,7 @@ from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord
 from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.results.trials import EvaluatorTrial
-from fmcs_bench.store.reader import open_dataset
-from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.store.reader import all_datasets, open_dataset
 
 
 @pytest.fixture

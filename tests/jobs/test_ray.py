@@ -25,7 +25,7 @@ from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.store import RecordStore
-from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.store.reader import all_datasets
 from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.runner import train_dataset
 

@@ -15,8 +15,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
 from fmcs_bench.store import schema
-from fmcs_bench.store.reader import open_dataset
-from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.store.reader import all_datasets, open_dataset
 from fmcs_bench.training.methods import methods
 from fmcs_bench.training_track.options import TrainOptions
 from fmcs_bench.training_track.plan import convergence_epochs

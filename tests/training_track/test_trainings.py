@@ -18,7 +18,7 @@ from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore
-from fmcs_bench.store.resolve import all_datasets
+from fmcs_bench.store.reader import all_datasets
 from fmcs_bench.training.loop import accuracy
 from fmcs_bench.training.losses import Objective
 from fmcs_bench.training.methods import METHODS, Method
