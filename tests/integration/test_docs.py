@@ -1,9 +1,8 @@
-"""Examples in the documentation run, their links lead somewhere, and the README's numbers are the records'."""
+"""Examples in the documentation run, links lead somewhere, and the README shows the committed results."""
 
 import json
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from conftest import subprocess_environment
 
 import fmcs_bench as fb
 from fmcs_bench.cli.main import main
-from fmcs_bench.core.figure_style import made_with
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "data_cards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,42 +60,15 @@ def test_the_python_page_has_every_public_function():
     assert [name for name in missing if name not in shown] == []
 
 
-def test_the_readme_shows_the_records():
-    made = runpy.run_path(str(ROOT / "docs/readme_tables.py"))
+def test_the_readme_shows_the_committed_results():
+    made = runpy.run_path(str(ROOT / "docs/readme.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert made["with_tables"](text) == text, "type `python docs/readme_tables.py`"
-    evaluators, training = made["boards"]()
-    assert all(len(row.records) == 5 for board in evaluators.values() for row in board.rows)
-    assert all(len(point.records) == 5 for row in training.rows for point in row.sweep)
-    assert text.count("| `") >= len(evaluators[next(iter(made["SETS"]))].rows) + 10
+    assert made["readme"](text) == text, "type `python docs/readme.py`"
+    assert made["picture"]() == (ROOT / "docs/pictures/evaluators.svg").read_text(encoding="utf-8")
 
 
-def test_the_committed_page_is_the_one_that_the_records_give(tmp_path):
-    from fmcs_bench.leaderboard import build as leaderboard
-
-    shutil.copytree(ROOT / "leaderboard", tmp_path / "leaderboard")
-    shutil.copytree(ROOT / "data_cards", tmp_path / "data_cards")
-    leaderboard.build(tmp_path / "leaderboard/records", tmp_path / "leaderboard", datasets=[tmp_path / "data_cards"])
-    found = {path.relative_to(tmp_path / "leaderboard") for path in (tmp_path / "leaderboard").rglob("*.*")}
-    for name in found:
-        path, committed = tmp_path / "leaderboard" / name, ROOT / "leaderboard" / name
-        # A figure of another Matplotlib may differ, and nothing else.
-        if name.suffix in (".html", ".md") or (name.suffix == ".svg" and committed.read_bytes().endswith(made_with())):
-            assert path.read_bytes() == committed.read_bytes(), (
-                f"{name}: `fmcs-bench leaderboard build --root leaderboard`"
-            )
-
-
-def test_on_the_documentation_site_tables_sort():
-    base = pytest.importorskip("mkdocs.config.base", reason="mkdocs is not installed; the extra `docs` has it")
-    from mkdocs.structure.files import Files
-
-    hooks = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
-    config = base.load_config(str(ROOT / "mkdocs.yml"))
-    config.plugins._current_plugin = None  # mkdocs sets it while a hook runs
-    files = hooks["on_files"](Files([]), config=config)
-    assert b"window.DataTable=" in files.get_file_from_path("leaderboard/assets/datatables.js").content_bytes
-    assert files.get_file_from_path("leaderboard/assets/page.js") is not None
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def measured_tables(text: str) -> list[tuple[str, str]]:
