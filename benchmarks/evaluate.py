@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from read import by_codec, decoding_rate, encoded_chunk, shard_readers
+from read import by_numcodecs, decoding_rate, encoded_chunks
 from result import by_turns, per_second, report
 
 import fmcs_bench as fb
@@ -75,7 +75,7 @@ def track(dataset: FmcsDataset, *, names: list[str], seeds: int, device: str) ->
         "seconds": round(seconds, 1),
         "seconds_of_each": {name: round(spent, 2) for name, spent in of_each.items()},
         "fit_seconds_of_each": {row.evaluator: round(row.fit_seconds, 2) for row in board.rows},
-        "test_run_mae": {row.evaluator: round(row.mae["test_run"].mean, 3) for row in board.rows},
+        "test_run_mae": {row.evaluator: round(row.metrics["mae"]["test_run"].mean, 3) for row in board.rows},
         "evaluators": len(of_each),
         "seeds": seeds,
         "map_shape": dataset.manifest.map_shape,
@@ -89,14 +89,9 @@ def reading(dataset: FmcsDataset, *, threads: int, rounds: int) -> dict[str, Any
     selection = protocol.side(dataset, "train", protocol.Limits())
     num_images = len(np.unique(selection.image_ids_M))
     codec, megabytes = dataset.manifest.config.codec, selection.nbytes / 1e6
-    readers = shard_readers(dataset)
-    encoded = [
-        encoded_chunk(reader, row, chunk)
-        for reader in readers
-        for row in range(reader.layout.shape[0])
-        for chunk in range(-(-num_images // reader.layout.per_chunk))  # train images come first
-    ]
-    codec_rate = partial(decoding_rate, by_codec(readers[0], codec), encoded, megabytes, threads)
+    # Train images come first.
+    encoded = [chunk for array in selection.arrays for chunk in encoded_chunks(array, num_images)]
+    codec_rate = partial(decoding_rate, by_numcodecs(selection.arrays[0]), encoded, megabytes, threads)
 
     def load_rate() -> float:
         return per_second(megabytes, selection.load)

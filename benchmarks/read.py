@@ -98,14 +98,13 @@ def rates(dataset: FmcsDataset, *, threads: int, rounds: int, num_single: int) -
     }
 
 
-def encoded_chunks(array: MapArray) -> list[bytes]:
-    """The inner chunks of an array as they lie on the disk, in memory."""
+def encoded_chunks(array: MapArray, num_images: int | None = None) -> list[bytes]:
+    """The inner chunks of an array, or of its first images, as they lie on the disk, in memory."""
     shards = array._shards
     if shards is None:
         raise SystemExit(f"{array!r}: this benchmark needs the writer's layout, on this machine")
-    found = (
-        shards.encoded(row, chunk) for row in range(array.shape[0]) for chunk in range(-(-array.shape[1] // array.unit))
-    )
+    num_chunks = -(-(num_images or array.shape[1]) // array.unit)
+    found = (shards.encoded(row, chunk) for row in range(array.shape[0]) for chunk in range(num_chunks))
     return [bytes(chunk) for chunk in found if chunk is not None]
 
 
