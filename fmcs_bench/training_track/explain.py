@@ -1,7 +1,7 @@
-"""Grad-CAM by stage or by RAF, from the names that a person types to the picture.
+"""Grad-CAM by stage or by RAF, as a picture.
 
-Flow: dataset -> its images, a few chosen -> checkpoints of the stages of a run, or the kept weights of trainings at
-each RAF -> ``saliency`` -> one contact sheet, a row for each image.
+Flow: dataset -> some of its images -> checkpoints of the stages of a run, or the kept weights of trainings at each RAF
+-> ``Saliency`` -> one contact sheet, a row for each image.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 
 from fmcs_bench.backbones.base import Backbone
-from fmcs_bench.backbones.gradcam import Saliency, Target, choose_images, explain_networks
+from fmcs_bench.backbones.gradcam import Saliency, choose_images, explain_networks
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, UnknownNameError, nearest
 from fmcs_bench.core.figure_style import require_kind, save
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
-from fmcs_bench.images.options import image_folder
+from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.store import RecordStore
@@ -32,6 +32,8 @@ from fmcs_bench.training.losses import freeze
 from fmcs_bench.training.trajectory import load_checkpoint
 from fmcs_bench.training_track.explain_figure import saliency_figure
 from fmcs_bench.training_track.networks import make_network
+from fmcs_bench.training_track.options import ExplainOptions
+from fmcs_bench.training_track.runner import load_images_of
 
 Networks = dict[str, Callable[[], Backbone]]
 
@@ -41,7 +43,7 @@ class Explanation:
     """What ``explain`` made.
 
     Attributes:
-        title: what it is about: dataset and run, or dataset, method and seed.
+        title: dataset and run, or dataset, method and seed.
         saliency: the maps themselves.
         path: of the picture.
     """
@@ -61,75 +63,49 @@ class Explanation:
 
 def explain(
     dataset: FmcsDataset | PathLike | None = None,
+    options: ExplainOptions | None = None,
     *,
-    by: Literal["stage", "raf"] = "stage",
-    run: int | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    settings: str | None = None,
-    num_images: int | None = None,
-    image_ids: Sequence[int] = (),
-    target: Target = "predicted",
     out: PathLike | None = None,
     workspace: PathLike | None = None,
-    data_dir: PathLike | None = None,
-    image_source: str | None = None,
-    stream_images: bool | None = None,
+    images: ImageOptions | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
+    **values: Any,
 ) -> Explanation:
-    """Draw where in some images a network finds what speaks for a class, stage by stage or RAF by RAF.
+    """Draw where in some images a network finds evidence for a class, stage by stage or RAF by RAF (Grad-CAM).
 
     Args:
         dataset: opened, or a name or path; None is the workspace's only one.
-        by: ``stage``: the stages of a run of the dataset; ``raf``: trainings at every RAF of a family of methods, whose
-            weights were kept.
-        run: seed of the run; None is the test run. With ``by="stage"``.
-        method: family, such as ``ral-set``; None is the only one. With ``by="raf"``.
-        seed: of the trainings; None is the lowest. With ``by="raf"``.
-        settings: of the trainings, where there are several. With ``by="raf"``.
-        num_images: test images; None is one for each class, at most ten.
-        image_ids: images of these ids instead.
-        target: the class whose evidence is shown: the one ``predicted`` by the network, or the image's ``label``.
+        options: networks and images; None takes all of it from ``values``.
         out: the picture, ``.png``, ``.svg`` or ``.pdf``; None is one in the workspace.
         workspace: see ``Workspace``.
-        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
-        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from.
-        stream_images: as for ``build``.
+        images: where the image files are; None takes it from ``values``.
         device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
         progress: shows the work; silent by default.
+        **values: fields of ``ExplainOptions`` (``by``, ``run``, ``method``, ``num_images``, ...) and of
+            ``ImageOptions`` (``data_dir``, ...).
 
     Raises:
-        ConfigError: an option does not fit, or the network's logits do not come from its maps.
+        ConfigError: a wrong option, or the network's logits do not come from its maps.
         UnknownNameError: no such run, method, seed or settings.
         MissingDataError: images, checkpoints or kept weights are not here.
         DatasetError: the images, or kept weights, are not those of the dataset or of the record.
     """
+    images = images or ImageOptions.take(values)
+    options = ExplainOptions.make(**(dict(options or {}) | values))
     place = Workspace(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
-    if by not in ("stage", "raf") or target not in ("predicted", "label"):
-        raise ConfigError(f"by = {by!r}, target = {target!r}; by is stage or raf, target is predicted or label")
-    others: dict[str, str | int | None] = {"run": run}
-    if by == "stage":
-        others = {"method": method, "seed": seed, "settings": settings}
-    if unfit := [name for name, value in others.items() if value is not None]:
-        raise ConfigError(f"{unfit[0]} = {others[unfit[0]]!r} says nothing about Grad-CAM by {by}; leave it out")
     if out is not None:
         require_kind(Path(out))
     on = choose_device(device)
-    if by == "stage":
-        what, networks = _by_stage(opened, run)
-    else:
-        what, networks = _by_raf(opened, place, method, seed, settings)
-    source = opened.load_images(image_folder(data_dir), image_source, stream=stream_images, progress=progress)
-    if source.sha256 != opened.manifest.images.sha256:
-        raise DatasetError(f"the images of {source.name} here are not those that {opened.id} was built from")
+    what, networks = _by_stage(opened, options.run) if options.by == "stage" else _by_raf(opened, place, options)
+    source = load_images_of(opened, images, progress)
     found = explain_networks(
         networks,
         source,
-        choose_images(source, num_images, image_ids),
+        choose_images(source, options.num_images, options.image_ids),
         Preprocessor(source, opened.manifest.config.image_size),
-        target=target,
+        target=options.target,
         device=on,
         progress=progress,
     )
@@ -159,9 +135,7 @@ def _by_stage(dataset: FmcsDataset, run: int | None) -> tuple[str, Networks]:
     return f"run {seed}", networks
 
 
-def _by_raf(
-    dataset: FmcsDataset, workspace: Workspace, method: str | None, seed: int | None, settings: str | None
-) -> tuple[str, Networks]:
+def _by_raf(dataset: FmcsDataset, workspace: Workspace, options: ExplainOptions) -> tuple[str, Networks]:
     """The kept weights of a family at each RAF, with the same method without RAL, by RAF and validation accuracy."""
     every = [r for r in RecordStore(workspace.records).all(TrainingRecord) if r.dataset_id == dataset.id]
     with_raf = [record for record in every if record.trial.method.raf < 1]
@@ -170,24 +144,22 @@ def _by_raf(
             f"nothing was trained with RAL on {dataset.id} in {workspace.root}; type `fmcs-bench train --keep-weights "
             f"{dataset.manifest.name}` first"
         )
-    method = _choose("method", method, [record.trial.family for record in with_raf])
+    method = _choose("method", options.method, [record.trial.family for record in with_raf])
     of_method = [record for record in with_raf if record.trial.family == method]
-    settings = _choose("settings", settings, [record.settings for record in of_method])
+    settings = _choose("settings", options.settings, [record.settings for record in of_method])
     seeds = sorted({record.seed for record in of_method if record.settings == settings})
-    if seed is not None and seed not in seeds:
+    seed = seeds[0] if options.seed is None else options.seed
+    if seed not in seeds:
         raise UnknownNameError(f"{method} was not trained from seed {seed}; its seeds are {', '.join(map(str, seeds))}")
-    seed = seeds[0] if seed is None else seed
     plain = of_method[0].trial.method.model_copy(update={"raf": 1.0})
     chosen = [
         record
         for record in every
-        if record.settings == settings
-        and record.seed == seed
+        if (record.settings, record.seed) == (settings, seed)
         and (record.trial.family == method or record.trial.method == plain)
     ]
-    chosen.sort(key=lambda record: -record.trial.method.raf)
     networks: Networks = {}
-    for record in chosen:
+    for record in sorted(chosen, key=lambda record: -record.trial.method.raf):
         path = workspace.network(dataset.id, settings, record.method, seed)
         if not path.is_file():
             raise MissingDataError(
@@ -200,7 +172,7 @@ def _by_raf(
 
 
 def _choose(what: str, asked: str | None, known: Sequence[str]) -> str:
-    """The one asked for, or the only one there is."""
+    """The one that was named, or the only one there is."""
     names = sorted(set(known))
     if asked is None:
         if len(names) > 1:
@@ -215,11 +187,11 @@ def _choose(what: str, asked: str | None, known: Sequence[str]) -> str:
 
 def _kept_network(record: TrainingRecord, path: Path, num_classes: int) -> Backbone:
     """The trained network of a record, frozen."""
-    unit = record.trial
+    trial = record.trial
     try:
         with safe_open(path, framework="pt") as file:
             key = (file.metadata() or {}).get("key")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is not a dictionary)
     except SafetensorError as error:
         raise DatasetError(f"{path} is damaged ({error}); remove it and train again with --keep-weights") from None
     if key != record.key:
@@ -227,8 +199,8 @@ def _kept_network(record: TrainingRecord, path: Path, num_classes: int) -> Backb
             f"{path} holds the weights of another training than the record of {record.method}, seed {record.seed}; "
             "remove it and train again with --keep-weights"
         )
-    # Published weights are where a training started; here they would be fetched only to be replaced.
-    options = unit.backbone_options.model_copy(update={"pretrained": False})
-    network = make_network(unit.model_copy(update={"backbone_options": options}), num_classes)
+    # Published weights would be fetched only to be replaced.
+    options = trial.backbone_options.model_copy(update={"pretrained": False})
+    network = make_network(trial.model_copy(update={"backbone_options": options}), num_classes)
     network.load_state_dict(state)
     return freeze(network)

@@ -1,7 +1,4 @@
-"""The contact sheet of Grad-CAM: a row for each image, a column for each network.
-
-Flow: ``Saliency`` -> each map by its own largest value, in the colours of one scale, over the image in grey -> cells,
-with the predicted class below each -> figure.
+"""The contact sheet of Grad-CAM: a row for each image, a column for each network, the predicted class below each cell.
 
 N images, P networks, H height, W width.
 """
@@ -19,7 +16,7 @@ from fmcs_bench.backbones.gradcam import Saliency
 from fmcs_bench.core.figure_style import MUTED, ORANGE, house_style, short
 
 COLORS = "viridis"
-"""Perceptually uniform, made to be read with every kind of colour vision; cividis is all but grey in its middle."""
+"""Perceptually uniform, and readable with every kind of colour vision."""
 
 CELL, GAP, LINE, MARGIN = 0.92, 0.09, 0.19, 0.16
 """Sizes in inches: of a cell, between cells, of a line of small print, around the sheet."""
@@ -31,7 +28,7 @@ DISPLAY_PIXELS, NAME_LENGTH = 128, 12
 
 
 class _Sheet:
-    """A figure that things are put on by inches from its upper left corner."""
+    """A figure with positions in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure, self.width, self.height = Figure(figsize=(width, height)), width, height
@@ -48,10 +45,10 @@ class _Sheet:
 
 @house_style()
 def saliency_figure(saliency: Saliency, title: str) -> Figure:
-    """Images down, networks across; violet is nothing, yellow the most that speaks for the target class in that cell.
+    """Images down, networks across; violet is no evidence for the target class, yellow the most in that cell.
 
-    Each cell has its own largest value, because the size of logits grows in training: what can be compared between
-    cells is where, not how much.
+    Each cell is scaled by its own largest value, because logits grow in training: places can be compared between cells,
+    amounts cannot.
 
     Args:
         saliency: of ``explain_networks``.
@@ -65,7 +62,7 @@ def saliency_figure(saliency: Saliency, title: str) -> Figure:
     room = (sheet.width - 2 * MARGIN) * 72 / (0.7 * len(heading))  # a bold letter is 0.7 times as wide as high
     sheet.write(MARGIN, MARGIN, heading, fontsize=min(11.5, room), fontweight="bold")
     whose = "the class that the network predicts" if saliency.target == "predicted" else "the image's label"
-    sheet.write(MARGIN, MARGIN + 0.27, f"where the maps hold what speaks for {whose}", fontsize=9, color=MUTED)
+    sheet.write(MARGIN, MARGIN + 0.27, f"where the maps hold evidence for {whose}", fontsize=9, color=MUTED)
     for column, name in enumerate(["image", *saliency.networks]):
         centre, top = first + column * step + CELL / 2, body - 2 * LINE - 0.02
         upper, _, lower = name.partition("\n")
@@ -89,7 +86,7 @@ def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
 
     Args:
         image_HWC: float in [0, 1], three channels.
-        cam_HW: not negative; a map that is zero everywhere leaves the whole image in the colour of nothing.
+        cam_HW: not negative; may be zero everywhere.
 
     Returns:
         float [H, W, 3] in [0, 1], magnified to 128 pixels or more.
@@ -106,7 +103,7 @@ def _mixed(grey_HW: np.ndarray, share_HW: np.ndarray) -> np.ndarray:
 
 
 def _magnified(image_HWC: np.ndarray) -> np.ndarray:
-    """So many pixels that no viewer has to invent any."""
+    """Magnified to a size that no viewer has to interpolate."""
     times = -(-DISPLAY_PIXELS // min(image_HWC.shape[:2]))
     image = torch.from_numpy(np.ascontiguousarray(image_HWC, dtype=np.float32)).permute(2, 0, 1)[None]
     found = torch.nn.functional.interpolate(image, scale_factor=float(times), mode="bilinear")
@@ -127,7 +124,7 @@ def _name_answer(sheet: _Sheet, centre: float, top: float, saliency: Saliency, n
 
 
 def _explain_scale(sheet: _Sheet, left: float, top: float) -> None:
-    """The colours as they look over a mid grey, and what the small print means."""
+    """The colour scale over a mid grey, and the meaning of the small print."""
     sheet.show(left, top, 1.5, 0.13, _mixed(np.full((1, 256), 0.5), np.linspace(0, 1, 256)[None]))
     sheet.write(left, top + 0.17, "nothing", fontsize=7.5, color=MUTED)
     sheet.write(left + 1.5, top + 0.17, "most of this cell", ha="right", fontsize=7.5, color=MUTED)

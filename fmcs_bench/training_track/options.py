@@ -1,11 +1,11 @@
-"""Options of ``fmcs_bench.train``: checked once, and passed unchanged to the plan and the trainings."""
+"""Options of ``fmcs_bench.train`` and ``explain``: checked once, and passed unchanged to where they are used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fmcs_bench.core.options import Options
 from fmcs_bench.training.methods import DEFAULT_METHODS, DEFAULT_RAFS, NUM_SEEDS, parse_rafs
@@ -96,3 +96,51 @@ class TrainOptions(Options):
     def recipe_changes(self) -> dict[str, Any]:
         """Fields of the recipe that have a value here."""
         return {name: value for name in RECIPE_FIELDS if (value := getattr(self, name)) is not None}
+
+
+class ExplainOptions(Options):
+    """Which networks and images ``fmcs-bench explain`` draws."""
+
+    by: Literal["stage", "raf"] = Field(
+        "stage",
+        description="A column for each stage of a run, or for each RAF of trainings whose weights were kept.",
+    )
+    run: int | None = Field(
+        None, description="stage: seed of the run.", json_schema_extra={"metavar": "SEED", "default": "the test run"}
+    )
+    method: str | None = Field(
+        None,
+        description="raf: family, such as ral-set.",
+        json_schema_extra={"metavar": "FAMILY", "default": "the only one"},
+    )
+    seed: int | None = Field(
+        None, description="raf: seed of the trainings.", json_schema_extra={"default": "the lowest"}
+    )
+    settings: str | None = Field(
+        None, description="raf: settings of the trainings.", json_schema_extra={"default": "the only ones"}
+    )
+    num_images: int | None = Field(
+        None,
+        description="Number of test images.",
+        json_schema_extra={"metavar": "N", "default": "one of each class, at most 10"},
+    )
+    image_ids: tuple[int, ...] = Field(
+        (),
+        description="Image to draw, by its id, instead; repeat for several.",
+        json_schema_extra={"flag": "--image-id", "metavar": "ID"},
+    )
+    target: Literal["predicted", "label"] = Field(
+        "predicted", description="Class whose evidence is shown: the predicted one, or the image's label."
+    )
+
+    @field_validator("image_ids", mode="before")
+    @classmethod
+    def _ids(cls, ids: Any) -> tuple[int, ...]:
+        return tuple(map(int, ids))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("run",) if self.by == "raf" else ("method", "seed", "settings"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} = {getattr(self, name)!r} has no meaning with by = {self.by!r}")
+        return self

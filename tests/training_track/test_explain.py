@@ -97,16 +97,16 @@ def test_by_raf_with_weights_of_another_training_or_damaged(trained, tmp_path):
         ({"by": "raf", "method": "ral-nrom"}, UnknownNameError, "did you mean ral-norm"),
         ({"by": "raf", "seed": 7}, UnknownNameError, "not trained from seed 7; its seeds are 100, 101"),
         ({"by": "raf", "settings": "9ep"}, UnknownNameError, "settings '9ep'"),
-        ({"by": "raf", "run": 3}, ConfigError, "run = 3 says nothing about Grad-CAM by raf"),
-        ({"seed": 100}, ConfigError, "seed = 100 says nothing about Grad-CAM by stage"),
-        ({"by": "epoch"}, ConfigError, "by is stage or raf"),
-        ({"target": "best"}, ConfigError, "target is predicted or label"),
+        ({"by": "raf", "run": 3}, ConfigError, "run = 3 has no meaning"),
+        ({"seed": 100}, ConfigError, "seed = 100 has no meaning"),
+        ({"by": "epoch"}, ConfigError, "by = 'epoch'"),
+        ({"target": "best"}, ConfigError, "target = 'best'"),
         ({"out": "sheet.jpg"}, ConfigError, r"sheet\.jpg; the name must end in"),
         ({"num_images": 1000}, ConfigError, "1000 images; from 1 to"),
         ({"device": "gpu7"}, ConfigError, "device 'gpu7' cannot be used here"),
     ],
 )
-def test_what_cannot_be_explained_is_said(trained, options, error, message):
+def test_a_wrong_option_is_refused(trained, options, error, message):
     with pytest.raises(error, match=message):
         fb.explain(NAME, workspace=trained.root, **({"device": "cpu"} | options))
 
