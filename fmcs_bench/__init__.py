@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import build_leaderboard, publish, verify
+    from fmcs_bench.api import publish, verify
     from fmcs_bench.build.runner import build
     from fmcs_bench.evaluator_track.runner import evaluate
     from fmcs_bench.evaluator_track.selection import load_evaluator
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
+    from fmcs_bench.leaderboard.build import build_leaderboard
     from fmcs_bench.results.tables import results
     from fmcs_bench.store.reader import open_dataset as open  # noqa: A004
     from fmcs_bench.training_track.estimate import plan_training
@@ -38,6 +39,7 @@ __all__ = [
 _ELSEWHERE = {
     "download": "fmcs_bench.hub.download",
     "build": "fmcs_bench.build.runner",
+    "build_leaderboard": "fmcs_bench.leaderboard.build",
     "evaluate": "fmcs_bench.evaluator_track.runner",
     "explain": "fmcs_bench.training_track.explain",
     "load": "fmcs_bench.hub.load",

@@ -77,28 +77,6 @@ def publish(
     )
 
 
-def build_leaderboard(*, workspace: PathLike | None = None, root: PathLike | None = None) -> Path:
-    """Make the page of all records of the workspace; returns the path of its ``index.html``.
-
-    Args:
-        workspace: with ``records/``; the page goes to ``leaderboard/`` there.
-        root: another folder with ``records/``, and perhaps ``claims/``; the page goes into it, and data cards are those
-            in ``data_cards/`` beside it.
-
-    Raises:
-        MissingDataError: there is no record yet.
-        LeftOutError: the page is made, and its path is the error's ``page``, but some records are not valid.
-    """
-    from fmcs_bench.leaderboard import build as leaderboard
-
-    if root is not None:
-        folder = Path(root)
-        return leaderboard.build(folder / "records", folder, datasets=[folder.resolve().parent / "data_cards"])
-    place = Workspace(workspace)
-    with place.locked():
-        return leaderboard.build(place.records, place.leaderboard, datasets=[place.datasets])
-
-
 def verify(
     dataset: FmcsDataset | PathLike,
     *,

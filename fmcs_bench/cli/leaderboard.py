@@ -4,93 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from fmcs_bench.cli.options import data_dir_option, json_option, print_json, workspace_option
 
-if TYPE_CHECKING:
-    from fmcs_bench.core.workspace import Workspace
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-COMMITTED = Path("leaderboard/records")
+COMMITTED = Path("leaderboard")
+"""Folder of the results in a clone of the repository."""
 CARDS = Path("data_cards")
 
 
 @click.group()
 def leaderboard() -> None:
-    """Tables and page, made of records; and the check of records."""
+    """Pages with all results; checking and adding results."""
 
 
 @leaderboard.command("build")
-@click.option(
-    "--root", metavar="DIR", help="Folder with records/ and claims/, where the page goes too, as leaderboard/."
-)
+@click.argument("source", required=False, metavar="[SOURCE]")
+@click.option("--out", metavar="DIR", help="Folder for the pages.  [default: leaderboard/ in the workspace]")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print all tables as Markdown, and write no pages.")
 @workspace_option
-def leaderboard_build(workspace: str, root: str | None) -> None:
-    """Make the page of all records of the workspace; its path is printed.
+def leaderboard_build(workspace: str, source: str | None, out: str | None, as_markdown: bool) -> None:
+    """Build the pages of all results; prints the path of the main page.
 
-    A record that is not valid stops nothing: the page and standard error name it, and the exit code is 1.
+    SOURCE is a folder with results, such as leaderboard/ of the repository; default: the workspace. Records that are
+    not valid are left out and listed on the page and on standard error; the exit code is then 1.
     """
-    from fmcs_bench import api
-    from fmcs_bench.leaderboard.sift import LeftOutError
+    from fmcs_bench.core.workspace import Workspace
+    from fmcs_bench.leaderboard import build
 
+    if as_markdown:
+        place = Workspace(workspace)
+        results = build.load(Path(source) if source else place.root, [place.datasets])
+        click.echo(build.markdown(results), nl=False)
+        return
     try:
-        page = api.build_leaderboard(workspace=workspace, root=root)
-    except LeftOutError as error:
+        page = build.build_leaderboard(source, out, workspace=workspace)
+    except build.LeftOutError as error:
         click.echo(str(error.page.resolve()))
         raise
     click.echo(str(page.resolve()))
 
 
-def _known_options(command: Command) -> Command:
-    command = click.option(
-        "--allow-unknown-dataset",
-        is_flag=True,
-        help="Check records of a dataset without its manifest too; their images are then taken on trust.",
-    )(command)
-    return click.option(
-        "--datasets",
-        "more",
-        multiple=True,
-        metavar="DIR",
-        help="Folder of known datasets or data cards, beside data_cards/ and those of the workspace; repeat.",
-    )(command)
+def _check_options(command: Command) -> Command:
+    """Add the options of everything that checks results."""
+    for option in (
+        click.option(
+            "--allow-unknown-dataset", is_flag=True, help="Check results of an unknown dataset too, without its images."
+        ),
+        click.option(
+            "--datasets",
+            "more",
+            multiple=True,
+            metavar="DIR",
+            help="Folder of datasets or data cards, beside data_cards/ and the workspace; repeat.",
+        ),
+        data_dir_option,
+        workspace_option,
+    ):
+        command = option(command)
+    return command
 
 
 @leaderboard.command("check")
-@click.argument("paths", nargs=-1, metavar="[FILE|DIR ...]")
-@click.option("--submission", is_flag=True, help="Refuse what a pull request may not have: missing seeds, other files.")
-@_known_options
-@data_dir_option
-@workspace_option
+@click.argument("source", required=False, metavar="[SOURCE]")
+@_check_options
 @json_option
 @click.pass_context
 def leaderboard_check(
     context: click.Context,
-    paths: tuple[str, ...],
-    submission: bool,
+    source: str | None,
     more: tuple[str, ...],
     allow_unknown_dataset: bool,
     data_dir: str | None,
     workspace: str,
     as_json: bool,
 ) -> None:
-    """Check records and their predictions, and compute every metric again; a fault exits with 1.
+    """Check results and compute every metric again; a fault gives the exit code 1.
 
-    Without FILE or DIR: leaderboard/records of the current folder, or else the records of the workspace.
+    SOURCE is a workspace, or a folder with results; default: leaderboard/ here, or else the workspace.
     """
     from fmcs_bench.cli.progress import shown
     from fmcs_bench.leaderboard.check import check
 
-    default = COMMITTED if COMMITTED.is_dir() else _folder(workspace).records
     with shown() as progress:
         report = check(
-            [Path(path) for path in paths] or [default],
-            datasets=_known(workspace, more),
+            Path(source or (COMMITTED if COMMITTED.is_dir() else workspace)),
+            datasets=[CARDS, Path(workspace, "datasets"), *map(Path, more)],
             data_dir=Path(data_dir) if data_dir else None,
-            submission=submission,
             allow_unknown_dataset=allow_unknown_dataset,
             progress=progress,
         )
@@ -99,51 +102,32 @@ def leaderboard_check(
         context.exit(1)
 
 
-@leaderboard.command("submit")
-@click.argument("paths", nargs=-1, required=True, metavar="RECORD ...")
-@click.option("--to", default=".", metavar="DIR", help="A clone of the repository, or a new folder.  [default: here]")
-@_known_options
-@data_dir_option
-@workspace_option
-def leaderboard_submit(
-    paths: tuple[str, ...],
+@leaderboard.command("add")
+@click.argument("source", metavar="SOURCE")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this evaluator or method; repeat.")
+@click.option("--to", default=str(COMMITTED), show_default=True, metavar="DIR", help="Folder of the results.")
+@_check_options
+def leaderboard_add(
+    source: str,
+    methods: tuple[str, ...],
     to: str,
     more: tuple[str, ...],
     allow_unknown_dataset: bool,
     data_dir: str | None,
     workspace: str,
 ) -> None:
-    """Check records (files or folders of them) and gather them for a pull request."""
+    """Check the results of SOURCE, a workspace or a folder with results, and add them for a pull request."""
     from fmcs_bench.cli.progress import shown
-    from fmcs_bench.leaderboard.submit import submit
+    from fmcs_bench.leaderboard.submit import add
 
     with shown() as progress:
-        submission = submit(
-            [Path(path) for path in paths],
+        added = add(
+            Path(source),
             Path(to),
-            datasets=_known(workspace, more),
+            methods=methods,
+            datasets=[CARDS, Path(workspace, "datasets"), Path(source, "datasets"), *map(Path, more)],
             data_dir=Path(data_dir) if data_dir else None,
             allow_unknown_dataset=allow_unknown_dataset,
             progress=progress,
         )
-    click.echo(str(submission))
-
-
-@leaderboard.command("schema")
-def leaderboard_schema() -> None:
-    """Print the JSON Schema of records."""
-    from fmcs_bench.core import files
-    from fmcs_bench.results.schema import record_schema
-
-    click.echo(files.to_json(record_schema()).decode(), nl=False)
-
-
-def _known(workspace: str, more: tuple[str, ...]) -> list[Path]:
-
-    return [CARDS, _folder(workspace).datasets, *map(Path, more)]
-
-
-def _folder(workspace: str) -> Workspace:
-    from fmcs_bench.core.workspace import Workspace
-
-    return Workspace(workspace)
+    click.echo(str(added))

@@ -10,7 +10,7 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
-from fmcs_bench.leaderboard import build as leaderboard
+from fmcs_bench.leaderboard.build import build_leaderboard
 from fmcs_bench.results.evaluator_board import EvaluatorBoard
 from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.store import RecordStore
@@ -69,7 +69,7 @@ def run(
         sweep = TrainOptions(methods=(AT_CHOSEN_RAF,), rafs=(chosen_raf,), seeds=num_seeds)
         train_dataset(dataset, workspace, sweep, device=device, progress=progress)
         progress.say("4/4  leaderboard")
-        page = leaderboard.build(workspace.records, workspace.leaderboard, datasets=[workspace.datasets])
+        page = build_leaderboard(workspace=workspace.root)
         every = training_boards(RecordStore(workspace.records).all(TrainingRecord))
         training = next(board for board in every if board.dataset_id == dataset.id)
     return Result(dataset, evaluators, training, page)

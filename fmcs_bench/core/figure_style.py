@@ -1,8 +1,7 @@
 """The look of all figures, and how they become files.
 
-All figures use the colours of this file and no other, so that an SVG can have those of a dark ground too. The series
-colours are those of Okabe and Ito that are dark enough for white paper, made to tell apart with every common kind of
-colour vision.
+Figures have a white ground, so they read the same on a light and on a dark page. The series colours are those of Okabe
+and Ito that are dark enough for white paper; they can be told apart with every common kind of colour vision.
 """
 
 from __future__ import annotations
@@ -13,28 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from fmcs_bench import svg
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError
 
 PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
 SERIES = (BLUE, ORANGE, GREEN, PINK)
-DARK = {
-    PAPER: "#11161c",
-    BAND: "#181f27",
-    GRID: "#2b3440",
-    MUTED: "#97a3b1",
-    INK: "#e4e9ef",
-    BLUE: "#3d9be0",
-    ORANGE: "#f58a3c",
-    GREEN: "#2fc79a",
-    PINK: "#e08fc0",
-}
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
@@ -86,34 +72,26 @@ def house_style() -> Iterator[None]:
 def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200) -> bytes:
     """A figure as a file's bytes; the same figure gives the same bytes with one version of Matplotlib.
 
-    PNG and PDF are light. An SVG is light or dark, as the screen that it is read on; it ends with Matplotlib's version.
-
     Args:
-        figure: made by a function of ``fmcs_bench.leaderboard.figures.evaluators``.
-        kind: of the file.
+        figure: any figure.
+        kind: format of the file.
         dpi: dots per inch; PNG only.
     """
     buffer = io.BytesIO()
     if kind == "svg":
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        return svg.adapt(buffer.getvalue(), DARK) + made_with()
-    if kind == "pdf":
+    elif kind == "pdf":
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
     else:
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
     return buffer.getvalue()
 
 
-def made_with() -> bytes:
-    """The last line of an SVG; where it says the same, the same figure has the same bytes."""
-    return f"<!-- Matplotlib {matplotlib.__version__} -->\n".encode()
-
-
 def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
     """Write a figure, whole or not at all.
 
     Args:
-        figure: made by a function of ``fmcs_bench.leaderboard.figures.evaluators``.
+        figure: any figure.
         path: of the file; its ending says which kind it is.
         dpi: dots per inch; PNG only.
 

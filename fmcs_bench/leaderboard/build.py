@@ -1,149 +1,397 @@
-"""Records -> a site of tables and figures that works from disk, and the same tables as Markdown.
+"""Results -> a folder of pages that work from disk, and the same tables as Markdown.
 
-Flow: files -> records that can be shown, and those that cannot -> sections (tables, pictures), a page of details for
-each method -> ``index.html``, ``details/``, ``README.md``, figures, assets and copies of the records. The same records
-give the same bytes.
+Every file is read once. What cannot be shown is left out, and the main page says so. The same results give the same
+bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.resources import files as package_files
+from functools import cache, cached_property, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from fmcs_bench import __version__
-from fmcs_bench.core.errors import MissingDataError
-from fmcs_bench.leaderboard import board_tables, citation, datatables, markdown, site, tables
-from fmcs_bench.leaderboard.cells import Table
-from fmcs_bench.leaderboard.claims import load_claims
-from fmcs_bench.leaderboard.figures import evaluators
-from fmcs_bench.leaderboard.known import cards_in, find_manifests
-from fmcs_bench.leaderboard.method_page import Details, details
-from fmcs_bench.leaderboard.sections import Fold, Picture, Section, sections
-from fmcs_bench.leaderboard.sift import LeftOut, LeftOutError, sift
-from fmcs_bench.leaderboard.verdicts import judge
-from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
-from fmcs_bench.results.store import RecordStore, predictions_path
+from fmcs_bench.core import files
+from fmcs_bench.core.errors import ConfigError, FmcsBenchError, MissingDataError
+from fmcs_bench.core.figure_style import encode
+from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.leaderboard import method_page
+from fmcs_bench.leaderboard.check import Fault, Report, Trial, find_manifests, read_trials, usable
+from fmcs_bench.leaderboard.claims import CLAIM_COLUMNS, Comparison, compare, load_claims
+from fmcs_bench.leaderboard.claims import NAME as CLAIMS
+from fmcs_bench.leaderboard.figures import evaluators as evaluator_figures
+from fmcs_bench.leaderboard.figures import training as training_figures
+from fmcs_bench.leaderboard.page import (
+    Code,
+    Fold,
+    Item,
+    Meanings,
+    Page,
+    Picture,
+    Section,
+    TableItem,
+    Text,
+    anchor,
+    as_markdown,
+    assets,
+    html,
+)
+from fmcs_bench.results.board import COUNT, Column, Form, Table
+from fmcs_bench.results.evaluator_board import EVALUATOR_COLUMNS, EvaluatorBoard, evaluator_boards
+from fmcs_bench.results.metrics import Breakdown, break_down
+from fmcs_bench.results.records import EvaluatorRecord, Predictions, TrainingRecord
+from fmcs_bench.results.training_board import TRAINING_COLUMNS, TrainingBoard, training_boards
+from fmcs_bench.store.schema import Manifest
 
-__all__ = ["Content", "Details", "LeftOut", "LeftOutError", "Section", "build", "render", "sections"]
-
-ASSETS = ("page.css", "page.js")
-"""Files of ours beside the page; see ``datatables`` for the one that is not."""
+YEAR = 2026
+"""Of this version; a build on a different day must give the same page."""
+_OWN = ("assets", "details", "figures", "index.html")
+_READING = """
+A number is a mean over seeds, with its 95 % interval below it (Student's t over the seeds); one seed has no interval.
+The intervals of the evaluator boards are over fits on one test run. They do not include the variation between runs: a \
+different test run may give different numbers.
+Rows are ordered by the mean. A rank is a range: the best and the worst that the intervals of the differences allow \
+(Welch, not corrected for the number of pairs).
+The evaluator that goes into training is chosen on the validation run, among those that have a gradient; RAF is chosen \
+on validation images. The test run and the test images choose nothing.
+Training methods are compared with the baseline seed by seed: same initial weights, same batches. The p-value counts \
+all ways to flip the signs of the differences, so with five seeds it is at least 1/16, whatever the effect; Holm's \
+correction makes it larger. Read the interval and the smallest detectable difference beside it.
+The name of a row links to a page with everything that its records say, and the command that makes them again.
+"""
+_LEAD = """An evaluator looks at the feature maps of a backbone and predicts its stage on the way to convergence \
+(FMCS, 1 to K). The evaluator boards compare evaluators; the training boards show what training against one changed."""
+_CITE = f"""@software{{fmcs_bench,
+  title   = {{fmcs-bench}},
+  author  = {{{{The fmcs-bench developers}}}},
+  version = {{{__version__}}},
+  year    = {{{YEAR}}},
+}}"""
 
 
 @dataclass(frozen=True)
-class Content:
-    """All that the page shows.
+class Results:
+    """All that the pages show.
 
     Attributes:
-        sections: one for each FMCS dataset.
-        claims: published figures beside ours; no table, no section.
-        datasets: what is known of the FMCS datasets; no table, no section.
-        left_out: records that could not be shown.
-        num_evaluators: records of the evaluator track that are shown.
-        num_trainings: records of the training track that are shown.
+        trials: of both tracks.
+        comparisons: published figures beside ours.
+        manifests: of the FMCS datasets that are here.
+        left_out: what cannot be shown, and why.
     """
 
-    sections: Sequence[Section]
-    claims: Sequence[Table] = ()
-    datasets: Sequence[Table] = ()
-    left_out: Sequence[LeftOut] = ()
-    num_evaluators: int = 0
-    num_trainings: int = 0
+    trials: Sequence[Trial]
+    comparisons: Sequence[Comparison] = ()
+    manifests: Sequence[Manifest] = ()
+    left_out: Sequence[Fault] = ()
+
+    @cached_property
+    def evaluators(self) -> list[EvaluatorRecord]:
+        """Records of the evaluator track."""
+        return [trial.record for trial in self.trials if isinstance(trial.record, EvaluatorRecord)]
+
+    @cached_property
+    def trainings(self) -> list[TrainingRecord]:
+        """Records of the training track."""
+        return [trial.record for trial in self.trials if isinstance(trial.record, TrainingRecord)]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Predictions]:
+        return {trial.record.key: trial.arrays for trial in self.trials}
+
+    def predictions(self, record: EvaluatorRecord) -> Predictions:
+        """The predictions of one of the records."""
+        return self._arrays[record.key]
 
 
-def build(records_root: Path, out: Path, *, datasets: Sequence[Path] = ()) -> Path:
-    """Build the leaderboard of all records under ``records_root``.
+class LeftOutError(FmcsBenchError, ValueError):
+    """The pages are made, but some records are not on them.
+
+    Attributes:
+        page: path of the main page.
+        left_out: what it does not show.
+    """
+
+    def __init__(self, page: Path, left_out: Sequence[Fault]) -> None:
+        lines = [f"- {fault.where}: {fault.what}" for fault in left_out]
+        advice = "make them again or remove them; everything else is on the page"
+        super().__init__("\n".join([f"{len(left_out)} left out of {page}:", *lines, advice]))
+        self.page, self.left_out = page, tuple(left_out)
+
+
+def build_leaderboard(
+    source: PathLike | None = None, out: PathLike | None = None, *, workspace: PathLike | None = None
+) -> Path:
+    """Make the pages of all results of a workspace, or of a folder such as the repository's ``leaderboard``.
 
     Args:
-        records_root: folder of a ``RecordStore``. It may be ``out/records`` itself; otherwise the records and their
-            predictions are copied there. Claims are in the folder ``claims`` beside it, if it is there, and are
-            copied like records.
-        out: folder for the page; files in it that no build wrote are left alone.
-        datasets: folders with FMCS datasets, or with their data cards, for the board of datasets.
+        source: folder with results, and perhaps ``claims.csv``; None is the workspace.
+        out: folder for the pages; None is ``leaderboard`` in the workspace.
+        workspace: folder of the workspace; None is the usual one.
 
     Returns:
-        Path of the page, ``out/index.html``.
+        Path of the main page, ``index.html``.
 
     Raises:
-        MissingDataError: there is no record.
-        LeftOutError: the page is made, but some records are not valid; the page names them too.
-        ConfigError: ``out`` holds a file, not from a build, where one of ours must go.
+        MissingDataError: there is no result yet.
+        ConfigError: ``out`` holds files that no build wrote.
+        LeftOutError: the pages are made, but some records are not valid; the main page lists them too.
     """
-    store = RecordStore(records_root)
-    sifted = sift(store)
-    every: list[EvaluatorRecord | TrainingRecord] = [*sifted.evaluators, *sifted.trainings]
-    if not every and not sifted.left_out:
+    place = Workspace(workspace)
+    results = load(place.root if source is None else Path(source), [place.datasets])
+    page = write(results, place.leaderboard if out is None else Path(out))
+    if results.left_out:
+        raise LeftOutError(page, results.left_out)
+    return page
+
+
+def load(source: Path, datasets: Sequence[Path] = ()) -> Results:
+    """All results of a folder, with its claims and its data cards; each file is read once.
+
+    Args:
+        source: a workspace, or a folder such as the repository's ``leaderboard``.
+        datasets: more folders with FMCS datasets or data cards.
+
+    Raises:
+        MissingDataError: there is no result.
+    """
+    report = Report()
+    trials = usable(read_trials(source, report), report)
+    if not trials and not report.faults:
         raise MissingDataError(
-            f"there are no records under {records_root}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
+            f"there are no results in {source}; make some with `fmcs-bench evaluate` or `fmcs-bench train`"
         )
-    manifests = find_manifests(datasets)
-    claims_root = records_root.parent / "claims"
-    claims = judge(load_claims(claims_root), sifted.trainings, manifests)
-    shown = Content(
-        sections(sifted.evaluators, sifted.trainings, store.predictions),
-        [board_tables.claims_table(claims)] if claims else [],
-        [board_tables.datasets_table(list(manifests.values()), cards_in(datasets, out))] if manifests else [],
-        sifted.left_out,
-        len(sifted.evaluators),
-        len(sifted.trainings),
-    )
-    contents: dict[str, bytes | Path] = {}
-    for section in shown.sections:
-        for picture in section.pictures:
-            contents[f"{picture.name}.svg"] = evaluators.encode(picture.figure, "svg")
-    sources = {"records": records_root, "claims": claims_root}
-    in_place = [name for name, folder in sources.items() if (out / name).resolve() == folder.resolve()]
-    for address in [] if "records" in in_place else map(tables.address, every):
-        path = records_root / address
-        for copied in (predictions_path(path), path):
-            contents[f"records/{copied.relative_to(records_root).as_posix()}"] = copied
-    for judged in [] if "claims" in in_place else claims:
-        contents[f"claims/{judged.claim.id}.json"] = claims_root / f"{judged.claim.id}.json"
-    for name in ASSETS:
-        contents[f"assets/{name}"] = (package_files(__name__) / "assets" / name).read_bytes()
-    contents[f"assets/{datatables.NAME}"] = datatables.script()
-    for page in details(sifted.evaluators, sifted.trainings):
-        contents[page.name] = render("details.html.j2", page=page, root=page.root).encode()
-    contents["README.md"] = render("README.md.j2", content=shown).encode()
-    contents["index.html"] = render("page.html.j2", content=shown, root="").encode()
-    site.publish(out, contents, leave=in_place)
-    if sifted.left_out:
-        raise LeftOutError(out / "index.html", sifted.left_out)
+    manifests = find_manifests([source / "datasets", source.resolve().parent / "data_cards", *datasets])
+    trainings = [trial.record for trial in trials if isinstance(trial.record, TrainingRecord)]
+    comparisons = compare(load_claims(source / CLAIMS), trainings, manifests)
+    return Results(trials, comparisons, list(manifests.values()), report.faults)
+
+
+def write(results: Results, out: Path) -> Path:
+    """Write all pages; returns the path of the main page.
+
+    Args:
+        results: what they show.
+        out: a folder that is new, empty, or holds pages of an earlier build, which are replaced.
+
+    Raises:
+        ConfigError: ``out`` holds other files.
+    """
+    others = sorted(path.name for path in out.iterdir() if path.name not in _OWN) if out.is_dir() else []
+    if others:
+        raise ConfigError(f"{out} holds {others[0]}, which no build of the leaderboard wrote; choose an empty folder")
+    pages = [main_page(results), *_method_pages(results)]
+    contents = {f"assets/{name}": data for name, data in assets().items()}
+    contents |= {f"{picture.name}.svg": encode(picture.draw(), "svg") for page in pages for picture in page.pictures}
+    contents |= {page.path: html(page).encode() for page in reversed(pages)}  # the main page comes last
+    for name, data in contents.items():
+        files.write_atomically(out / name, data)
+    for path in sorted(out.rglob("*"), reverse=True):
+        if path.is_file() and path.relative_to(out).as_posix() not in contents:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     return out / "index.html"
 
 
-def render(template: str, **values: object) -> str:
-    """The page, a page of details or the Markdown file.
-
-    Args:
-        template: file in ``templates``.
-        **values: that it shows.
-    """
-    environment = Environment(
-        loader=PackageLoader("fmcs_bench.leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+def main_page(results: Results) -> Page:
+    """The page with all boards."""
+    sections: list[Section] = []
+    if results.left_out:
+        lines = tuple(Text(f"{fault.where}: {fault.what}") for fault in results.left_out)
+        text = Text("These records could not be used. No number on this page comes from them.")
+        sections.append(Section("left-out", "Records that are not shown", (text, *lines)))
+    ids = sorted({record.dataset_id for record in (*results.evaluators, *results.trainings)})
+    for dataset_id in ids:
+        sections += _dataset_sections(dataset_id, results)
+    if results.comparisons:
+        claims = TableItem(
+            "claims-table",
+            Table("Published figures beside our trainings", CLAIM_COLUMNS, tuple(results.comparisons), "page"),
+            tuple(item.claim.id for item in results.comparisons),
+        )
+        sections.append(Section("claims", "Claims", (claims, Fold("Columns", (Meanings(CLAIM_COLUMNS),)))))
+    if results.manifests:
+        table = Table("FMCS datasets here", DATASET_COLUMNS, tuple(results.manifests), "page")
+        names = tuple(manifest.id for manifest in results.manifests)
+        sections.append(Section("datasets", "FMCS datasets", (TableItem("datasets-table", table, names),)))
+    columns = (
+        Fold("Columns of the evaluator boards", (Meanings(EVALUATOR_COLUMNS),)),
+        Fold("Columns of the training boards", (Meanings(TRAINING_COLUMNS),)),
     )
-    environment.filters["exact"] = _exact
-    environment.globals |= {"tables": tables, "markdown": markdown, "version": __version__, "bibtex": citation.bibtex}
-    tests: dict[str, Any] = environment.tests  # whose type is inferred from jinja2's own tests, plain functions
-    tests.update((kind.__name__, partial(_is, kind)) for kind in (Table, Picture, Fold))
-    return environment.get_template(template).render(**values)
+    sections.append(Section("reading", "How to read the tables", (*map(Text, _READING.strip().splitlines()), *columns)))
+    cite = Text("Cite the suite with its version, and each dataset with its name and digest as they stand above.")
+    sections.append(Section("cite", "Cite", (cite, Code("bibtex", _CITE))))
+    num_fits, num_trainings = len(results.evaluators), len(results.trainings)
+    lead = (_LEAD, f"{len(ids)} FMCS datasets, {num_fits:,} fits of evaluators, {num_trainings:,} trainings.")
+    links = tuple((section.title, f"#{section.anchor}") for section in sections if section.level == 2)
+    title = "How converged is a network, judged from its feature maps alone? Does training against that help?"
+    return Page("index.html", title, lead, tuple(sections), links)
 
 
-def _exact(value: float) -> str:
-    """Of a mean nine digits, by which tables are sorted; of a whole number all."""
-    return str(value) if isinstance(value, int) else f"{value:.9g}"
+def markdown(results: Results) -> str:
+    """All tables of the main page as Markdown, each section with its heading."""
+    page = main_page(results)
+    parts = [
+        f"{'#' * section.level} {as_markdown((Text(section.title),))}\n\n{as_markdown(section.items)}"
+        for section in page.sections
+        if any(isinstance(item, TableItem) for item in section.items)
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def _is(kind: type, value: object) -> bool:
-    return isinstance(value, kind)
+def _dataset_sections(dataset_id: str, results: Results) -> list[Section]:
+    """A heading, and below it a section for each board."""
+    own = [record for record in results.evaluators if record.dataset_id == dataset_id]
+    evaluators = evaluator_boards(own)
+    trainings = training_boards([record for record in results.trainings if record.dataset_id == dataset_id])
+    none = "No evaluator was compared on this dataset yet: fmcs-bench evaluate."
+    return [
+        Section(anchor("dataset", dataset_id), dataset_id, () if evaluators else (Text(none, empty=True),)),
+        *(_evaluator_section(board, results.predictions) for board in evaluators),
+        *map(_training_section, trainings),
+    ]
+
+
+def _evaluator_section(board: EvaluatorBoard, predictions: Callable[[EvaluatorRecord], Predictions]) -> Section:
+    best, count = board.rows[0], len(board.rows)
+    chosen = f" Chosen on the validation run, for training: {board.chosen.evaluator}." if board.chosen else ""
+    error = f"{best.mae['test_run']} of {board.num_stages} stages"
+    intro = f"Lowest error on the test run: {best.evaluator}, {error}.{chosen}"
+    name = anchor("evaluators", board.dataset_id, board.settings)
+
+    @cache
+    def answers() -> dict[str, Breakdown]:
+        return {row.evaluator: break_down([predictions(record) for record in row.records]) for row in board.rows}
+
+    def table(view: str, name: str) -> TableItem:
+        links = tuple(method_page.href(row.records[0]) for row in board.rows)
+        return TableItem(name, board.table(view), tuple(row.evaluator for row in board.rows), links)
+
+    def picture(name: str, draw: Callable[[], Figure], alt: str, text: str) -> Picture:
+        return Picture(f"figures/{board.dataset_id}/{board.settings}/{name}", draw, alt, text)
+
+    items: list[Item] = [
+        Text(intro),
+        table("page", name),
+        picture(
+            "errors",
+            lambda: evaluator_figures.error_figure(board),
+            f"Error of {count} evaluators on the test run and on the runs they were fitted on.",
+            "Mean absolute error in stages. Bars are 95 % intervals over fits, small dots are single fits.",
+        ),
+        picture(
+            "scores",
+            lambda: evaluator_figures.score_figure(board),
+            f"Mean predicted score of {count} evaluators along the checkpoints of the test run.",
+            "The score along the whole test run, also between the stages. Bands span the seeds.",
+        ),
+    ]
+    if board.tested_on:
+        items.append(table("test_on", anchor("test-on", board.dataset_id, board.settings)))
+    confusion = picture(
+        "confusion",
+        lambda: evaluator_figures.confusion_figure(board, answers()),
+        "For every evaluator, the share of each predicted stage for each true stage of the test run.",
+        "Shares of the maps of each true stage of the test run, mean over seeds; on the diagonal the recall (%).",
+    )
+    calibration = picture(
+        "calibration",
+        lambda: evaluator_figures.calibration_figure(board, answers()),
+        "For every evaluator, how often its most probable stage is right, by the probability that it gives.",
+        "Calibration on the test run. The area of a dot is its share of maps; below the line, answers are too sure.",
+    )
+    items.append(Fold("Confusion of stages, and calibration", (confusion, calibration)))
+    return Section(f"{name}-board", f"Evaluators, settings {board.settings}", tuple(items), 3)
+
+
+_TRAINING_TEXTS = {
+    "differences": (
+        "Difference of test accuracy to the baseline for every method and control.",
+        "Test accuracy minus the baseline's at equal seeds. A bar across 0 means that no difference was shown.",
+    ),
+    "scores": (
+        "For every method, how much higher score and test accuracy are than the baseline's.",
+        "The score of the board's chosen evaluator and the accuracy, each compared with the baseline at equal seeds.",
+    ),
+    "raf": (
+        "Test accuracy at every RAF, a panel for every method with an evaluator, beside the baseline.",
+        "RAF is chosen on validation images; the test accuracy of the others is shown so that nothing is hidden.",
+    ),
+    "curves": (
+        "Validation accuracy after every epoch, a panel for every method with an evaluator, beside the baseline.",
+        "Accuracy on the validation images at the chosen RAF. Bands are 95 % intervals over seeds.",
+    ),
+}
+
+
+def _training_section(board: TrainingBoard) -> Section:
+    name = anchor("training", board.dataset_id, board.settings)
+    figures = training_figures.drawable(board)
+
+    def pictures(*keys: str) -> tuple[Item, ...]:
+        path = f"figures/{board.dataset_id}/{board.settings}"
+        shown = [key for key in keys if key in figures]
+        return tuple(Picture(f"{path}/{key}", partial(figures[key], board), *_TRAINING_TEXTS[key]) for key in shown)
+
+    def table(view: str) -> tuple[Item, ...]:
+        value = board.table(view)
+        names = tuple(f"{entry.row.family}@{entry.point.raf:g}" for entry in value.rows)
+        links = tuple(method_page.href(entry.point.records[0]) for entry in value.rows)
+        own = name if view == "page" else anchor(view, board.dataset_id, board.settings)
+        return (TableItem(own, value, names, links),) if value.rows else ()
+
+    folds = (
+        Fold("All RAF values, and what choosing one gains", (*pictures("raf"), *table("choice"), *table("sweep"))),
+        Fold("Accuracy after every epoch", pictures("curves")),
+        Fold("Every seed", table("seeds")),
+    )
+    items = (Text(_summary(board)), *table("page"), *pictures("differences", "scores"))
+    items += tuple(fold for fold in folds if fold.items)
+    return Section(f"{name}-board", f"Training, settings {board.settings}", items, 3)
+
+
+def _summary(board: TrainingBoard) -> str:
+    """What the board shows, in a sentence."""
+    found = [row.difference.estimate for row in board.rows if row.difference is not None and not row.control]
+    above = sum(estimate.low is not None and estimate.low > 0 for estimate in found)
+    below = sum(estimate.high is not None and estimate.high < 0 for estimate in found)
+    if board.baseline is None:
+        return "There is no baseline with these settings, so no method is compared."
+    accuracy = " ".join(board.baseline.chosen.test_accuracy.parts(".1f", 100))
+    return (
+        f"The baseline has a test accuracy of {accuracy} %. Of {len(found)} methods (without controls), {above} have "
+        f"an interval of the difference above 0, and {below} have one below 0."
+    )
+
+
+def _method_pages(results: Results) -> list[Page]:
+    def key(record: EvaluatorRecord | TrainingRecord) -> str:
+        return method_page.path(record)
+
+    every = sorted((trial.record for trial in results.trials), key=lambda record: (key(record), record.seed))
+    names = {"evaluator": "evaluators", "training": "training"}
+    return [
+        method_page.method_page(group, anchor(names[group[0].track], group[0].dataset_id, group[0].settings))
+        for group in (list(found) for _, found in groupby(every, key))
+    ]
+
+
+DATASET_COLUMNS: tuple[Column[Manifest], ...] = (
+    Column("id", "Dataset", lambda m: m.id, "name and first digits of the digest", numeric=False),
+    Column("image_dataset", "Images", lambda m: m.config.image_dataset, numeric=False),
+    Column("num_images", "Images, number", lambda m: sum(m.images.num_images.values()), form=COUNT),
+    Column("backbone", "Backbone", lambda m: m.config.backbone, numeric=False),
+    Column("image_size", "Size, px", lambda m: m.config.image_size, form=COUNT),
+    Column("stages", "K", lambda m: m.config.stages, "number of stages", form=COUNT),
+    Column("runs", "Runs", lambda m: len(m.runs), "trainings of the backbone", form=COUNT),
+    Column("num_maps", "Maps", lambda m: m.num_maps, form=COUNT),
+    Column("map_shape", "Shape of a map", lambda m: " x ".join(map(str, m.map_shape)), numeric=False),
+    Column("stored", "Stored, MB", lambda m: m.stored_bytes / 1e6, form=Form(",.1f")),
+    Column("codec", "Codec", lambda m: m.config.codec, "q8 loses a little, the others nothing", numeric=False),
+    Column("licence", "Licence", lambda m: m.images.licence, "of the images", numeric=False),
+)

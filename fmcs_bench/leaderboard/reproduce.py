@@ -1,115 +1,97 @@
-"""The command that makes the records of one method again, from what the records say.
-
-Flow: records of one method -> the options that made them -> one line for a shell, and what the line cannot say.
-"""
+"""The command that makes the records of one method again, from what the records say."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from fmcs_bench.leaderboard.check import USUAL_SEEDS
 from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
 from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.training.methods import NUM_SEEDS
 from fmcs_bench.training.recipes import RECIPES
+from fmcs_bench.training_track.plan import FIRST_SEED
 
+USUAL_SEEDS = {"evaluator": range(NUM_SEEDS), "training": range(FIRST_SEED, FIRST_SEED + NUM_SEEDS)}
 _RECIPE_OPTIONS = {"optimizer", "lr", "weight_decay", "schedule", "batch_size", "augmentation", "precision"}
 """Fields of a recipe that the command can change."""
 
 
-class Again(NamedTuple):
-    """A command line, and sentences about what else must be there for it to give the same records."""
+class Command(NamedTuple):
+    """A command line, and sentences about what else it needs to give the same records."""
 
-    command: str
+    line: str
     notes: tuple[str, ...]
 
 
-def evaluator_again(records: Sequence[EvaluatorRecord]) -> Again:
-    """How the fits of one evaluator are made again.
-
-    Args:
-        records: of one evaluator on one dataset with equal settings.
-    """
+def command(records: Sequence[EvaluatorRecord | TrainingRecord]) -> Command:
+    """The command for the records of one method, with one RAF and equal settings."""
     record = records[0]
-    unit = record.trial
-    words = ["fmcs-bench", "evaluate", record.dataset, "--evaluator", unit.method]
-    for name, values in unit.grid.items():
+    notes = [f"The workspace must hold the dataset {record.dataset} with the digest {record.dataset_digest}."]
+    make: Callable[[Any, list[str]], list[str]] = _evaluate if isinstance(record, EvaluatorRecord) else _train
+    words = ["fmcs-bench", *make(records, notes)]
+    return Command(shlex.join([*words, "--device", record.environment.device]), tuple(notes))
+
+
+def _evaluate(records: Sequence[EvaluatorRecord], notes: list[str]) -> list[str]:
+    record, trial = records[0], records[0].trial
+    words = ["evaluate", record.dataset, "--evaluator", trial.method]
+    for name, values in trial.grid.items():
         words += ["--grid", f"{name}={','.join(map(str, values))}"]
     words += ["--seeds", _num_seeds(records)]
-    words += [] if unit.limit is None else ["--limit", str(unit.limit)]
-    words += [] if unit.test_limit is None else ["--test-limit", str(unit.test_limit)]
+    words += [] if trial.limit is None else ["--limit", str(trial.limit)]
+    words += [] if trial.test_limit is None else ["--test-limit", str(trial.test_limit)]
     for other in sorted({name for each in records for name in each.test_on}):
         words += ["--test-on", other.rpartition("@")[0]]
-    notes = [_dataset(record)]
-    plain = EvaluatorTrial.make(
-        evaluator=unit.evaluator,
-        seed=unit.seed,
-        limit=unit.limit,
-        test_limit=unit.test_limit,
-        head=unit.head,
-        code=unit.code,
-        labels=unit.labels,
-        grid=unit.grid,
-    )
-    unsaid = sorted(name for name, value in unit if value != getattr(plain, name))
-    if unsaid:
-        notes.append(f"The command has no option for {', '.join(unsaid)}; the values are those of the unit of work.")
-    if unit.code is not None:
+    options = ("evaluator", "seed", "limit", "test_limit", "head", "code", "labels", "grid")
+    plain = EvaluatorTrial.make(**{name: getattr(trial, name) for name in options})
+    _note_missing([name for name, value in trial if value != getattr(plain, name)], notes)
+    if trial.code is not None:
         notes.append(
-            f"{unit.evaluator} is a plug-in: install it, or name its file as --evaluator FILE.py:Class. The SHA-256 of "
-            f"that file is {unit.code}."
+            f"{trial.evaluator} is a plug-in: install its package, or name its file as --evaluator FILE.py:Class. "
+            f"The SHA-256 of that file is {trial.code}."
         )
-    return Again(_join(words, record), tuple(notes))
+    return words
 
 
-def training_again(records: Sequence[TrainingRecord]) -> Again:
-    """How the trainings of one method at one RAF are made again.
-
-    Args:
-        records: of one method with one RAF and equal settings.
-    """
-    record = records[0]
-    unit, method = record.trial, record.trial.method
-    words = ["fmcs-bench", "train", record.dataset, "--method", method.name]
+def _train(records: Sequence[TrainingRecord], notes: list[str]) -> list[str]:
+    record, trial, method = records[0], records[0].trial, records[0].trial.method
+    words = ["train", record.dataset, "--method", method.name]
     words += ["--raf", repr(method.raf)] if method.has_raf else []
-    words += [] if unit.evaluator_name is None else ["--evaluator", unit.evaluator_name]
+    words += [] if trial.evaluator_name is None else ["--evaluator", trial.evaluator_name]
     if method.network == "dueheadnet":
         words += [] if method.backbone is None else ["--base", method.backbone]
         words += [] if method.constraint_weight == 1 else ["--constraint-weight", repr(method.constraint_weight)]
         words += ["--pretrained-first"] if method.pretrained_first else []
-    words += [] if unit.init == "fresh" else ["--init", unit.init]
-    notes = [_dataset(record)]
-    if unit.recipe.name in RECIPES:
-        words += ["--recipe", unit.recipe.name]
-        for name, value in unit.recipe.differences.items():
-            words += [f"--{name.replace('_', '-')}", str(value)] if name in _RECIPE_OPTIONS else []
-    unsaid = sorted(set(unit.recipe.differences) - _RECIPE_OPTIONS) if unit.recipe.name in RECIPES else ["recipe"]
-    if unsaid:
-        notes.append(f"The command has no option for {', '.join(unsaid)}; the values are those of the unit of work.")
-    words += ["--epochs", str(unit.epochs), "--seeds", _num_seeds(records)]
+    words += [] if trial.init == "fresh" else ["--init", trial.init]
+    missing = ["recipe"]
+    if trial.recipe.name in RECIPES:
+        words += ["--recipe", trial.recipe.name]
+        differences = trial.recipe.differences
+        for name in (name for name in differences if name in _RECIPE_OPTIONS):
+            words += [f"--{name.replace('_', '-')}", str(differences[name])]
+        missing = sorted(set(differences) - _RECIPE_OPTIONS)
+    _note_missing(missing, notes)
+    words += ["--epochs", str(trial.epochs), "--seeds", _num_seeds(records)]
     words += ["--best-epoch-on-test"] if record.metrics.best_test_accuracy is not None else []
-    if unit.evaluator is not None:
+    if trial.evaluator is not None:
         notes.append(
-            f"The evaluator {unit.evaluator} must have been fitted there by fmcs-bench evaluate; the digest of the fit "
-            f"is {unit.evaluator_digest}."
+            f"The evaluator {trial.evaluator} must have been fitted there by fmcs-bench evaluate; the digest of the "
+            f"fit is {trial.evaluator_digest}."
         )
-    if unit.watcher is not None:
-        notes.append(f"Scores along the training are those of {unit.watcher}, the chosen evaluator of that board.")
+    if trial.watcher is not None:
+        notes.append(f"Scores along the training are those of {trial.watcher}, the chosen evaluator of that board.")
     if not record.dataset.startswith("digits-"):
-        notes.append("The place of the images is no part of a record: add --data-dir or --images.")
-    return Again(_join(words, record), tuple(notes))
+        notes.append("Records do not say where the images are: add --data-dir or --images.")
+    return words
+
+
+def _note_missing(names: Sequence[str], notes: list[str]) -> None:
+    if names:
+        notes.append(f"The command has no option for {', '.join(sorted(names))}; the values are those of the trial.")
 
 
 def _num_seeds(records: Sequence[EvaluatorRecord] | Sequence[TrainingRecord]) -> str:
-    """So many that the last of these seeds is among them; a command counts from the track's first seed."""
+    """So many that the last of these seeds is among them; a command counts from the first seed of its track."""
     first = USUAL_SEEDS[records[0].track].start
     return str(max(1, max(each.seed for each in records) + 1 - first))
-
-
-def _dataset(record: EvaluatorRecord | TrainingRecord) -> str:
-    return f"The workspace must hold the dataset {record.dataset} with the digest {record.dataset_digest}."
-
-
-def _join(words: Sequence[str], record: EvaluatorRecord | TrainingRecord) -> str:
-    return shlex.join([*words, "--device", record.environment.device])

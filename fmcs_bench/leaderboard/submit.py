@@ -1,120 +1,102 @@
-"""Gathers checked records and their predictions in the folder that a pull request needs.
-
-Flow: records -> ``check``, as strict as for what is committed -> nothing is overwritten -> record and predictions at
-their address below ``leaderboard/records``, and on the list of published records -> what to type next.
-"""
+"""Adds checked trials to a folder of results, such as the repository's ``leaderboard``, for a pull request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmcs_bench.core import files
-from fmcs_bench.core.errors import ConfigError, RecordError
+from fmcs_bench.core.errors import ConfigError, MissingDataError, RecordError
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.leaderboard import sums
-from fmcs_bench.leaderboard.check import check, find_files
-from fmcs_bench.leaderboard.faults import Report, teller
-from fmcs_bench.leaderboard.reading import read
-from fmcs_bench.results.store import RecordStore, predictions_path
+from fmcs_bench.leaderboard.check import KnownDatasets, Report, check_trials, find_manifests, read_trials
+from fmcs_bench.results import tables
 
 
 @dataclass(frozen=True)
-class Submission:
-    """What was gathered; prints as what to do next.
+class Added:
+    """What was added; prints as what to do next.
 
     Attributes:
-        folder: with ``leaderboard/records`` in it.
-        added: files that were written, relative to ``folder``.
+        folder: of the results.
+        names: of the new trials.
         report: of the check.
     """
 
     folder: Path
-    added: tuple[str, ...]
+    names: tuple[str, ...]
     report: Report
 
     def __str__(self) -> str:
-        num = len(self.added) // 2
-        if not num:
-            return f"{self.folder} has these records already; there is nothing to add"
-        methods = sorted({Path(name).parent.as_posix() for name in self.added})
-        lines = [f"{num:,} record{'' if num == 1 else 's'} with predictions, checked, in {self.folder}:"]
-        lines += [f"  {method}" for method in methods]
-        return "\n".join([
-            *lines,
-            "Next, in a clone of the repository (copy the folder leaderboard/ into it if it is elsewhere):",
-            "  fmcs-bench leaderboard check --submission leaderboard/records",
-            "  git switch -c records",
-            "  git add leaderboard/records",
-            '  git commit -m "Records of ..."',
-            "  git push -u origin records",
-            "and open a pull request; the page is made again when it is merged.",
-        ])  # fmt: skip
+        if not self.names:
+            return f"{self.folder} has these trials already; there is nothing to add"
+        methods = sorted({name.rpartition("/")[0] for name in self.names})
+        commands = (
+            f"fmcs-bench leaderboard check {self.folder}",
+            f"git switch -c results && git add {self.folder}",
+            "git commit -m 'Results of ...' && git push -u origin results",
+        )
+        lines = [f"{len(self.names):,} trials, checked, were added to {self.folder}:", *(f"  {m}" for m in methods)]
+        return "\n".join([*lines, "next, in a clone of the repository:", *(f"  {c}" for c in commands)])
 
 
-def submit(
-    paths: Iterable[Path],
+def add(
+    source: Path,
     to: Path,
     *,
+    methods: Collection[str] = (),
     datasets: Sequence[Path] = (),
     data_dir: Path | None = None,
     allow_unknown_dataset: bool = False,
     progress: Progress = SILENT,
-) -> Submission:
-    """Check records and copy them to where a pull request has them.
+) -> Added:
+    """Check trials and append them to a folder of results.
 
     Args:
-        paths: records, and folders of them.
-        to: a clone of the repository, or a folder for ``leaderboard/records``.
-        datasets: see ``check``.
-        data_dir: see ``check``.
-        allow_unknown_dataset: see ``check``.
-        progress: shows records.
+        source: a workspace, or a folder of results.
+        to: folder of the results; it may be new.
+        methods: only these, without RAF, such as ``ral-set`` or ``my_evaluator``; empty is all.
+        datasets: see ``check.check``.
+        data_dir: see ``check.check``.
+        allow_unknown_dataset: see ``check.check_trials``.
+        progress: shows trials.
 
     Raises:
-        MissingDataError: a path does not exist, or there is no record.
-        RecordError: a record has a fault, or seeds are missing; the message is the report. Nothing is written.
-        ConfigError: another record lies at an address already. Nothing is written.
+        MissingDataError: there is no such trial.
+        RecordError: a trial has a fault, or seeds are missing; the message is the report. Nothing is written.
+        ConfigError: a different result of a trial is there already. Nothing is written.
     """
-    paths = list(paths)
-    store = RecordStore(to / "leaderboard" / "records")
-    report = check(
-        paths,
-        datasets=datasets,
-        data_dir=data_dir,
-        submission=True,
+    report, unreadable = Report(), Report()
+    found = read_trials(source, report)
+    trials = [trial for trial in found if not methods or trial.record.method.rpartition("@")[0] in methods
+              or trial.record.method in methods]  # fmt: skip
+    if not trials and not report.faults:
+        known_methods = ", ".join(sorted({trial.record.method for trial in found})) or "none"
+        raise MissingDataError(
+            f"{source} has no trials of {', '.join(methods) or 'any method'}; it has {known_methods}"
+        )
+    present = {trial.record.name: trial for trial in read_trials(to, unreadable)}
+    if unreadable.faults:
+        raise RecordError(f"{unreadable}\nnothing was added: {to} is damaged; restore it with git")
+    different = [
+        t.record.name for t in trials if t.record.name in present and t.record != present[t.record.name].record
+    ]
+    if different:
+        raise ConfigError(
+            f"{to} has a different result of {different[0]} ({len(different)} in all); published results are not "
+            "overwritten: explain in the pull request why they should be"
+        )
+    new = [trial for trial in trials if trial.record.name not in present]
+    check_trials(
+        new,
+        report,
+        KnownDatasets(find_manifests(datasets), data_dir),
+        beside=list(present.values()),
+        complete=True,
         allow_unknown_dataset=allow_unknown_dataset,
-        beside=store.root,
-        new=True,
         progress=progress,
     )
     if report.faults:
-        raise RecordError(f"{report}\nnothing was gathered; a submission has no faults")
-    contents: dict[Path, bytes] = {}
-    records: dict[str, bytes] = {}
-    for path in find_files(paths)[0]:
-        reading = read(path, teller(str(path), []))
-        if reading is None:  # checked a moment ago
-            raise RecordError(f"{path} was changed while it was gathered; type the command again")
-        target = store.path(reading.record)
-        contents[predictions_path(target)] = predictions_path(path).read_bytes()
-        contents[target] = records[str(store.address(reading.record))] = path.read_bytes()
-    taken = sorted(path for path, data in contents.items() if path.exists() and path.read_bytes() != data)
-    listed = sums.load(store.root)
-    for address, data in records.items():
-        if address in listed and sums.fault(listed, address, data) is not None and store.root / address not in taken:
-            raise ConfigError(
-                f"{store.root / sums.NAME} lists another record at {address}: a published result is not overwritten; "
-                "say in the pull request why it should be, and remove its line there first"
-            )
-    if taken:
-        raise ConfigError(
-            f"{taken[0]} is there already, with another content ({len(taken):,} of {len(contents):,} files are): a "
-            "published result is not overwritten; say in the pull request why it should be, and remove it there first"
-        )
-    added = [path for path in contents if not path.exists()]
-    for path in added:
-        files.write_atomically(path, contents[path])
-    sums.add(store.root, records)
-    return Submission(to, tuple(sorted(path.relative_to(to).as_posix() for path in added)), report)
+        raise RecordError(f"{report}\nnothing was added; only trials without faults are")
+    if new:
+        tables.write(to, [(trial.record, trial.arrays) for trial in (*present.values(), *new)])
+    return Added(to, tuple(trial.record.name for trial in new), report)

@@ -221,14 +221,15 @@ def _table(columns: Mapping[str, list[np.ndarray]]) -> pa.Table:
     return pa.table({name: pa.array(np.concatenate(parts)) for name, parts in columns.items()})
 
 
-def read(folder: Path) -> list[AnyTrial]:
-    """All records of a folder of results, ordered by the names of their trials.
+def read(folder: Path, track: str | None = None) -> list[AnyTrial]:
+    """All records of a folder of results, ordered by the names of their trials; ``track`` None is both tracks.
 
     Raises:
         MissingDataError: the folder has no results.
         RecordError: a file is damaged or a record in it is not valid.
     """
-    paths = [path for track in KINDS if (path := folder / "results" / f"{track}.parquet").exists()]
+    names = KINDS if track is None else [track]
+    paths = [path for name in names if (path := folder / "results" / f"{name}.parquet").exists()]
     if not paths:
         raise MissingDataError(f"{folder} has no results/evaluator.parquet and no results/training.parquet")
     found: list[AnyTrial] = []

@@ -1,4 +1,4 @@
-"""Made-up records as many, and as long, as those of a real leaderboard; for tests and for benchmarks/site_size.py."""
+"""Made-up records as many, and as long, as those of a real leaderboard."""
 
 from __future__ import annotations
 

@@ -6,73 +6,7 @@ import dataclasses
 from html.parser import HTMLParser
 from pathlib import Path
 
-from fmcs_bench.leaderboard import build as leaderboard
-from helpers import record_factory as factory
-
 VOID = {"img", "link", "meta", "source", "br"}
-CLOSED_BY = {
-    **dict.fromkeys(("td", "th"), ("td", "th")),
-    "tr": ("td", "th", "tr"),
-    "tbody": ("td", "th", "tr", "thead"),
-    "/table": ("td", "th", "tr", "tbody"),
-}
-"""What HTML lets a tag close that nothing else closed, from the inside."""
-
-
-class Page(HTMLParser):
-    """A page's tables, links and ids; fails where a tag is not closed in order, by HTML's rules."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.tables: list[Table] = []
-        self.hrefs: list[str] = []
-        self.sources: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.images_without_text = 0
-        self.open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        self.close(tag)
-        self.tags.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.hrefs += [values["href"]] if tag == "a" else []
-        self.sources += [values[name] for name in ("src", "srcset") if name in values]
-        self.images_without_text += tag == "img" and not values.get("alt")
-        if tag == "table":
-            self.tables.append(Table())
-        elif tag == "tr":
-            self.tables[-1].rows.append([])
-        elif tag in ("td", "th"):
-            self.tables[-1].rows[-1].append(Cell(tag, values))
-        elif tag == "a" and self.open[-1] in ("td", "th"):
-            self.tables[-1].rows[-1][-1].links.append(values["href"])
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def close(self, tag: str) -> None:
-        while self.open and self.open[-1] in CLOSED_BY.get(tag, ()):
-            if self.open.pop() in ("td", "th"):
-                cell = self.tables[-1].rows[-1][-1]
-                cell.text = cell.text.rstrip("\n")  # which ends the line of the file, and not the cell
-
-    def handle_endtag(self, tag: str) -> None:
-        self.close(f"/{tag}")
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "caption" in self.open:
-            self.tables[-1].caption += data
-        elif "td" in self.open or "th" in self.open:
-            self.tables[-1].rows[-1][-1].text += data
-
-    def table(self, start: str) -> Table:
-        (found,) = [table for table in self.tables if table.caption.startswith(start)]
-        return found
 
 
 @dataclasses.dataclass
@@ -93,14 +27,53 @@ class Table:
         return [dict(zip(heads, row, strict=True)) for row in self.rows[1:]]
 
 
-def build(tmp_path: Path, records: list[factory.EvaluatorRecord | factory.TrainingRecord]) -> Path:
-    factory.write(tmp_path / "records", records)
-    return leaderboard.build(tmp_path / "records", tmp_path / "out")
+class Page(HTMLParser):
+    """A page's tables, links and ids; fails where a tag is not closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.tables: list[Table] = []
+        self.hrefs: list[str] = []
+        self.sources: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.images_without_text = 0
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.hrefs += [values["href"]] if tag == "a" else []
+        self.sources += [values["src"]] if "src" in values else []
+        self.images_without_text += tag == "img" and not values.get("alt")
+        if tag == "table":
+            self.tables.append(Table())
+        elif tag == "tr":
+            self.tables[-1].rows.append([])
+        elif tag in ("td", "th"):
+            self.tables[-1].rows[-1].append(Cell(tag, values))
+        elif tag == "a" and self.open[-1] in ("td", "th"):
+            self.tables[-1].rows[-1][-1].links.append(values["href"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "caption" in self.open:
+            self.tables[-1].caption += data
+        elif "td" in self.open or "th" in self.open:
+            self.tables[-1].rows[-1][-1].text += data
+
+    def table(self, start: str) -> Table:
+        (found,) = [table for table in self.tables if table.caption.startswith(start)]
+        return found
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def name_of(cell: Cell) -> str:
-    return " ".join(cell.text.replace("#", "").split())

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fmcs_bench.results.records import EvaluatorRecord
-from fmcs_bench.results.store import RecordStore
+from fmcs_bench.results.tables import read
 from fmcs_bench.store.schema import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +58,7 @@ def entry(path, generate):
 
 
 def test_the_dataset_of_the_committed_records_has_a_card():
-    ids = {record.dataset_id for record in RecordStore(ROOT / "leaderboard/records").all(EvaluatorRecord)}
+    ids = {record.dataset_id for record in read(ROOT / "leaderboard")}
     carded = {Manifest.from_json(json.loads((CARDS / name / "dataset.json").read_bytes())).id for name in NAMES}
     assert ids <= carded
 

@@ -71,6 +71,21 @@ def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_on_the_documentation_site_tables_sort():
+    base = pytest.importorskip("mkdocs.config.base", reason="mkdocs is not installed; the extra `docs` has it")
+    from mkdocs.structure.files import Files
+
+    from fmcs_bench.leaderboard.build import Results
+
+    hooks = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
+    config = base.load_config(str(ROOT / "mkdocs.yml"))
+    config.plugins._current_plugin = None  # mkdocs sets it while a hook runs
+    hooks["on_files"].__globals__["results"] = lambda: Results([])  # the boards of all results take a while to draw
+    files = hooks["on_files"](Files([]), config=config)
+    assert b"window.DataTable=" in files.get_file_from_path("leaderboard/assets/datatables.js").content_bytes
+    assert files.get_file_from_path("leaderboard/assets/page.js") is not None
+
+
 def measured_tables(text: str) -> list[tuple[str, str]]:
     """Name of the committed result, and the table that shows it."""
     return re.findall(r"<!-- ([\w-]+\.json) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)

@@ -124,7 +124,7 @@ def test_reading_maps_loads_neither_statistics_nor_figures_nor_networks():
         ["train"],
         ["leaderboard", "build"],
         ["leaderboard", "check"],
-        ["leaderboard", "submit"],
+        ["leaderboard", "add"],
         ["quickstart"],
         ["verify"],
         ["download"],
