@@ -1,9 +1,8 @@
-"""One build, from configuration to manifest.
+"""One build, from options to manifest.
 
 Flow: configuration -> images -> for each run: training, stages by the CQI rule, maps of its images at each stage
--> manifest, last. What is finished is never done again: a killed build goes on when it is started again.
-Trainings and blocks of maps are units of work (``build_units``) that an engine does, here or on a cluster; choosing
-stages, creating a run's arrays and ending them is done here, between the units.
+-> manifest, last. What is finished is never done again: a killed build continues when it is started again.
+Trainings and blocks of maps are trials (``units``); stages are chosen, and arrays created and ended, between them.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,11 @@ import torch
 
 from fmcs_bench.backbones.create import find_backbone, map_shape, num_parameters
 from fmcs_bench.core import environment, files
-from fmcs_bench.build.units import BuildUnit, Done, Inputs, TrainRun, Workshop, images_of
+from fmcs_bench.build.units import BuildTrial, Done, TrainRun, Workshop, images_of
 from fmcs_bench.store.config import BuildConfig
-from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job
+from fmcs_bench.jobs.local import Engine, run_trials
 from fmcs_bench.core.environment import Environment
-from fmcs_bench.core.errors import ConfigError, DatasetError, DivergedError
+from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.store.writer import DatasetWriter
@@ -46,10 +43,10 @@ from fmcs_bench.jobs.ray import engine_of
 CHOICE_OF_STAGES = ("stages", "markers", "convergence")
 """Options that do not change how a run is trained."""
 PARTS_PER_PLACE = 4
-"""Units that the blocks of a run's array are cut into, for each unit that is done at a time: none waits long for the
-last, and few networks are loaded for a handful of images. Where one is done at a time, all blocks are one unit."""
+"""Trials that the blocks of a run's array are cut into, for each trial that is done at the same time: no worker waits
+long for the last, and few networks are loaded for a handful of images."""
 SECONDS_UNTIL_SEEN = 90
-"""After which files of another machine are seen here: a network file system may remember for a minute what was not."""
+"""After which files of another machine are seen here: a network file system may cache for a minute that there is none."""
 
 
 def build(
@@ -101,7 +98,7 @@ def build(
             return dataset
         find_backbone(config.backbone)  # before the images are read: a wrong name is reported at once
         with engine_of(execution) as engine:
-            _Build(config, path, images, execution.device, progress, engine).finish(place.root)
+            _Build(config, path, images, execution.device, progress, engine).finish()
         return open_dataset(path)
 
 
@@ -127,30 +124,37 @@ def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
 
 class _Build:
     def __init__(
-        self, config: BuildConfig, path: Path, place: ImageOptions, device: str, progress: Progress, engine: Engine
+        self,
+        config: BuildConfig,
+        path: Path,
+        image_options: ImageOptions,
+        device: str,
+        progress: Progress,
+        engine: Engine,
     ) -> None:
         self.config, self.path, self.progress, self.engine = config, path, progress, engine
         self.device = str(choose_device(device))
-        self.images = images_of(config, place, progress)
+        self.images = images_of(config, image_options, progress)
         probe = initial_backbone(config, len(self.images.classes), seed=0)
         self.num_parameters = num_parameters(probe)
         self.map_shape = map_shape(probe, config.image_size)
-        inputs = Inputs(config, path, place, self.images.sha256, self.map_shape, self.device)
-        self.workshop = Workshop(inputs, progress, self.images)
+        self.workshop = Workshop(
+            config, path, image_options, self.images.sha256, self.map_shape, self.device, progress
+        )
+        self.workshop.images = self.images
         self.environment = Environment.current(self.device, torch.get_num_threads(), "build")
         self.seconds = {"training": 0.0, "extraction": 0.0}
         self.runs: dict[int, RunFile] = {}
-        self.units_left = Counter[int]()
 
-    def finish(self, folder: Path) -> None:
-        """Do what is left and write the manifest; workers have to see the folder."""
+    def finish(self) -> None:
+        """Do what is left and write the manifest."""
         self._claim()
         self._remove_leftovers()
         try:
             with DatasetWriter(self.path, self.map_shape, self.config.codec) as self.writer:
                 self.workshop.writer = self.writer
                 self.writer.write_images(self.images)
-                self._do_units(folder)
+                self._do_runs()
         finally:
             self._remove_leftovers()  # workers may have died
         self._write_manifest()
@@ -162,7 +166,7 @@ class _Build:
             leftover.unlink(missing_ok=True)
 
     def _claim(self) -> None:
-        """Tie an unfinished folder to its configuration, so that another build does not go on in it.
+        """Tie an unfinished folder to its configuration, so that no other build continues in it.
 
         Until the stages of a first run are chosen, how they are chosen may change: a run that did not converge under
         one threshold need not be trained again for another.
@@ -176,53 +180,52 @@ class _Build:
                 _require_same_images(json.loads(digest.read_bytes())["sha256"], self.images, self.path)
         elif self.path.exists() and any(child.name != schema.WORK for child in self.path.iterdir()):
             raise DatasetError(f"{self.path} holds other files; move them away or choose another --name")
-        # A kill between the two leaves a folder that nobody has claimed yet.
+        # A kill between the two leaves a folder that no build has claimed yet.
         files.write_atomically(digest, files.to_json({"sha256": self.images.sha256}))
         files.write_atomically(file, files.to_json(self.config.to_json()))
 
-    def _do_units(self, folder: Path) -> None:
-        shop = self.workshop
-        job: Job[BuildUnit, Done] = Job(
-            shop.find, shop.work, (DivergedError,), self.device, folder
-        )
-        roles = self.config.run_roles
-        with self.progress.task(f"building {self.config.dataset_name}", len(roles)) as self.task:
-            units = [unit for seed in roles for unit in self._begin(seed)]
-            if not units:
-                return
-            coming = self.engine.answers(job, units, self.progress, self._then)
-            with closing(coming):
-                for _, answer in coming:
-                    if isinstance(answer, Failure):
-                        raise answer.error
+    def _do_runs(self) -> None:
+        """Train runs and compute their maps, as many runs at a time as the engine has room for.
 
-    def _begin(self, seed: int) -> Sequence[BuildUnit]:
-        """What can be done of a run now; its trajectory file is written last and says that the run is done."""
-        file = self.path / schema.trajectory_name(seed)
-        if file.exists():
-            self.runs[seed] = RunFile.from_json(json.loads(file.read_bytes()))
-            self.task.advance()
-            return []
-        run = self.workshop.trained(seed)
-        return [TrainRun(seed)] if run is None else self._start(run)
+        So that checkpoints of few runs are on the disk at a time. A run's trajectory file is written last and marks the
+        run as done.
+        """
+        with self.progress.task(f"building {self.config.dataset_name}", len(self.config.run_roles)) as task:
+            left = []
+            for seed in self.config.run_roles:
+                file = self.path / schema.trajectory_name(seed)
+                if file.exists():
+                    self.runs[seed] = RunFile.from_json(json.loads(file.read_bytes()))
+                    task.advance()
+                else:
+                    left.append(seed)
+            room = self.engine.room(self.device) if left else 1
+            for i in range(0, len(left), room):
+                trained = self._do([TrainRun(seed) for seed in left[i : i + room]], "training")
+                run_files = [self._start(done.run) for done in trained if done.run is not None]
+                parts = 1 if room == 1 else PARTS_PER_PLACE * room
+                self._do([maps for each in run_files for maps in self.workshop.maps_left(each, parts)], "extraction")
+                for run_file in run_files:
+                    self._end(run_file)
+                    task.advance()
 
-    def _then(self, unit: BuildUnit, done: Done) -> Sequence[BuildUnit]:
-        """What can be done once a unit is."""
-        self.environment = done.environment
-        if self.engine is not LOCAL:  # which shows its work itself
-            self.progress.say(f"{unit}: done in {done.seconds:.0f} s")
-        if isinstance(unit, TrainRun):
-            assert done.run is not None
-            self.seconds["training"] += done.seconds
-            return self._start(done.run)
-        self.seconds["extraction"] += done.seconds
-        self.units_left[unit.seed] -= 1
-        if not self.units_left[unit.seed]:
-            self._end(self.runs[unit.seed])
-        return []
+    def _do(self, trials: Sequence[BuildTrial], kind: str) -> list[Done]:
+        found = run_trials(
+            trials,
+            find=self.workshop.find,
+            work=self.workshop.work,
+            description=kind,
+            progress=self.progress,
+            engine=self.engine,
+            device=self.device,
+            folder=self.path.parent,
+        ).results
+        self.seconds[kind] += sum(done.seconds for done in found)
+        self.environment = next((done.environment for done in found if done.environment), self.environment)
+        return found
 
-    def _start(self, run: Run) -> Sequence[BuildUnit]:
-        """Choose the stages of a trained run and create its arrays; returns units of the maps that are missing."""
+    def _start(self, run: Run) -> RunFile:
+        """Choose the stages of a trained run and create its arrays."""
         seed, role = run.seed, self.config.run_roles[run.seed]
         run_file = self.runs[seed] = choose_stages(run, role, self.config)
         # Blocks of maps belong to these stages; with others, the run's maps begin anew.
@@ -241,12 +244,7 @@ class _Build:
         for stage in run_file.stages:
             kept = self.path / schema.checkpoint_name(seed, stage.stage)
             files.write_atomically(kept, checkpoint_path(work, stage.step).read_bytes())
-        room = self.engine.room(self.device)
-        units = self.workshop.maps_left(run_file, num_parts=1 if room == 1 else PARTS_PER_PLACE * room)
-        self.units_left[seed] = len(units)
-        if not units:
-            self._end(run_file)
-        return units
+        return run_file
 
     def _end(self, run_file: RunFile) -> None:
         """End the arrays of a run of which all blocks are written."""
@@ -254,7 +252,7 @@ class _Build:
         while left := self.workshop.maps_left(run_file):
             if time.monotonic() > until:
                 raise DatasetError(
-                    f"{', '.join(map(str, left))} are said to be written, but are not seen in {self.path}; check that "
+                    f"{', '.join(map(str, left))} should be written, but are not seen in {self.path}; check that "
                     "all machines write into this folder, and type the command again, which makes what is missing"
                 )
             time.sleep(SECONDS_UNTIL_SEEN / 200)
@@ -262,7 +260,6 @@ class _Build:
             self.writer.finish(seed, array)
         files.write_atomically(self.path / schema.trajectory_name(seed), files.to_json(run_file.to_json()))
         shutil.rmtree(self.workshop.folder(seed))
-        self.task.advance()
 
     def _write_manifest(self) -> None:
         entries = list_files(self.path)

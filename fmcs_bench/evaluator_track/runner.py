@@ -35,7 +35,7 @@ from fmcs_bench.evaluators.registry import (
     parse_evaluators,
     resolve_evaluator,
 )
-from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_units
+from fmcs_bench.jobs.local import LOCAL, Engine, Outcome, run_trials
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results import metrics, records
@@ -159,7 +159,7 @@ def evaluate_dataset(
     others = [other for other in test_on if other.id != dataset.id]
     limits = protocol.Limits(*trials[0].limits)
     fitting = _Fitting(dataset, workspace, choose_device(device), limits, others, [fit.name for fit in fits])
-    outcome = run_units(
+    outcome = run_trials(
         trials,
         find=fitting.find,
         work=fitting.work,
@@ -182,7 +182,7 @@ def _summary(outcome: Outcome[EvaluatorTrial, EvaluatorRecord], dataset_id: str)
     """A line for every failure, and one for equal failures of several seeds."""
     seeds: dict[str, list[str]] = {}
     for failure in outcome.failures:
-        seeds.setdefault(str(failure.error), []).append(str(failure.unit.seed))
+        seeds.setdefault(str(failure.error), []).append(str(failure.trial.seed))
     num = len(outcome.failures)
     lines = [f"- {message} (seed {', '.join(of)})" for message, of in seeds.items()]
     return "\n".join(

@@ -1,12 +1,11 @@
-"""Runs units of work. A finished unit is found, not repeated; a unit writes its own files and needs no other.
+"""Runs independent trials, one after another in this process. A finished trial is found, not repeated.
 
-Flow: units -> those that are finished, found -> the others, done by an engine: one by one here, or on a Ray cluster
-(``cluster``) -> results in the order of the units, and the failures that stop no other unit.
+``run_trials`` finds what is finished, gives the rest to an ``Engine`` (``LocalEngine`` here, ``RayEngine`` in ``ray``),
+and returns results and failures in the order of the trials.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,83 +15,64 @@ from typing import Generic, Protocol, TypeVar
 from fmcs_bench.core.errors import FmcsBenchError
 from fmcs_bench.core.progress import SILENT, Progress
 
-Unit = TypeVar("Unit")
+Trial = TypeVar("Trial")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Failure(Generic[Unit]):
-    """A unit that has no result, and why."""
+class Failure(Generic[Trial]):
+    """A trial that has no result, and why."""
 
-    unit: Unit
+    trial: Trial
     error: FmcsBenchError
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Unit, Result]):
-    """What came of some units of work, each in their order."""
+class Outcome(Generic[Trial, Result]):
+    """Results and failures of some trials, each in their order."""
 
     results: list[Result]
-    failures: list[Failure[Unit]]
+    failures: list[Failure[Trial]]
 
 
 @dataclass(frozen=True)
-class Job(Generic[Unit, Result]):
-    """What is to be done with units, whoever does it.
+class Job(Generic[Trial, Result]):
+    """How trials are done, by any engine; see ``run_trials``."""
 
-    Attributes:
-        find: the result of a unit that is finished, or the failure of one that is known to fail, else None.
-        work: does one unit, keeps its result where ``find`` finds it, and returns it.
-        survives: errors of one unit that leave the others as they are.
-        device: of the work, as torch names it.
-        folder: that results are kept in; whoever works must see it.
-    """
-
-    find: Callable[[Unit], Result | Failure[Unit] | None]
-    work: Callable[[Unit], Result]
+    find: Callable[[Trial], Result | Failure[Trial] | None]
+    work: Callable[[Trial], Result]
     survives: tuple[type[FmcsBenchError], ...] = ()
     device: str = "cpu"
     folder: Path | None = None
 
-    def attempt(self, unit: Unit) -> Result | Failure[Unit]:
-        """Do one unit; an error that it does not survive is raised."""
+    def attempt(self, trial: Trial) -> Result | Failure[Trial]:
+        """Do one trial; an error that it does not survive is raised."""
         try:
-            return self.work(unit)
+            return self.work(trial)
         except self.survives as error:
-            return Failure(unit, error)
+            return Failure(trial, error)
 
 
 class Engine(Protocol):
-    """Does units of work, each exactly once as far as the files show."""
+    """Does trials, each exactly once as far as the files show."""
 
     def room(self, device: str) -> int:
-        """How many units on this device are done at a time."""
+        """How many trials on this device are done at the same time."""
         ...
 
     def answers(
-        self,
-        job: Job[Unit, Result],
-        units: Sequence[Unit],
-        progress: Progress,
-        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
-    ) -> Generator[tuple[int, Result | Failure[Unit]]]:
-        """Position and result, or failure, of every unit, as they come.
+        self, job: Job[Trial, Result], trials: Sequence[Trial], progress: Progress
+    ) -> Generator[tuple[int, Result | Failure[Trial]]]:
+        """Position and result, or failure, of every trial, as they come.
 
-        An error that a unit does not survive is raised with its own type and message, and nothing works any more once
-        the generator has ended or is closed.
-
-        Args:
-            job: what is to be done.
-            units: at positions 0, 1, ...
-            progress: gets what workers say.
-            then: called in this process with each unit and its result, and says which units can be done now; they
-                get the next positions.
+        An error that a trial does not survive is raised with its own type and message. No worker is left when the
+        generator ends or is closed. ``progress`` gets what workers print.
         """
         ...
 
 
 class LocalEngine:
-    """One unit after another, in this process."""
+    """One trial after another, in this process."""
 
     def room(self, device: str) -> int:  # noqa: ARG002  (one on every device)
         """See ``Engine``."""
@@ -100,78 +80,65 @@ class LocalEngine:
 
     def answers(
         self,
-        job: Job[Unit, Result],
-        units: Sequence[Unit],
-        progress: Progress,  # noqa: ARG002  (whatever the work says, it says itself)
-        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
-    ) -> Generator[tuple[int, Result | Failure[Unit]]]:
-        """See ``Engine``; units that follow from one come right after it."""
-        todo, num = deque(enumerate(units)), len(units)
-        while todo:
-            i, unit = todo.popleft()
-            answer = job.attempt(unit)
-            if then is not None and not isinstance(answer, Failure):
-                more = then(unit, answer)
-                todo.extendleft(reversed(list(enumerate(more, num))))
-                num += len(more)
-            yield i, answer
+        job: Job[Trial, Result],
+        trials: Sequence[Trial],
+        progress: Progress,  # noqa: ARG002  (the work prints by itself)
+    ) -> Generator[tuple[int, Result | Failure[Trial]]]:
+        """See ``Engine``."""
+        yield from enumerate(map(job.attempt, trials))
 
 
 LOCAL: Engine = LocalEngine()
 
 
-def run_units(
-    units: Sequence[Unit],
+def run_trials(
+    trials: Sequence[Trial],
     *,
-    find: Callable[[Unit], Result | Failure[Unit] | None],
-    work: Callable[[Unit], Result],
+    find: Callable[[Trial], Result | Failure[Trial] | None],
+    work: Callable[[Trial], Result],
     description: str,
     survives: tuple[type[FmcsBenchError], ...] = (),
     progress: Progress = SILENT,
     engine: Engine = LOCAL,
     device: str = "cpu",
     folder: Path | None = None,
-) -> Outcome[Unit, Result]:
-    """Results of all units, in their order, and the failures.
+) -> Outcome[Trial, Result]:
+    """Results of all trials, in their order, and the failures.
 
     Args:
-        units: what is to be done.
-        find: the result of a unit that is finished, or the failure of one that is known to fail, else None.
-        work: does one unit, keeps its result where ``find`` finds it, and returns it.
+        trials: what is to be done.
+        find: the result of a trial that is finished, or the failure of one that failed before, else None.
+        work: does one trial, keeps its result where ``find`` finds it, and returns it.
         description: of the whole, for the progress display.
-        survives: errors of one unit that leave the others as they are: these go on, and the failure is returned. Every
-            other error ends the work at once.
-        progress: shows finished units and the time left.
-        engine: who works; one that works elsewhere needs ``find`` and ``work`` that can be pickled.
-        device: of the work, as torch names it; engines that hand out GPUs ask.
-        folder: that results are kept in.
+        survives: errors that stop no other trial and are returned as failures. Every other error ends the work at once.
+        progress: shows finished trials and the time left.
+        engine: does the trials; Ray needs ``find`` and ``work`` that can be pickled.
+        device: of the trials, as torch names it.
+        folder: of the results; all workers must see it.
 
     Example:
-        >>> run_units([1, 2], find=lambda unit: None, work=lambda unit: unit * 10, description="tens").results
+        >>> run_trials([1, 2], find=lambda trial: None, work=lambda trial: trial * 10, description="tens").results
         [10, 20]
     """
-    job: Job[Unit, Result] = Job(find, work, survives, device, folder)
-    answers: dict[int, Result | Failure[Unit]] = {}
-    for i, unit in enumerate(units):
-        known = find(unit)
-        if known is not None:
-            answers[i] = known
-    left = [i for i in range(len(units)) if i not in answers]
+    found = {i: answer for i, trial in enumerate(trials) if (answer := find(trial)) is not None}
+    answers: dict[int, Result | Failure[Trial]] = dict(found)
+    left = [i for i in range(len(trials)) if i not in answers]
     failed = [answer for answer in answers.values() if isinstance(answer, Failure)]
     if len(answers) > len(failed):
-        progress.say(f"{description}: {len(answers) - len(failed)} of {len(units)} were finished before")
+        progress.say(f"{description}: {len(answers) - len(failed)} of {len(trials)} were finished before")
     for failure in failed:
         progress.say(f"failed before, the others go on: {failure.error}")
     with progress.task(description, len(left)) as task:
         if left:
-            coming = engine.answers(job, [units[i] for i in left], progress)
+            job: Job[Trial, Result] = Job(find, work, survives, device, folder)
+            coming = engine.answers(job, [trials[i] for i in left], progress)
             with closing(coming):
                 for position, answer in coming:
                     answers[left[position]] = answer
                     if isinstance(answer, Failure):
                         progress.say(f"failed, the others go on: {answer.error}")
                     task.advance()
-    in_order = [answers[i] for i in range(len(units))]
+    in_order = [answers[i] for i in range(len(trials))]
     return Outcome(
         [answer for answer in in_order if not isinstance(answer, Failure)],
         [answer for answer in in_order if isinstance(answer, Failure)],

@@ -1,45 +1,46 @@
-"""Units of work on a Ray cluster: an engine as ``engine.LocalEngine`` is one, for as many machines as there are.
+"""Runs trials on Ray, on one machine or many, with the interface of ``local``.
 
-Flow: job, pickled once (inputs only) -> workers (Ray actors) with CPUs and GPUs of their own, as many as there is room
-for, each of which builds the job once -> units, one after another to whoever is free, again where a worker died
--> answers and what was said -> the caller.
-
-Ray is imported only where units are sent. ``remote`` has what runs in the worker.
+Flow: job, pickled once (inputs only) -> workers (Ray actors) with CPUs and GPUs of their own, which check that they
+have the caller's software and folder, and build the job once -> trials, one after another to each free worker, again
+where a worker died -> answers and printed lines -> the caller. Ray is imported only where trials are sent.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import platform
 import subprocess
 import sys
 import textwrap
+import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from fmcs_bench.core import environment, files
+from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError, EngineError, FmcsBenchError
 from fmcs_bench.core.progress import Progress
-from fmcs_bench.jobs import remote
-from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job, Result, Unit
+from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Job, Result, Trial
 from fmcs_bench.jobs.options import Execution
 
 MAX_RETRIES = 3
-"""Of a unit whose worker died."""
+"""Of a trial whose worker died."""
 ANSWER_SECONDS = 40
 """That a cluster has to answer; connecting takes about five."""
 LOOK_SECONDS = 30
-"""Without any answer, after which the machines of the cluster are looked at again."""
+"""Without any answer, after which the machines of the cluster are counted again."""
 STORE_BYTES = 100 * 2**20
-"""Of shared memory for a Ray of our own: jobs and records are small, maps never travel."""
+"""Shared memory of a Ray of our own: jobs and records are small, maps never travel."""
 MARK = ".engine"
-"""In the folder of the results, while units are elsewhere: it shows a worker that it sees this very folder."""
+"""File in the folder of the results: a worker that reads it sees this very folder."""
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
 
 
@@ -68,13 +69,13 @@ def engine_of(execution: Execution) -> Iterator[Engine]:
 
 @dataclass
 class RayEngine:
-    """Units on Ray; it connects when the first unit is sent. ``engine_of`` makes one.
+    """Trials on Ray; it connects when the first trial is sent. ``engine_of`` makes one.
 
     Attributes:
         until_end: gets what has to be undone.
         address: of the cluster; None is the one that this process is connected to, or one of our own.
-        cpus: of each unit.
-        gpus: of each unit; None is 1 where the device is a GPU.
+        cpus: of each trial.
+        gpus: of each trial; None is 1 where the device is a GPU.
     """
 
     until_end: ExitStack
@@ -84,58 +85,73 @@ class RayEngine:
     _ray: Any = field(default=None, init=False)
 
     def answers(
-        self,
-        job: Job[Unit, Result],
-        units: Sequence[Unit],
-        progress: Progress,
-        then: Callable[[Unit, Result], Sequence[Unit]] | None = None,
-    ) -> Generator[tuple[int, Result | Failure[Unit]]]:
-        """See ``Engine``. Units that follow from others come last.
+        self, job: Job[Trial, Result], trials: Sequence[Trial], progress: Progress
+    ) -> Generator[tuple[int, Result | Failure[Trial]]]:
+        """See ``Engine``.
 
         Raises:
-            ConfigError: a device with a number, or no machine has what a unit asks for.
-            EngineError: no cluster answers, a worker lacks what it needs, or the workers of one unit die again and
-                again.
+            ConfigError: no machine has what a trial asks for.
+            EngineError: no cluster answers, a worker lacks what it needs, or the workers of one trial die repeatedly.
         """
-        gpus, ray, known = self._gpus(job.device), self._connected(), list(units)
-        with _marked(job.folder) as mark, _Workers(ray, self.cpus, gpus, mark, job) as workers:
-            todo, attempts, is_told = deque(range(len(known))), Counter[int](), False
+        ray = self._connect()
+        with _marked(job.folder) as mark, _Workers(ray, self.cpus, self._gpus(job.device), mark, job) as workers:
+            todo, deaths, has_said = deque(range(len(trials))), Counter[int](), False
             while todo or workers.busy:
                 workers.start(min(self.room(job.device), len(todo) + len(workers.busy)))
-                if not workers.wait() and not is_told:
+                if not workers.wait() and not has_said:
                     progress.say(f"waiting for {len(workers.busy)} workers; `ray status` shows what the cluster does")
-                is_told = True
+                has_said = True
                 for worker, position, data in workers.ended():
-                    if data is None:  # it died
-                        attempts[position] += 1
-                        if attempts[position] > MAX_RETRIES:
-                            raise _lost(None if position < 0 else known[position])
+                    if data is None:  # it died; -1 is its preparation
+                        deaths[position] += 1
+                        if deaths[position] > MAX_RETRIES:
+                            raise _lost(None if position < 0 else trials[position])
                         if position >= 0:
                             todo.appendleft(position)
                         continue
-                    lines, answer = remote.unpacked(data)
+                    lines, answer = unpack(data)
                     for line in lines:
                         progress.say(line)
-                    if isinstance(answer, remote.Raised):
+                    if isinstance(answer, Raised):
                         error = answer.error()
                         if not (answer.is_survived and isinstance(error, FmcsBenchError)):
                             raise error
-                        answer = Failure(known[position], error)
-                    elif then is not None and position >= 0:
-                        more = then(known[position], answer)
-                        todo.extend(range(len(known), len(known) + len(more)))
-                        known.extend(more)
+                        answer = Failure(trials[position], error)
                     if todo:
                         following = todo.popleft()
-                        workers.give(worker, following, known[following])
+                        workers.give(worker, following, trials[following])
                     else:
                         workers.dismiss(worker)
                     if position >= 0:
                         yield position, answer
                     else:
-                        attempts[position] = 0  # so that only deaths in a row count
+                        deaths[position] = 0  # so that only deaths in a row count
 
-    def _connected(self) -> Any:
+    def room(self, device: str) -> int:
+        """See ``Engine``. With no room, Ray would wait for ever and in silence.
+
+        Raises:
+            ConfigError: no machine of the cluster has what a trial asks for.
+            EngineError: no cluster answers.
+        """
+        gpus, ray = self._gpus(device), self._connect()
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = 0
+        for there in machines:
+            by_gpus = there.get("GPU", 0) // gpus if gpus else math.inf
+            room += int(min(there.get("CPU", 0) // self.cpus, by_gpus))
+        if room:
+            return room
+        shown = "; ".join(f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs" for there in machines[:8])
+        raise ConfigError(
+            f"a trial asks for {self.cpus} CPUs and {gpus:g} GPUs, and no machine of the cluster has them (there are: "
+            f"{shown or 'none'}); change --unit-cpus, --unit-gpus or --device"
+        )
+
+    def _gpus(self, device: str) -> float:
+        return self.gpus if self.gpus is not None else float(device.startswith("cuda"))
+
+    def _connect(self) -> Any:
         """Ray, connected.
 
         Raises:
@@ -149,13 +165,7 @@ class RayEngine:
 
         # Ray prints what happens to workers on standard output, where results go.
         self.until_end.enter_context(redirect_stdout(sys.stderr))
-        if ray.is_initialized():
-            if self.address is not None:
-                raise ConfigError(
-                    f"address = {self.address!r}, but this process is connected to a cluster already; leave the "
-                    "address out, or call ray.shutdown() first"
-                )
-        else:
+        if not ray.is_initialized():
             quiet = {"log_to_driver": False, "logging_level": "ERROR"}
             self.until_end.callback(ray.shutdown)
             if self.address is None:
@@ -164,55 +174,29 @@ class RayEngine:
             else:
                 _require_answer(self.address)
                 ray.init(self.address, **quiet)
+        elif self.address is not None:
+            raise ConfigError(
+                f"address = {self.address!r}, but this process is connected to a cluster already; leave the "
+                "address out, or call ray.shutdown() first"
+            )
         self._ray = ray
         return ray
 
-    def _gpus(self, device: str) -> float:
-        """GPUs of each unit on this device.
-
-        Raises:
-            ConfigError: it names one GPU.
-        """
-        if ":" in device:
-            raise ConfigError(f"device {device!r} names one GPU, but Ray hands them out; use --device cuda")
-        return self.gpus if self.gpus is not None else float(device == "cuda")
-
-    def room(self, device: str) -> int:
-        """See ``Engine``. With no room, Ray would wait for ever and in silence.
-
-        Raises:
-            ConfigError: no machine of the cluster has what a unit asks for, or the device has a number.
-            EngineError: no cluster answers.
-        """
-        gpus, ray = self._gpus(device), self._connected()
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = 0
-        for there in machines:
-            by_gpus = there.get("GPU", 0) // gpus if gpus else math.inf
-            room += int(min(there.get("CPU", 0) // self.cpus, by_gpus))
-        if room:
-            return room
-        shown = "; ".join(f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs" for there in machines[:8])
-        raise ConfigError(
-            f"a unit asks for {self.cpus} CPUs and {gpus:g} GPUs, and no machine of the cluster has them (there are: "
-            f"{shown or 'none'}); change --unit-cpus, --unit-gpus or --device"
-        )
-
 
 class _Workers:
-    """The processes that work at one job, and what each is at; -1 is its preparation.
+    """The workers of one job, and the position of the trial that each is at; -1 is its preparation.
 
     They are actors, and a dead one is replaced here: tasks that Ray retries itself have to be cancelled where an error
     ends the work, and Ray 2.60 ends the caller if a task starts in the moment in which it is cancelled.
     """
 
-    def __init__(self, ray: Any, cpus: int, gpus: float, mark: tuple[str, str] | None, job: Job[Unit, Result]) -> None:
+    def __init__(self, ray: Any, cpus: int, gpus: float, mark: tuple[str, str] | None, job: Job[Trial, Result]) -> None:
         self._ray = ray
-        self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(remote.Worker)
+        self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
         self._parcel = ray.put(
             {
-                "job": remote.packed(job),
-                "environment": environment.Environment.current(job.device, cpus).to_json(),
+                "job": pack(job),
+                "environment": Environment.current(job.device, cpus).to_json(),
                 "threads": cpus,
                 "mark": mark,
             }
@@ -227,22 +211,20 @@ class _Workers:
     def __exit__(self, *_: object) -> None:
         for worker in self._started:
             self._ray.kill(worker)
-        if self.busy:  # nobody writes into the folder once this is over
+        if self.busy:  # nothing is written into the folder after this
             self._ray.wait(list(self.busy), num_returns=len(self.busy), timeout=LOOK_SECONDS)
 
     def start(self, number: int) -> None:
-        """Let there be so many."""
         for _ in range(number - len(self.busy)):
             worker = self._kind.remote()
             self._started.add(worker)
             self.busy[worker.prepare.remote(self._parcel)] = worker, -1
 
-    def give(self, worker: Any, position: int, unit: object) -> None:
-        """Send a unit."""
-        self.busy[worker.attempt.remote(remote.packed(unit))] = worker, position
+    def give(self, worker: Any, position: int, trial: object) -> None:
+        self.busy[worker.attempt.remote(pack(trial))] = worker, position
 
     def dismiss(self, worker: Any) -> None:
-        """There is nothing more to do: its memory and its GPU are free for others."""
+        """End a worker, so that its memory and its GPU are free."""
         self._started.remove(worker)
         self._ray.kill(worker)
 
@@ -252,11 +234,7 @@ class _Workers:
         return bool(self._ready)
 
     def ended(self) -> Iterator[tuple[Any, int, bytes | None]]:
-        """Worker, position of its unit, and its answer; None where it died.
-
-        Raises:
-            EngineError: it cannot run this package.
-        """
+        """Worker, position of its trial, and its answer; None where it died."""
         for ref in self._ready:
             worker, position = self.busy.pop(ref)
             try:
@@ -267,16 +245,16 @@ class _Workers:
                     "as here on every machine"
                 ) from error
             except self._ray.exceptions.RayError:
-                self.dismiss(worker)  # if only its answer was lost, nobody else shall work beside it
+                self.dismiss(worker)  # if only its answer was lost, it must not go on beside its successor
                 data = None
             yield worker, position, data
 
 
-def _lost(unit: object) -> EngineError:
-    what = "a worker was prepared" if unit is None else f"it did this unit: {textwrap.shorten(str(unit), 200)}"
+def _lost(trial: object) -> EngineError:
+    what = "a worker was prepared" if trial is None else f"it did this trial: {textwrap.shorten(str(trial), 200)}"
     return EngineError(
-        f"{MAX_RETRIES + 1} times a worker was killed or crashed, perhaps for want of memory, while {what}; what is "
-        "finished stays, and the same command goes on"
+        f"{MAX_RETRIES + 1} times a worker was killed or crashed, perhaps for lack of memory, while {what}; finished "
+        "trials stay, and the same command continues"
     )
 
 
@@ -284,7 +262,7 @@ def _require_answer(address: str) -> None:
     """Ask in another process: Ray tries for minutes, and then ends the process that it runs in.
 
     Raises:
-        EngineError: no cluster answers in time, or it does not take us.
+        EngineError: no cluster answers in time, or it refuses.
     """
     do = "check that `ray status` works on this machine, which must be part of the cluster, and give auto or HOST:PORT"
     try:
@@ -304,7 +282,7 @@ def _require_answer(address: str) -> None:
 
 @contextmanager
 def _marked(folder: Path | None) -> Iterator[tuple[str, str] | None]:
-    """A file in the folder, and what it holds, for the block."""
+    """A file in the folder, and its content, for the block."""
     if folder is None:
         yield None
         return
@@ -314,3 +292,153 @@ def _marked(folder: Path | None) -> Iterator[tuple[str, str] | None]:
         yield str(mark), content
     finally:
         mark.unlink(missing_ok=True)
+
+
+# ---- in the worker
+
+
+class Worker:
+    """A process of the cluster that does trials of one job."""
+
+    _job: Job[Any, Any]
+
+    def prepare(self, parcel: dict[str, Any]) -> bytes:
+        """Build the job, after a check of software and folder.
+
+        Args:
+            parcel: what ``_Workers`` sends: plain values, so that other versions can read them too.
+
+        Returns:
+            Packed: the printed lines, and None or ``Raised``.
+        """
+
+        def build() -> None:
+            _require_same(parcel["environment"])
+            _require_folder(parcel["mark"])
+            self._job = unpack(parcel["job"])
+            torch = sys.modules.get("torch")  # a job that did not import it needs none
+            if torch is not None:
+                torch.set_num_threads(parcel["threads"])
+
+        return _answer(build)
+
+    def attempt(self, trial: bytes) -> bytes:
+        """Find or do one trial; a worker may have died between a record and its answer.
+
+        Returns:
+            Packed: the printed lines, and the result or ``Raised``.
+        """
+
+        def do() -> Any:
+            known = unpack(trial)
+            found = self._job.find(known)
+            answer = self._job.attempt(known) if found is None else found
+            return Raised.of(answer.error, is_survived=True) if isinstance(answer, Failure) else answer
+
+        return _answer(do)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error with its causes, which pickle would drop.
+
+    Attributes:
+        chain: the error, its cause, the cause of that, ...
+        is_survived: it stops no other trial.
+    """
+
+    chain: tuple[Exception, ...]
+    is_survived: bool
+
+    @classmethod
+    def of(cls, error: Exception, *, is_survived: bool) -> Raised:
+        """The error and its causes, each without its traceback."""
+        text = "".join(traceback.format_exception(error)).rstrip()
+        chain: list[Exception] = []
+        cause: BaseException | None = error
+        while isinstance(cause, Exception):
+            chain.append(_portable(cause))
+            cause = cause.__cause__
+        chain[0].add_note(f"It was raised on {platform.node()}:\n{text}")
+        return cls(tuple(chain), is_survived)
+
+    def error(self) -> Exception:
+        """The error, with its causes."""
+        for error, cause in zip(self.chain, self.chain[1:], strict=False):
+            error.__cause__ = cause
+        return self.chain[0]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error without its traceback, or, where it cannot be pickled, one that names its type."""
+    try:
+        copy = unpack(pack(error))
+    except Exception:  # noqa: BLE001  (third-party classes may raise anything)
+        copy = None
+    if type(copy) is type(error):
+        assert isinstance(copy, Exception)
+        return copy
+    return EngineError(f"{type(error).__name__}: {error}")
+
+
+def pack(value: object) -> bytes:
+    """As bytes; classes and functions of scripts and notebooks too.
+
+    Raises:
+        EngineError: it cannot be pickled.
+    """
+    from ray import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(value)
+    except Exception as error:
+        raise EngineError(f"{type(value).__name__} cannot be sent to a worker: {error}") from error
+    return data
+
+
+def unpack(data: bytes) -> Any:
+    """The value of ``pack``; only bytes of the same cluster are read."""
+    from ray import cloudpickle
+
+    return cloudpickle.loads(data)
+
+
+def _answer(do: Callable[[], Any]) -> bytes:
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        try:
+            answer = do()
+        except Exception as error:  # noqa: BLE001  (it is raised again by the caller)
+            answer = Raised.of(error, is_survived=False)
+    return pack((printed.getvalue().splitlines(), answer))
+
+
+def _require_same(theirs: dict[str, Any]) -> None:
+    ours = Environment.current(theirs["device"], theirs["threads"]).to_json()
+    different = [
+        f"{name} {there} there, {ours['libraries'].get(name)} here"
+        for name, there in theirs["libraries"].items()
+        if there != ours["libraries"].get(name)
+    ]
+    if theirs["code_digest"] != ours["code_digest"]:
+        different.insert(0, f"fmcs-bench {theirs['fmcs_bench']} there, {ours['fmcs_bench']} with other code here")
+    if different:
+        raise EngineError(
+            f"the worker on {platform.node()} has other software than the caller, and would make other results: "
+            f"{'; '.join(different)}; install the same versions on every machine"
+        )
+
+
+def _require_folder(mark: tuple[str, str] | None) -> None:
+    if mark is None:
+        return
+    path, content = mark
+    try:
+        is_same = Path(path).read_text(encoding="ascii") == content
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise EngineError(
+            f"the worker on {platform.node()} does not see the workspace {Path(path).parent}; put it on a file system "
+            "that all machines of the cluster share, under one path, and name that with --workspace"
+        )

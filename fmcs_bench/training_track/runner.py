@@ -30,7 +30,7 @@ from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.images.load import absolute_source
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Outcome, run_units
+from fmcs_bench.jobs.local import LOCAL, Engine, Failure, Outcome, run_trials
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results import records
@@ -125,7 +125,7 @@ def train_dataset(
     """
     trainings, trials = plan_trials(dataset, workspace, options or TrainOptions(), choose_device(device))
     training = _Training(trainings, images or ImageOptions(), progress)
-    outcome = run_units(
+    outcome = run_trials(
         trials,
         find=training.find,
         work=training.work,

@@ -173,7 +173,7 @@ class FarEngine(LocalEngine):
     def __init__(self, path, seconds):
         self.path, self.seconds = path, seconds
 
-    def answers(self, job, units, progress, then=None):
+    def answers(self, job, trials, progress):
         def work(unit):
             done = job.work(unit)
             if not isinstance(unit, TrainRun):
@@ -183,7 +183,7 @@ class FarEngine(LocalEngine):
                     threading.Timer(self.seconds, hidden.rename, [folder]).start()
             return done
 
-        return super().answers(Job(job.find, work), units, progress, then)
+        return super().answers(Job(job.find, work), trials, progress)
 
 
 @pytest.mark.parametrize("seconds", [0.2, None])
@@ -193,7 +193,7 @@ def test_files_of_another_machine_may_be_seen_late_but_not_never(seconds, tmp_pa
     engine = FarEngine(Workspace(tmp_path).dataset(config.dataset_name), seconds)
     monkeypatch.setattr(builder, "engine_of", lambda _: nullcontext(engine))
     if seconds is None:
-        with pytest.raises(DatasetError, match=r"1 block of the feature maps of run 0 are said to be written, but are"):
+        with pytest.raises(DatasetError, match=r"1 block of the feature maps of run 0 should be written"):
             builder.build(config, workspace=tmp_path, device="cpu")
         return
     built = builder.build(config, workspace=tmp_path, device="cpu")

@@ -73,8 +73,7 @@ def test_a_build_is_the_same_on_a_cluster_and_no_block_is_computed_twice(codec, 
     units = lines(there / "units")
     assert sorted(units)[-4:] == [f"training of run {seed}" for seed in range(4)]
     assert len(units) > 4 + 4 * 3  # a run's blocks are several units
-    assert (said.advanced, said.total) == (4, 4)
-    assert "training of run 3: done in" in "\n".join(said.lines)
+    assert said.advanced > 4 + 4
 
 
 @pytest.mark.slow
@@ -145,7 +144,7 @@ class Spoiling(Watched):
     """Spoils an image once the caller has read it."""
 
     def __reduce__(self):
-        (self.inputs.path.parents[2] / "images/a/0.png").write_text("no image")
+        (self.path.parents[2] / "images/a/0.png").write_text("no image")
         return Watched, super().__reduce__()[1]
 
 
@@ -160,38 +159,3 @@ def test_the_error_of_images_elsewhere_is_its_own(on_ray, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)  # a relative place means nothing to workers
     with pytest.raises(ImageError, match=r"images/a/0.png cannot be read as an image"):
         build_tiny(tmp_path / "w", image_dataset="folder:images", stream_images=True, **on_ray)
-
-
-# ---- units that follow from others
-
-
-def do_units(engine, folder, units, then):
-    desk = Desk(folder)
-    job = Job(desk.find, desk.work, folder=folder)
-    return [position for position, _ in engine.answers(job, units, SILENT, then)]
-
-
-@pytest.mark.parametrize("where", ["here", "on Ray"])
-def test_units_that_follow_from_others_are_done(where, engine, tmp_path):
-    def then(unit, result):
-        assert result == f"{unit} is done"
-        return [f"{unit}{i}" for i in range(2)] if len(unit) == 1 else []
-
-    chosen = LOCAL if where == "here" else engine
-    positions = do_units(chosen, tmp_path, ["a", "b"], then)
-    if where == "here":
-        assert positions == [0, 2, 3, 1, 4, 5]  # those of a come before b
-    assert sorted(positions) == list(range(6))
-    assert sorted(file.read_text() for file in tmp_path.iterdir() if not file.suffix) == [
-        f"{unit} is done" for unit in ("a", "a0", "a1", "b", "b0", "b1")
-    ]
-
-
-def test_an_error_between_units_ends_the_workers(engine, tmp_path):
-    def then(unit, _result):
-        raise FileNotFoundError(2, "No such file or directory", unit)
-
-    with pytest.raises(FileNotFoundError):
-        do_units(engine, tmp_path, ["a", "sleeps"], then)
-    assert not (tmp_path / "sleeps").exists()
-    assert len(do_units(engine, tmp_path, ["b", "c"], lambda *_: [])) == 2  # both workers are free again

@@ -18,7 +18,7 @@ class Watched(Workshop):
 
     @property
     def root(self):
-        return self.inputs.path.absolute().parents[1]
+        return self.path.absolute().parents[1]
 
     def work(self, unit):
         note(self.root / "units", unit)
@@ -31,7 +31,7 @@ class Watched(Workshop):
     @cached_property
     def writer(self):
         writer.LARGEST_SHARD = LARGEST_SHARD  # of this worker; the caller's tests do the same
-        return WatchedWriter(self.root, self.inputs.path, self.inputs.map_shape, self.config.codec, num_threads=1)
+        return WatchedWriter(self.root, self.path, self.map_shape, self.config.codec, num_threads=1)
 
 
 class WatchedWriter(DatasetWriter):

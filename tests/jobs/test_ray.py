@@ -19,8 +19,7 @@ from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.jobs import ray as cluster
-from fmcs_bench.jobs import remote
-from fmcs_bench.jobs.local import Job, run_units
+from fmcs_bench.jobs.local import Job, run_trials
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
 from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord
@@ -102,7 +101,7 @@ def test_trainings_are_the_same_on_a_cluster(places, engine):
 
 PLUG_INS = """
 import os, pathlib, signal
-from fmcs_bench.evaluators.norm import NormEvaluator
+from fmcs_bench.evaluators.models.norm import NormEvaluator
 
 class Mortal(NormEvaluator):
     name = "mortal"
@@ -152,14 +151,14 @@ def test_a_killed_worker_and_a_failing_evaluator_cost_no_other_fit(places, engin
 def run(engine, tmp_path, units, **options):
     desk, said = Desk(tmp_path), Said()
     options = {"survives": (EvaluatorError,), "folder": tmp_path, "engine": engine, "progress": said} | options
-    return run_units(units, find=desk.find, work=desk.work, description="units", **options), desk, said
+    return run_trials(units, find=desk.find, work=desk.work, description="units", **options), desk, said
 
 
 def test_answers_come_in_the_order_of_units_and_nothing_is_lost_or_done_twice(engine, tmp_path):
     units = ["a", "dies before", "fails 1", "talks", "dies after", "fails 2", "b"]
     outcome, desk, said = run(engine, tmp_path, units)
     assert outcome.results == [f"{unit} is done" for unit in units if not unit.startswith("fails")]
-    assert [failure.unit for failure in outcome.failures] == ["fails 1", "fails 2"]
+    assert [failure.trial for failure in outcome.failures] == ["fails 1", "fails 2"]
     assert isinstance(outcome.failures[0].error.__cause__, ZeroDivisionError)
     assert {unit: len(desk.attempts(unit)) for unit in units} == dict.fromkeys(units, 1) | {"dies before": 2}
     assert (said.advanced, said.total) == (7, 7)
@@ -183,7 +182,7 @@ def test_another_error_ends_the_work_as_it_is_and_nothing_goes_on(engine, tmp_pa
 def test_a_unit_that_always_kills_its_worker_is_named(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "MAX_RETRIES", 1)
     with pytest.raises(
-        EngineError, match=r"2 times a worker was killed .* this unit: always dies; .* the same command goes on"
+        EngineError, match=r"2 times a worker was killed .* this trial: always dies; .* the same command continues"
     ):
         run(engine, tmp_path, ["always dies"])
     assert Desk(tmp_path).attempts("always dies") == "xx"
@@ -194,7 +193,6 @@ def test_what_no_machine_has_is_told_at_once(engine, tmp_path):
         (replace(engine, cpus=99), "cpu", r"99 CPUs and 0 GPUs, and no machine .*\(there are: 2 CPUs and 0 GPUs\)"),
         (engine, "cuda", r"1 CPUs and 1 GPUs, and no machine"),
         (replace(engine, gpus=0.5), "cuda", r"1 CPUs and 0.5 GPUs, and no machine"),
-        (engine, "cuda:1", r"'cuda:1' names one GPU, but Ray hands them out; use --device cuda"),
         (replace(engine, address="auto"), "cpu", r"connected to a cluster already; leave the address out"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -221,14 +219,14 @@ def answer(tmp_path, **changes):
     """What a worker says to a parcel."""
     desk = Desk(tmp_path)
     parcel = {
-        "job": remote.packed(Job(desk.find, desk.work)),
+        "job": cluster.pack(Job(desk.find, desk.work)),
         "environment": Environment.current("cpu", 1).to_json(),
         "threads": 1,
         "mark": None,
     }
-    worker = remote.Worker()
-    prepared = remote.unpacked(worker.prepare(parcel | changes))[1]
-    return prepared or remote.unpacked(worker.attempt(remote.packed("a")))[1]
+    worker = cluster.Worker()
+    prepared = cluster.unpack(worker.prepare(parcel | changes))[1]
+    return prepared or cluster.unpack(worker.attempt(cluster.pack("a")))[1]
 
 
 def test_a_worker_with_other_software_or_another_folder_refuses(tmp_path):
@@ -251,7 +249,7 @@ class OddError(Exception):
 
 
 def test_an_error_that_cannot_travel_keeps_its_name():
-    error = remote.unpacked(remote.packed(remote.Raised.of(OddError("a ", "text"), is_survived=False))).error()
+    error = cluster.unpack(cluster.pack(cluster.Raised.of(OddError("a ", "text"), is_survived=False))).error()
     assert type(error) is EngineError
     assert str(error) == "OddError: a text"
 
