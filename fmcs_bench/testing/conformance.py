@@ -1,12 +1,11 @@
-"""For who writes an evaluator: a conformance suite that it must pass, and small maps to try it on.
+"""A conformance suite for evaluators, and small maps to try one on.
 
-Flow: a subclass of ``EvaluatorConformance`` names an evaluator -> pytest runs its tests on ``tiny_map_set`` -> each
-sentence of the contract (``fmcs_bench.evaluators.base``) holds, or an AssertionError says which does not.
+The suite tests each sentence of the contract (``fmcs_bench.evaluators.base``) on ``tiny_map_set``.
 
 Example:
     A whole test file::
 
-        from fmcs_bench.testing import EvaluatorConformance
+        from fmcs_bench.testing.conformance import EvaluatorConformance
         from my_package import MyEvaluator
 
         class TestMyEvaluator(EvaluatorConformance):
@@ -45,12 +44,12 @@ def tiny_map_set(
 ) -> MapSet:
     """Made-up maps that change from stage to stage as real ones do; the same for the same arguments, on any machine.
 
-    Every image has a few hidden causes at each position, the same in every run. A run mixes them into channels in its
-    own way, with gains of its own. From stage to stage the causes outweigh the noise more, so that channels become
-    correlated; the values grow, and fewer of them are above 0.
+    Every image has a few hidden causes at each position, the same in every run. Each run mixes them into channels with
+    its own weights and gains. From stage to stage the causes grow against the noise, so channels become correlated; the
+    values grow, and fewer of them are above 0.
 
     Args:
-        run: its seed; another run has other channels, for the same images.
+        run: its seed; every run has different channels for the same images.
         num_images: number of images; each has one map at every stage.
         map_shape: (D, H, W).
         num_stages: K.
@@ -103,11 +102,9 @@ class EvaluatorConformance:
     map_shape: ClassVar[tuple[int, int, int]] = (6, 5, 4)
     tolerance: ClassVar[float] = 1e-5
 
-    # ---- what tests use
-
     @classmethod
     def maps(cls, run: int, *, map_shape: tuple[int, int, int] | None = None, num_images: int = 24) -> MapSet:
-        """Maps of one run: 0 is the training run of the tests, 1 the validation run, 2 the test run."""
+        """Maps of one run: 0 for training, 1 for validation, 2 for the test."""
         shape = map_shape or cls.map_shape
         return tiny_map_set(run, num_images=num_images, map_shape=shape, num_stages=cls.num_stages)
 
@@ -122,7 +119,7 @@ class EvaluatorConformance:
 
     @classmethod
     def fitted(cls) -> Evaluator:
-        """A new evaluator with the learned values of one fit, which is done once for all tests of the class."""
+        """A new evaluator with the learned values of one fit, shared by all tests of the class."""
         if "_fit" not in vars(cls):
             evaluator = cls.make()
             curve = evaluator.fit(cls.maps(0), cls.maps(1))
@@ -132,7 +129,7 @@ class EvaluatorConformance:
         return again
 
     _fit: ClassVar[tuple[bytes, list[Epoch], np.ndarray]]
-    """Learned values, curve, and answers about the test run, of the one fit."""
+    """Learned values, curve, and answers for the test run, of the one fit."""
 
     # ---- the contract
 
@@ -158,7 +155,7 @@ class EvaluatorConformance:
             maps_MDHW = self.maps(2).maps_MDHW
             self._check_probs(evaluator.predict_proba(maps_MDHW), len(maps_MDHW))
 
-    def test_a_map_is_judged_alone(self) -> None:
+    def test_each_map_is_answered_alone(self) -> None:
         """Batches, order and memory layout change no answer."""
         evaluator, maps_MDHW = self.fitted(), self.maps(2).maps_MDHW
         probs_MK = evaluator.predict_proba(maps_MDHW)
@@ -168,7 +165,7 @@ class EvaluatorConformance:
         self._check_equal(evaluator.predict_proba(transposed), probs_MK, "the same maps in another memory layout")
 
     def test_the_seed_decides_the_fit(self) -> None:
-        """Equal seeds give equal bytes, whatever torch's generator did before; another seed other ones."""
+        """Equal seeds give equal bytes, whatever the global generators did before; other seeds give other bytes."""
         self.fitted()
         torch.rand(7)
         torch_state, numpy_state = torch.random.get_rng_state(), str(np.random.get_state())  # noqa: NPY002  (a global)
@@ -186,7 +183,7 @@ class EvaluatorConformance:
         )
 
     def test_use_of_the_recipe_is_as_stated(self) -> None:
-        """Another recipe gives another fit, or decides nothing."""
+        """A different recipe gives a different fit, exactly where ``uses_recipe`` is True."""
         self.fitted()
         config = self.make().config.model_copy(update={"recipe": Recipe(lr=0.003, batch_size=16)})
         other = self.evaluator(self.map_shape, self.num_stages, config)
@@ -226,8 +223,8 @@ class EvaluatorConformance:
             else:
                 raise AssertionError(f"from_bytes({wrong[:8]!r}...) must raise DatasetError")
 
-    def test_neither_fitting_nor_asking_changes_anything(self) -> None:
-        """The maps and labels stay, and asking learns nothing."""
+    def test_nothing_changes_its_inputs(self) -> None:
+        """Maps and labels stay as they are, and ``predict_proba`` learns nothing."""
         sets = [self.maps(0), self.maps(1)]
         evaluator = self.make()
         evaluator.fit(*sets)
@@ -256,7 +253,7 @@ class EvaluatorConformance:
             self._check_probs(evaluator.predict_proba(spike), 2, "maps with one very large value")
 
     def test_channel_invariance_is_as_stated(self) -> None:
-        """The order of the channels matters, or not."""
+        """The order of the channels changes answers, exactly where ``channel_invariant`` is False."""
         evaluator, maps_MDHW = self.fitted(), self.maps(2).maps_MDHW
         probs_MK = evaluator.predict_proba(maps_MDHW)
         for seed in range(3):
@@ -269,7 +266,7 @@ class EvaluatorConformance:
             )
 
     def test_any_shape_is_as_stated(self) -> None:
-        """Maps of other shapes are judged, or refused with a ConfigError."""
+        """Maps of other shapes are taken, or refused with a ConfigError."""
         evaluator = self.fitted()
         depth, height, width = self.map_shape
         for shape in ((depth + 3, height, width), (depth, height + 2, width), (1, height, width), (depth, 1, 1)):
@@ -279,7 +276,7 @@ class EvaluatorConformance:
             except ConfigError as error:
                 _check(not self.evaluator.any_shape, f"any_shape = True, but maps of {shape} raise: {error}")
             else:
-                _check(self.evaluator.any_shape, f"any_shape = False, but maps of {shape} are judged")
+                _check(self.evaluator.any_shape, f"any_shape = False, but maps of {shape} are taken")
                 self._check_probs(probs_MK, len(maps_MDHW), f"maps of {shape}")
 
     def test_differentiability_is_as_stated(self) -> None:
@@ -329,7 +326,7 @@ class EvaluatorConformance:
 
 
 def _check(holds: bool, message: str) -> None:
-    """Assert, also under ``python -O`` and with a message that needs no rewriting by pytest."""
+    """Assert, also under ``python -O`` and outside of pytest's rewriting."""
     if not holds:
         raise AssertionError(message)
 
@@ -339,7 +336,7 @@ def _labels(maps: MapSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _gradient(log_probs_BK: torch.Tensor, maps_BDHW: torch.Tensor) -> torch.Tensor:
-    """Of the last stage's log-probability, as RAL asks for it; what it leaves in parameters stays there."""
+    """Of the last stage's log-probability, as in RAL."""
     if log_probs_BK.requires_grad:
         log_probs_BK[:, -1].sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     if maps_BDHW.grad is None:

@@ -188,13 +188,13 @@ def test_all_classification_networks_of_torchvision_have_a_name():
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_mambaout", "torchvision/shufflenet_v2_x0_5"])
 def test_ral_trains_any_backbone(name):
     shape = MAPS[name][1]
-    judge = create_evaluator(EvaluatorTrial(evaluator="set", seed=0), shape, 4)
-    judge.freeze()
+    evaluator = create_evaluator(EvaluatorTrial(evaluator="set", seed=0), shape, 4)
+    evaluator.freeze()
     gradients = {}
     for raf in (1.0, 0.5, 0.0):
         model = make_backbone(name).train()
         torch.manual_seed(0)
-        loss = Objective(Method(raf=raf), judge.log_probs)(model, images(name, 4), torch.tensor([0, 1, 2, 3]))
+        loss = Objective(Method(raf=raf), evaluator.log_probs)(model, images(name, 4), torch.tensor([0, 1, 2, 3]))
         loss.backward()
         gradients[raf] = {key: parameter.grad for key, parameter in model.named_parameters()}
     first = next(key for key, gradient in gradients[0.0].items() if gradient is not None and gradient.abs().sum() > 0)

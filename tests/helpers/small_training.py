@@ -1,9 +1,14 @@
-"""A few random images to train on, and a loss."""
+"""A few random images to train on, a loss, and a frozen evaluator."""
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from fmcs_bench.backbones.create import create_backbone, map_shape
+from fmcs_bench.evaluators.registry import create_evaluator
+from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.loop import Batches
+
+NUM_STAGES = 4
 
 
 def data(num=50):
@@ -14,3 +19,11 @@ def data(num=50):
 
 def cross_entropy(model, inputs, targets):
     return F.cross_entropy(model(inputs), targets)
+
+
+def frozen_evaluator(name="conv", image_size=16):
+    """An evaluator of the maps of ``smallcnn`` with random weights."""
+    shape = map_shape(create_backbone("smallcnn", 10, seed=0), image_size)
+    evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=3), shape, NUM_STAGES)
+    evaluator.freeze()
+    return evaluator

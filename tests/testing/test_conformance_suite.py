@@ -1,4 +1,4 @@
-"""The conformance suite lets a good evaluator pass and finds who breaks the contract, whatever the sentence."""
+"""The conformance suite passes a good evaluator and finds every broken sentence of the contract."""
 
 import contextlib
 import pickle
@@ -206,7 +206,7 @@ FAULTS = [
     (Nan, "answers_are_probabilities", "NaN"),
     (NegativeProbability, "answers_are_probabilities", "negative"),
     (NoSum, "answers_are_probabilities", "sum to 1 but for 1.0e-01"),
-    (SeesTheBatch, "judged_alone", r"maps\[slice\(5, 8, None\)\] alone: answers differ"),
+    (SeesTheBatch, "answered_alone", r"maps\[slice\(5, 8, None\)\] alone: answers differ"),
     (MovesTorch, "seed_decides", "moved torch's global generator"),
     (MovesNumpy, "seed_decides", "moved NumPy's global generator"),
     (IgnoresTheSeed, "seed_decides", "deterministic = False, but another seed gives the same"),
@@ -217,14 +217,14 @@ FAULTS = [
     (Pickles, "travel_as_safetensors", "to_bytes gives no safetensors file"),
     (ForgetsItsScale, "travel_as_safetensors", "answers change in a round trip"),
     (TakesAnyBytes, "other_bytes_are_refused", "must raise DatasetError"),
-    (ChangesTheMaps, "changes_anything", "maps_MDHW of the training maps was changed"),
-    (ChangesTheLabels, "changes_anything", "stages_M of the training maps was changed"),
-    (LearnsWhenAsked, "changes_anything", "predict_proba changed learned values"),
+    (ChangesTheMaps, "changes_its_inputs", "maps_MDHW of the training maps was changed"),
+    (ChangesTheLabels, "changes_its_inputs", "stages_M of the training maps was changed"),
+    (LearnsWhenAsked, "changes_its_inputs", "predict_proba changed learned values"),
     (FearsDeadMaps, "extreme_maps", r"maps of 0\.0: an answer is NaN"),
     (SeesChannels, "channel_invariance", "channel_invariant = True, but another order"),
     (StatesNoInvariance, "channel_invariance", "channel_invariant = False, but another order"),
     (OnlyOwnShape, "any_shape", "any_shape = True, but maps of"),
-    (StatesNoShape, "any_shape", "any_shape = False, but maps of .* are judged"),
+    (StatesNoShape, "any_shape", "any_shape = False, but maps of .* are taken"),
     (StatesNoGradient, "differentiability", "differentiable = False, so freeze and log_probs"),
     (Detached, "differentiability", "no gradient"),
     (OtherAnswers, "differentiability", r"exp\(log_probs\) and predict_proba"),

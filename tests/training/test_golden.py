@@ -42,7 +42,7 @@ def network(method):
     return dueheadnet.create("smallcnn", 10, fusion=method.fusion, image_size=SIZE, seed=0)
 
 
-def judge():
+def evaluator():
     shape = map_shape(create_backbone("smallcnn", 10, seed=0), SIZE)
     found = create_evaluator(EvaluatorTrial(evaluator="conv", seed=0), shape, NUM_STAGES)
     found.freeze()
@@ -56,7 +56,7 @@ def train(method, chosen=RECIPE):
     data = {split: image_batches(source, prepare, split, device=CPU) for split in ("train", "validation")}
     model = network(method)
     history = fit(
-        model, data["train"], Objective(method, judge().log_probs if method.raf < 1 else None), chosen,
+        model, data["train"], Objective(method, evaluator().log_probs if method.raf < 1 else None), chosen,
         epochs=EPOCHS, seed=0, after_epoch=lambda *_: {"validation": accuracy(model, data["validation"])},
     )  # fmt: skip
     num = len(data["validation"])

@@ -1,32 +1,23 @@
 import numpy as np
 import pytest
 import torch
+from helpers.small_training import frozen_evaluator
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from fmcs_bench.backbones import dueheadnet
-from fmcs_bench.backbones.create import create_backbone, map_shape
-from fmcs_bench.evaluators.registry import create_evaluator
-from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.backbones.create import create_backbone
 from fmcs_bench.training.losses import Objective, cosine_constraint, fmcs_loss, freeze, ral
 from fmcs_bench.training.methods import Method
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
-NUM_STAGES = 4
 
 
-def judge_for(image_size=16, name="conv"):
-    shape = map_shape(create_backbone("smallcnn", 10, seed=0), image_size)
-    evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=3), shape, NUM_STAGES)
-    evaluator.freeze()
-    return evaluator
-
-
-def loss_and_gradients(method, *, judge=None, seed=0):
+def loss_and_gradients(method, *, evaluator=None, seed=0):
     model = network(method, seed)
     model.train()
-    loss = Objective(method, judge)(model, IMAGES, LABELS)
+    loss = Objective(method, evaluator)(model, IMAGES, LABELS)
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -65,18 +56,18 @@ def test_ral_weighs_value_and_gradient_with_raf_as_one_minus_alpha():
 
 
 def test_objective_mixes_the_two_losses():
-    judge = judge_for()
+    evaluator = frozen_evaluator()
     base, _ = loss_and_gradients(Method())
-    fmcs, _ = loss_and_gradients(Method(raf=0.0), judge=judge.log_probs)
-    mixed, _ = loss_and_gradients(Method(raf=0.8), judge=judge.log_probs)
+    fmcs, _ = loss_and_gradients(Method(raf=0.0), evaluator=evaluator.log_probs)
+    mixed, _ = loss_and_gradients(Method(raf=0.8), evaluator=evaluator.log_probs)
     assert float(mixed) == pytest.approx(0.8 * float(base) + 0.2 * float(fmcs), rel=1e-6)
 
 
-def test_raf_one_is_the_baseline_bit_for_bit_and_never_asks_the_judge():
+def test_raf_one_is_the_baseline_bit_for_bit_and_never_calls_the_evaluator():
     def refuse(_maps):
-        raise AssertionError("the judge was asked")
+        raise AssertionError("the evaluator was called")
 
-    loss, gradients = loss_and_gradients(Method(raf=1.0), judge=refuse)
+    loss, gradients = loss_and_gradients(Method(raf=1.0), evaluator=refuse)
     plain = create_backbone("smallcnn", 10, seed=0).train()
     expected = F.cross_entropy(plain(IMAGES), LABELS)
     expected.backward()
@@ -86,26 +77,26 @@ def test_raf_one_is_the_baseline_bit_for_bit_and_never_asks_the_judge():
 
 
 def test_raf_zero_leaves_the_classifier_untouched():
-    _, gradients = loss_and_gradients(Method(raf=0.0), judge=judge_for().log_probs)
+    _, gradients = loss_and_gradients(Method(raf=0.0), evaluator=frozen_evaluator().log_probs)
     assert gradients["head.weight"] is None
     assert gradients["head.bias"] is None
     assert gradients["body.0.0.weight"].abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", ["conv", "set", "norm"])
-def test_the_frozen_judge_never_changes_and_passes_gradients_on(name):
-    judge = judge_for(name=name)
-    before = {key: value.clone() for key, value in judge.network.state_dict().items()}
+def test_the_frozen_evaluator_never_changes_and_passes_gradients_on(name):
+    evaluator = frozen_evaluator(name=name)
+    before = {key: value.clone() for key, value in evaluator.network.state_dict().items()}
     model = create_backbone("smallcnn", 10, seed=0).train()
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(3):
         optimizer.zero_grad()
-        Objective(Method(raf=0.0), judge.log_probs)(model, IMAGES, LABELS).backward()
+        Objective(Method(raf=0.0), evaluator.log_probs)(model, IMAGES, LABELS).backward()
         assert model.body[0][0].weight.grad.abs().sum() > 0
         optimizer.step()
-    assert not any(module.training for module in judge.network.modules())
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in judge.network.parameters())
-    for key, value in judge.network.state_dict().items():
+    assert not any(module.training for module in evaluator.network.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in evaluator.network.parameters())
+    for key, value in evaluator.network.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} changed (running statistics of batch norm, perhaps)"
 
 
@@ -168,19 +159,19 @@ def test_dueheadnet_loss_is_cross_entropy_plus_constraint(fusion, constraint):
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_ral_on_concat_judges_each_head_and_on_add_the_sum():
-    judge = judge_for()
+def test_ral_on_concat_scores_each_head_and_on_add_the_sum():
+    evaluator = frozen_evaluator()
     for fusion in ("add", "concat"):
         method = Method(network="dueheadnet", fusion=fusion, raf=0.0)
         model = network(method).eval()
         first, second = model.heads(IMAGES)
-        judged = [first + second] if fusion == "add" else [first, second]
-        expected = np.mean([float(-judge.log_probs(maps.detach())[:, -1].mean()) for maps in judged])
-        assert float(Objective(method, judge.log_probs)(model, IMAGES, LABELS).detach()) == pytest.approx(
+        scored = [first + second] if fusion == "add" else [first, second]
+        expected = np.mean([float(-evaluator.log_probs(maps.detach())[:, -1].mean()) for maps in scored])
+        assert float(Objective(method, evaluator.log_probs)(model, IMAGES, LABELS).detach()) == pytest.approx(
             expected, rel=1e-6
         )
 
 
-def test_raf_below_one_without_a_judge_is_refused():
+def test_raf_below_one_without_an_evaluator_is_refused():
     with pytest.raises(ValueError, match=r"RAF = 0\.9 needs an evaluator"):
         Objective(Method(raf=0.9))

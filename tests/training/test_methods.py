@@ -132,7 +132,7 @@ def unit(**changes):
     return TrainingTrial(**(dict(training_record().trial) | usual | changes))
 
 
-def test_a_unit_is_named_by_method_and_judge():
+def test_a_trial_is_named_by_method_and_evaluator():
     digest = {"evaluator_digest": "0" * 64}
     longer = Longer(flops_ratio=1.2, epochs=11)
     for found, family, label in (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from test_losses import judge_for
+from helpers.small_training import frozen_evaluator
 
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.create import create_backbone, find_backbone, num_parameters
@@ -56,34 +56,34 @@ def test_the_usual_width_is_the_usual_network():
 
 def test_longer_costs_what_ral_costs():
     options = {"epochs": 10, "num_classes": 10, "image_size": 16}
-    conv = longer("smallcnn", NONE, judge_for(name="conv").log_probs, **options)
-    assert conv == longer("smallcnn", NONE, judge_for(name="conv").log_probs, **options)
-    # By hand, in multiply-adds of an image of 16 px: the first layer gets no gradient of its input, the frozen judge
+    conv = longer("smallcnn", NONE, frozen_evaluator(name="conv").log_probs, **options)
+    assert conv == longer("smallcnn", NONE, frozen_evaluator(name="conv").log_probs, **options)
+    # By hand, in multiply-adds of an image of 16 px: the first layer gets no gradient of its input, the evaluator
     # none of its weights.
     own = [8 * 8 * 27 * 16, 4 * 4 * 9 * 16 * 32, 2 * 2 * 9 * 32 * 64, 64 * 10]
-    judge = [2 * 2 * 9 * 64 * 64, 2 * 2 * 9 * 64 * 64, 64 * 4]
-    expected = 1 + 2 * sum(judge) / (2 * own[0] + 3 * sum(own[1:]))
+    evaluator = [2 * 2 * 9 * 64 * 64, 2 * 2 * 9 * 64 * 64, 64 * 4]
+    expected = 1 + 2 * sum(evaluator) / (2 * own[0] + 3 * sum(own[1:]))
     assert conv.flops_ratio == pytest.approx(expected, rel=1e-6)
     assert conv.epochs == int(np.ceil(10 * conv.flops_ratio))
-    norm = longer("smallcnn", NONE, judge_for(name="norm").log_probs, **options)
+    norm = longer("smallcnn", NONE, frozen_evaluator(name="norm").log_probs, **options)
     assert 1 < norm.flops_ratio < conv.flops_ratio
     assert norm.epochs == 11  # at least as much
 
 
 def test_observing_counts_and_scores_and_changes_nothing():
     model = create_backbone("smallcnn", 10, seed=0)
-    judge = judge_for(name="conv")
+    evaluator = frozen_evaluator(name="conv")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(3)
     expected_next = torch.rand(1)
     torch.manual_seed(3)
-    predicted, score = observe(model, DATA, judge.log_probs)
+    predicted, score = observe(model, DATA, evaluator.log_probs)
     assert torch.equal(torch.rand(1), expected_next)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         maps = model.eval().features(IMAGES)
         assert torch.equal(predicted, model(IMAGES).argmax(dim=1))
-        probs = judge.log_probs(maps).exp().double().numpy()
+        probs = evaluator.log_probs(maps).exp().double().numpy()
     assert score == pytest.approx((probs @ np.arange(1, 5)).mean())
     assert observe(model, DATA)[1] is None
 
@@ -91,12 +91,12 @@ def test_observing_counts_and_scores_and_changes_nothing():
 @pytest.mark.parametrize("fusion", ["add", "concat"])
 def test_two_heads_are_scored_as_they_are_judged(fusion):
     model = dueheadnet.create("smallcnn", 10, fusion=fusion, image_size=16, seed=0).eval()
-    judge = judge_for(name="conv")
+    evaluator = frozen_evaluator(name="conv")
     with torch.no_grad():
         first, second = model.heads(IMAGES)
         judged = [first + second] if fusion == "add" else [first, second]
-        expected = np.mean([(judge.log_probs(m).exp() @ torch.arange(1.0, 5.0)).mean() for m in judged])
-    assert observe(model, DATA, judge.log_probs)[1] == pytest.approx(expected, rel=1e-5)
+        expected = np.mean([(evaluator.log_probs(m).exp() @ torch.arange(1.0, 5.0)).mean() for m in judged])
+    assert observe(model, DATA, evaluator.log_probs)[1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_score_of_a_certain_judge_is_its_stage():
