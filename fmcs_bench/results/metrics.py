@@ -15,9 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from fmcs_bench.core.errors import ProtocolError
-from fmcs_bench.results import statistics
 from fmcs_bench.results.records import Metrics, Predictions, Subset
-from fmcs_bench.results.statistics import SHARE, Estimate
 
 NUM_BINS = 15
 PROBABILITY_TOLERANCE = 1e-3
@@ -167,12 +165,10 @@ class Breakdown:
 
     Attributes:
         confusion_KK: share of the maps of each true stage (row) that were called each stage (column); mean over seeds.
-        recall: of each stage: share of its maps that were named right, with the interval over seeds.
         bins: of the calibration curve; the answers of all seeds together, without empty bins.
     """
 
     confusion_KK: np.ndarray
-    recall: tuple[Estimate, ...]
     bins: tuple[Bin, ...]
 
 
@@ -196,7 +192,6 @@ def break_down(predictions: Sequence[Predictions], column: Subset = "test_run") 
     num_B, confidence_B, correct_B = calibration_bins(np.concatenate(probs_SMK), np.concatenate(stages_SM))
     return Breakdown(
         confusion_KK=confusion_SKK.mean(axis=0),
-        recall=tuple(statistics.estimate(confusion_SKK[:, k, k], SHARE) for k in range(confusion_SKK.shape[1])),
         bins=tuple(
             Bin(float(confidence_B[b] / num_B[b]), float(correct_B[b] / num_B[b]), float(num_B[b] / num_B.sum()))
             for b in np.flatnonzero(num_B)

@@ -172,12 +172,7 @@ def sign_flip_p_value(difference: ArrayLike) -> float:
 
 
 def smallest_p_value(num: int) -> float:
-    """The smallest two-sided p-value that the exact sign-flip test can give: 2 of the 2^num flips.
-
-    These are the differences as they are, all of one sign, and all of them flipped.
-
-    Args:
-        num: number of pairs, at least 1.
+    """The smallest two-sided p-value that the exact sign-flip test of ``num`` pairs can give: 2 of the 2^num flips.
 
     Example:
         >>> [smallest_p_value(num) for num in (1, 5, 10)]
@@ -189,10 +184,7 @@ def smallest_p_value(num: int) -> float:
 
 
 def smallest_holm_p_value(smallest: Sequence[float]) -> float:
-    """The smallest p-value that Holm's correction can leave, where each test can give no less than this.
-
-    Args:
-        smallest: for each test of the family its smallest p-value (``smallest_p_value``), at least one.
+    """The smallest p-value that Holm's correction can leave, given the smallest that each test can give.
 
     Example:
         Five seeds show nothing among 24 methods, ten do.
@@ -305,12 +297,7 @@ class Optimism(NamedTuple):
 
 
 def best(means: ArrayLike) -> int:
-    """Index of the largest mean; of equals the first.
-
-    Means that differ only by the order in which their seeds were added up are equal.
-
-    Args:
-        means: [C], finite.
+    """Index of the largest mean, of equals the first; means that differ only by rounding are equal.
 
     Example:
         >>> best([0.2, 0.1 + 0.2, 0.3])
@@ -329,19 +316,16 @@ def choice_optimism(criterion: ArrayLike, outcome: ArrayLike | None = None) -> O
         nested    = mean over s of y[s, pick(all seeds but s)]
         optimism  = apparent - nested
 
-    This is nested cross-validation with seeds as folds: Stone, J. R. Statist. Soc. B 36 (1974), "cross-validatory
-    choice and assessment"; for what it corrects see Varma and Simon, BMC Bioinformatics 7:91 (2006), and Cawley and
-    Talbot, JMLR 11 (2010), section 5. There is no chance in it.
+    This is nested cross-validation with seeds as folds: Stone, J. R. Statist. Soc. B 36 (1974); for what it corrects
+    see Varma and Simon, BMC Bioinformatics 7:91 (2006), and Cawley and Talbot, JMLR 11 (2010), section 5.
 
-    Where the outcome is the criterion itself, the optimism is never negative: a seed that changes the pick by being
-    left out has a higher outcome at the pick that it helped to make. Where all candidates are equally good on paper its
-    expectation is exactly that of the excess of the best of C means. Otherwise it is a little too large, because nested
-    picks are made on S - 1 seeds. What comes of the *images* being the same for all seeds is not in it.
+    Where the outcome is the criterion, it is never negative, and where all candidates are equally good its expectation
+    is that of the excess of the best of C means. Otherwise it is a little too large: nested picks are made on S - 1
+    seeds. It does not contain what comes of the images being the same for all seeds.
 
     Args:
         criterion: [S, C], what is picked by, larger is better; S >= 2 and C >= 2.
-        outcome: [S, C], what is reported of the candidate that was picked; None is the criterion itself, as where
-            the test images choose and are reported.
+        outcome: [S, C], what is reported of the candidate that was picked; None is the criterion itself.
 
     Raises:
         ValueError: another shape, or a number that is not finite.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ class RecordStore:
     """Records under one folder.
 
     Args:
-        root: the folder, ``<workspace>/records`` or the suite's ``leaderboard/records``.
+        root: the folder, ``<workspace>/records``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -119,10 +119,6 @@ class RecordStore:
             RecordError: one of them is not valid.
         """
         return [self.read(kind, path) for path in self.paths(kind)]
-
-    def address(self, record: EvaluatorRecord | TrainingRecord) -> PurePosixPath:
-        """Path of a record relative to the root."""
-        return PurePosixPath(f"{record.name}.json")
 
 
 def _track(kind: type[Record]) -> str:

@@ -16,13 +16,14 @@ import numpy as np
 from fmcs_bench.core.errors import RecordError
 from fmcs_bench.results import board, statistics
 from fmcs_bench.results.board import Column, Form, Table
-from fmcs_bench.results.records import Epoch, TrainingRecord
+from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.statistics import SHARE, Estimate, Optimism, PairedDifference, Range
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE = "baseline"
+_BySeed = Mapping[int, float | None] | Mapping[int, float]
 _OF_SHARES: Range = (-1.0, 1.0)
 _FROM_ONE: Range = (1.0, np.inf)
 
@@ -33,14 +34,11 @@ class SweepPoint:
 
     Attributes:
         raf: weight of the classification loss.
-        validation_accuracy: on the images that RAF and epoch were chosen on.
-        test_accuracy: on the test images.
-        best_test_accuracy: at the epoch that is best on the test images themselves: it is too high. None where a
-            record lacks it.
+        best_test_accuracy: at the epoch that is best on the test images: too high. None where a record lacks it.
         score: mean FMCS that the watching evaluator gives the validation images, in stages; None where a record was
-            not watched, or by another evaluator than the baseline: such scores do not compare.
+            not watched, or by a different evaluator than the baseline: such scores do not compare.
         epoch: whose weights were tested; None where the last was taken without a choice.
-        test_differences: test accuracy minus the baseline's, by the seeds that both have.
+        test_differences: test accuracy minus the baseline's, by the seeds that both have; empty for the baseline.
         score_differences: the same of the score.
         records: one per seed, ordered by seed.
     """
@@ -72,45 +70,24 @@ class SweepPoint:
         Raises:
             RecordError: the seeds were not trained for the same epochs.
         """
-        return tuple(statistics.estimate([epoch.validation for epoch in epochs], SHARE) for epochs in self._epochs())
-
-    @cached_property
-    def score_curve(self) -> tuple[Estimate, ...] | None:
-        """Mean FMCS of the validation images after every epoch; None where there is no ``score``.
-
-        Raises:
-            RecordError: the seeds were not trained for the same epochs.
-        """
-        if self.score is None:
-            return None
-        scores = [[epoch.score for epoch in epochs if epoch.score is not None] for epochs in self._epochs()]
-        if any(len(found) < len(self.records) for found in scores):
-            return None
-        return tuple(statistics.estimate(found, _FROM_ONE) for found in scores)
-
-    def _epochs(self) -> list[tuple[Epoch, ...]]:
-        """For each epoch its entries, one per seed."""
         lengths = sorted({len(record.curve) for record in self.records})
         if len(lengths) > 1:
             raise RecordError(
-                f"the seeds of {self.records[0].method} were trained for {lengths} epochs; records of one method and "
-                "settings have the same number: train the others again"
+                f"the seeds of {self.records[0].method} were trained for {lengths} epochs; train them again"
             )
-        return list(zip(*(record.curve for record in self.records), strict=True))
+        epochs = zip(*(record.curve for record in self.records), strict=True)
+        return tuple(statistics.estimate([epoch.validation for epoch in each], SHARE) for each in epochs)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What choosing the RAF of a family gains on paper; accuracies are shares.
-
-    Only seeds that every RAF has are compared.
+    """What choosing the RAF of a family gains on paper, from the seeds that every RAF has; accuracies are shares.
 
     Attributes:
         validation: chosen on validation images, and reported on them.
         test: chosen on test images, and reported on them, as in papers that have no validation images.
-        headline: chosen on validation images, reported on test images: what is left of it in this board's test
-            accuracy, because the trainings that choose are those that are reported. May be negative.
-        picked_on_test: the point that the test images would have picked.
+        headline: chosen on validation images, reported on test images, as on this board; may be negative.
+        picked_on_test: the point that the test images pick.
         added_by_test: its test accuracy minus that of the point that was chosen on validation images.
     """
 
@@ -121,114 +98,15 @@ class Choice:
     added_by_test: float
 
 
-def sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequence[TrainingRecord]) -> SweepPoint:
-    """One point.
-
-    Args:
-        raf: of these records.
-        records: one per seed, ordered by seed.
-        baseline: records to compare with; empty for the baseline itself.
-
-    Raises:
-        RecordError: a record names an epoch that its curve does not have.
-    """
-    others = {_watcher(record) for record in records} - {_watcher(record) for record in baseline or records}
-    scores = [None if others else tested_epoch(record).score for record in records]
-    metrics = [record.metrics for record in records]
-    return SweepPoint(
-        raf=raf,
-        validation_accuracy=statistics.estimate([each.validation_accuracy for each in metrics], SHARE),
-        test_accuracy=statistics.estimate([each.test_accuracy for each in metrics], SHARE),
-        best_test_accuracy=statistics.estimate_of_all([each.best_test_accuracy for each in metrics], SHARE),
-        score=statistics.estimate_of_all(scores, _FROM_ONE),
-        epoch=statistics.estimate_of_all([each.epoch for each in metrics], _FROM_ONE),
-        test_differences=_differences(_tests(records), _tests(baseline)),
-        score_differences={} if others else _differences(_scores(records), _scores(baseline)),
-        records=records,
-    )
-
-
-def tested_epoch(record: TrainingRecord) -> Epoch:
-    """The epoch whose weights were tested: the chosen one, or the last.
-
-    Raises:
-        RecordError: the curve does not have it.
-    """
-    number = len(record.curve) if record.metrics.epoch is None else record.metrics.epoch
-    found = next((epoch for epoch in record.curve if epoch.epoch == number), None)
-    if found is None:
-        raise RecordError(
-            f"seed {record.seed} of {record.method} was tested after epoch {number}, which is not among the "
-            f"{len(record.curve)} epochs of its curve; train it again"
-        )
-    return found
-
-
-def choose(sweep: tuple[SweepPoint, ...]) -> SweepPoint:
-    """The point with the highest mean validation accuracy, among those with enough seeds.
-
-    Of equals it is the first, with the largest RAF, nearest to the baseline.
-    """
-    candidates = _candidates(sweep)
-    return candidates[statistics.best([point.validation_accuracy.mean for point in candidates])]
-
-
-def optimism_of(sweep: tuple[SweepPoint, ...]) -> Choice | None:
-    """What choosing among these points gains on paper; None with fewer than two candidates or shared seeds."""
-    candidates = _candidates(sweep)
-    seeds = sorted(set.intersection(*({record.seed for record in point.records} for point in candidates)))
-    if len(candidates) < 2 or len(seeds) < 2:
-        return None
-    shared = [[record for record in point.records if record.seed in seeds] for point in candidates]
-    validation_SC = np.array([[record.metrics.validation_accuracy for record in group] for group in shared]).T
-    test_SC = np.array([[record.metrics.test_accuracy for record in group] for group in shared]).T
-    on_test = candidates[statistics.best([point.test_accuracy.mean for point in candidates])]
-    return Choice(
-        validation=statistics.choice_optimism(validation_SC),
-        test=statistics.choice_optimism(test_SC),
-        headline=statistics.choice_optimism(validation_SC, test_SC),
-        picked_on_test=on_test,
-        added_by_test=on_test.test_accuracy.mean - choose(sweep).test_accuracy.mean,
-    )
-
-
-def _candidates(sweep: tuple[SweepPoint, ...]) -> list[SweepPoint]:
-    enough = board.enough_seeds(point.records for point in sweep)
-    return [point for point in sweep if len(point.records) >= enough]
-
-
-def _tests(records: Sequence[TrainingRecord]) -> dict[int, float]:
-    return {record.seed: record.metrics.test_accuracy for record in records}
-
-
-def _scores(records: Sequence[TrainingRecord]) -> dict[int, float]:
-    scores = {record.seed: tested_epoch(record).score for record in records}
-    return {seed: score for seed, score in scores.items() if score is not None}
-
-
-def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
-    return record.trial.watcher, record.trial.watcher_digest
-
-
-def _differences(own: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
-    return {seed: own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())}
-
-
-def _paired(differences: Mapping[int, float], within: Range = statistics.ANY) -> PairedDifference | None:
-    if not differences:
-        return None
-    return statistics.paired_difference(list(differences.values()), [0.0] * len(differences), within)
-
-
 @dataclass(frozen=True)
 class TrainingRow:
     """One family of methods at the RAF that was chosen on validation images.
 
     Attributes:
         family: method without its RAF, such as ``ral-set``.
-        control: it is there to be beaten; see ``is_control``.
+        control: it is there for comparison; see ``Method.is_control``.
         chosen: the point of the sweep with the highest mean validation accuracy (of equals, the largest RAF).
-        sweep: all RAF values, largest first; the chosen one is among them.
+        sweep: all RAF values, largest first.
         choice: what choosing the RAF gains on paper; None where there was nothing to choose, or one seed.
         holm_p: sign-flip p-value after Holm's correction over the rows of the board; None as for ``difference``.
         seconds: mean wall time of one training.
@@ -425,12 +303,12 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
     base = [record for group in families.get(BASELINE, {}).values() for record in group]
     sweeps = {
         family: tuple(
-            sweep_point(raf, tuple(points[raf]), () if family == BASELINE else base)
+            _sweep_point(raf, tuple(points[raf]), () if family == BASELINE else base)
             for raf in sorted(points, reverse=True)
         )
         for family, points in families.items()
     }
-    chosen = {family: choose(sweep) for family, sweep in sweeps.items()}
+    chosen = {family: _choose(sweep) for family, sweep in sweeps.items()}
     p_values = {family: point.difference.p_value for family, point in chosen.items() if point.difference}
     tested = {family: p_value for family, p_value in p_values.items() if p_value is not None}
     adjusted = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
@@ -440,7 +318,7 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
             control=point.records[0].trial.method.is_control,
             chosen=point,
             sweep=sweeps[family],
-            choice=optimism_of(sweeps[family]),
+            choice=_choice(sweeps[family]),
             holm_p=adjusted.get(family),
             num_parameters=point.records[0].cost.num_parameters,
             seconds=statistics.estimate([record.cost.seconds for record in point.records]).mean,
@@ -449,3 +327,85 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
     ]
     rows.sort(key=lambda row: (-row.chosen.test_accuracy.mean, row.family))
     return TrainingBoard(dataset_id, settings, tuple(rows))
+
+
+def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequence[TrainingRecord]) -> SweepPoint:
+    """One point, compared with ``baseline``, which is empty for the baseline itself."""
+    is_comparable = {_watcher(record) for record in records} <= {_watcher(record) for record in baseline or records}
+    scores, tests = {r.seed: _score(r) for r in records}, {r.seed: _test(r) for r in records}
+    metrics = [record.metrics for record in records]
+    return SweepPoint(
+        raf=raf,
+        validation_accuracy=statistics.estimate([each.validation_accuracy for each in metrics], SHARE),
+        test_accuracy=statistics.estimate(list(tests.values()), SHARE),
+        best_test_accuracy=statistics.estimate_of_all([each.best_test_accuracy for each in metrics], SHARE),
+        score=statistics.estimate_of_all(list(scores.values()), _FROM_ONE) if is_comparable else None,
+        epoch=statistics.estimate_of_all([each.epoch for each in metrics], _FROM_ONE),
+        test_differences=_differences(tests, {r.seed: _test(r) for r in baseline}),
+        score_differences=_differences(scores, {r.seed: _score(r) for r in baseline}) if is_comparable else {},
+        records=records,
+    )
+
+
+def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
+    return record.trial.watcher, record.trial.watcher_digest
+
+
+def _test(record: TrainingRecord) -> float:
+    return record.metrics.test_accuracy
+
+
+def _score(record: TrainingRecord) -> float | None:
+    """Score at the epoch whose weights were tested: the chosen one, or the last.
+
+    Raises:
+        RecordError: the curve does not have it.
+    """
+    number = len(record.curve) if record.metrics.epoch is None else record.metrics.epoch
+    found = next((epoch for epoch in record.curve if epoch.epoch == number), None)
+    if found is None:
+        raise RecordError(
+            f"seed {record.seed} of {record.method} was tested after epoch {number}, which is not among the "
+            f"{len(record.curve)} epochs of its curve; train it again"
+        )
+    return found.score
+
+
+def _differences(own: _BySeed, base: _BySeed) -> dict[int, float]:
+    pairs = {seed: (own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
+    return {seed: a - b for seed, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def _paired(differences: Mapping[int, float], within: Range = statistics.ANY) -> PairedDifference | None:
+    values = list(differences.values())
+    return statistics.paired_difference(values, [0.0] * len(values), within) if values else None
+
+
+def _candidates(sweep: tuple[SweepPoint, ...]) -> list[SweepPoint]:
+    enough = board.enough_seeds(point.records for point in sweep)
+    return [point for point in sweep if len(point.records) >= enough]
+
+
+def _choose(sweep: tuple[SweepPoint, ...]) -> SweepPoint:
+    """The highest mean validation accuracy among those with enough seeds; of equals the largest RAF."""
+    candidates = _candidates(sweep)
+    return candidates[statistics.best([point.validation_accuracy.mean for point in candidates])]
+
+
+def _choice(sweep: tuple[SweepPoint, ...]) -> Choice | None:
+    """What choosing among these points gains on paper; None with fewer than two candidates or shared seeds."""
+    candidates = _candidates(sweep)
+    seeds = set.intersection(*({record.seed for record in point.records} for point in candidates))
+    if len(candidates) < 2 or len(seeds) < 2:
+        return None
+    shared = [[record.metrics for record in point.records if record.seed in seeds] for point in candidates]
+    validation_SC = np.array([[each.validation_accuracy for each in group] for group in shared]).T
+    test_SC = np.array([[each.test_accuracy for each in group] for group in shared]).T
+    on_test = candidates[statistics.best([point.test_accuracy.mean for point in candidates])]
+    return Choice(
+        validation=statistics.choice_optimism(validation_SC),
+        test=statistics.choice_optimism(test_SC),
+        headline=statistics.choice_optimism(validation_SC, test_SC),
+        picked_on_test=on_test,
+        added_by_test=on_test.test_accuracy.mean - _choose(sweep).test_accuracy.mean,
+    )

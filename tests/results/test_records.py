@@ -1,25 +1,17 @@
 import copy
 import hashlib
 import json
-import platform
 import shutil
-import subprocess
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import subprocess_environment
 from helpers import record_factory as factory
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-import fmcs_bench
-from fmcs_bench.core import environment
 from fmcs_bench.core.errors import ConfigError, RecordError
-from fmcs_bench.results.records import Environment, EvaluatorRecord, TrainingRecord, TrainingTrial
+from fmcs_bench.results.records import EvaluatorRecord, TrainingRecord, TrainingTrial
 from fmcs_bench.results.store import RecordStore, pack_predictions, predictions_path, unpack_predictions
 
 KINDS = {"evaluator": factory.evaluator_record(), "training": factory.training_record(0.9, seed=2)}
@@ -50,19 +42,8 @@ def test_a_record_comes_back_equal_from_its_address(store, record):
     path = store.write(record, factory.PREDICTIONS)
     assert store.read(type(record), path) == record
     assert store.all(type(record)) == [record]
-    assert path == store.root / store.address(record)
+    assert path == store.root / f"{record.name}.json"
     assert predictions_path(path).read_bytes() == factory.PREDICTIONS
-
-
-def test_addresses_say_what_a_record_is(store):
-    evaluator, training = KINDS.values()
-    assert store.address(evaluator).parts == (
-        "evaluator", evaluator.dataset_id, evaluator.settings, "conv", "seed-0.json",
-    )  # fmt: skip
-    assert store.address(training).parts == (
-        "training", training.dataset_id, training.settings, "ral-set@0.9", "seed-2.json",
-    )  # fmt: skip
-    assert evaluator.dataset_id == f"{factory.DATASET}@{evaluator.dataset_digest[:12]}"
 
 
 def test_only_a_record_with_the_same_key_is_found(store, record):
@@ -225,10 +206,11 @@ def test_a_judge_belongs_to_methods_with_raf_below_one_alone(change):
         TrainingTrial(**(dict(KINDS["training"].trial) | change))
 
 
-def test_labels_of_methods():
-    assert factory.training_record().trial.label == "baseline"
-    assert KINDS["training"].trial.family == "ral-set"
-    assert KINDS["training"].trial.label == "ral-set@0.9"
+def test_the_name_of_a_trial_has_what_it_is():
+    evaluator, training = KINDS.values()
+    dataset = f"{factory.DATASET}@{evaluator.dataset_digest[:12]}"
+    assert evaluator.name == f"evaluator/{dataset}/{evaluator.settings}/conv/seed-0"
+    assert training.name == f"training/{dataset}/{training.settings}/ral-set@0.9/seed-2"
 
 
 def test_predictions_are_packed_the_same_in_any_order_and_come_back_equal(tmp_path):
@@ -254,32 +236,3 @@ def test_predictions_are_packed_the_same_in_any_order_and_come_back_equal(tmp_pa
 def test_what_is_no_predictions_file_is_refused(data):
     with pytest.raises(RecordError, match="no safetensors file"):
         unpack_predictions(data)
-
-
-def test_the_environment_is_the_one_we_are_in():
-    found = Environment.current("cuda:1", 3)
-    assert found.python == platform.python_version()
-    assert found.libraries["numpy"] == np.__version__
-    assert found.libraries["torch"].split("+")[0] == version("torch").split("+")[0]
-    assert found.fmcs_bench == fmcs_bench.__version__
-    assert (found.device, found.threads) == ("cuda:1", 3)
-    assert found.processor
-    assert found == Environment.current("cuda:1", 3) == Environment.from_json(found.to_json())
-
-
-def test_records_load_no_torch():
-    code = "import fmcs_bench.results.records, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=subprocess_environment(), check=False).returncode == 0
-
-
-def test_now_is_utc_to_the_second():
-    stamp = datetime.fromisoformat(environment.now())
-    assert stamp.utcoffset() is not None
-    assert stamp.utcoffset().total_seconds() == stamp.microsecond == 0
-    assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to compare with")
-def test_peak_memory_is_what_the_kernel_says():
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    assert environment.process_peak_bytes() == pytest.approx(int(line.split()[1]) * 1024, rel=0.05)
