@@ -1,4 +1,4 @@
-"""fmcs-bench: feature-map data sets labelled by convergence, and a benchmark of the networks that judge them.
+"""fmcs-bench: feature-map data sets labelled by convergence, and a benchmark of the evaluators of convergence.
 
 Example:
     >>> import fmcs_bench as fb
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import publish, verify
+    from fmcs_bench.api import publish
     from fmcs_bench.build.runner import build
+    from fmcs_bench.build.verify import verify
     from fmcs_bench.evaluator_track.runner import evaluate
     from fmcs_bench.evaluator_track.selection import load_evaluator
     from fmcs_bench.hub.download import download
@@ -36,28 +37,30 @@ __all__ = [
     "plan_training", "publish", "results", "train", "verify",
 ]  # fmt: skip
 
-_ELSEWHERE = {
-    "download": "fmcs_bench.hub.download",
-    "build": "fmcs_bench.build.runner",
-    "build_leaderboard": "fmcs_bench.leaderboard.build",
-    "evaluate": "fmcs_bench.evaluator_track.runner",
-    "explain": "fmcs_bench.training_track.explain",
-    "load": "fmcs_bench.hub.load",
-    "open": "fmcs_bench.store.reader:open_dataset",
-    "load_evaluator": "fmcs_bench.evaluator_track.selection",
-    "plan_training": "fmcs_bench.training_track.estimate",
-    "results": "fmcs_bench.results.tables",
-    "train": "fmcs_bench.training_track.runner",
+_PLACES = {
+    "build": "build.runner",
+    "build_leaderboard": "leaderboard.build",
+    "download": "hub.download",
+    "evaluate": "evaluator_track.runner",
+    "explain": "training_track.explain",
+    "load": "hub.load",
+    "load_evaluator": "evaluator_track.selection",
+    "open": "store.reader:open_dataset",
+    "plan_training": "training_track.estimate",
+    "publish": "api",
+    "results": "results.tables",
+    "train": "training_track.runner",
+    "verify": "build.verify",
 }
-"""Functions that are not in ``fmcs_bench.api``."""
+"""Module of each public function, and behind a colon its name there, where that is not the same."""
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `fmcs-bench --help` and tools that only want the version do without it.
-    if name in __all__:
-        module, _, function = _ELSEWHERE.get(name, "fmcs_bench.api").partition(":")
-        return getattr(import_module(module), function or name)
-    raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'fmcs_bench' has no attribute {name!r}")
+    module, _, function = _PLACES[name].partition(":")
+    return getattr(import_module(f"fmcs_bench.{module}"), function or name)
 
 
 class _Package(ModuleType):

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcs_bench.build import recompute as verification
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
-from fmcs_bench.images.options import image_folder
 from fmcs_bench.store.location import Location
-from fmcs_bench.store.reader import FmcsDataset, dataset_location, find_dataset
-from fmcs_bench.store.verify import Report
+from fmcs_bench.store.reader import FmcsDataset, find_dataset
 
 if TYPE_CHECKING:
     from fmcs_bench.hub.publish import Published
@@ -73,46 +70,5 @@ def publish(
         superseded_by=superseded_by,
         fidelity=None if fidelity is None else Path(fidelity),
         agree=agree,
-        progress=progress,
-    )
-
-
-def verify(
-    dataset: FmcsDataset | PathLike,
-    *,
-    recompute: int = 0,
-    seed: int = 0,
-    workspace: PathLike | None = None,
-    data_dir: PathLike | None = None,
-    image_source: str | None = None,
-    stream_images: bool | None = None,
-    device: str = "auto",
-    progress: Progress = SILENT,
-) -> Report:
-    """Check every file, array and stage of an FMCS dataset; the report lists all faults.
-
-    Args:
-        dataset: opened, or a name or path.
-        recompute: also compute so many maps of every run and stage again, from the images and the stored checkpoints.
-        seed: of the draw of these maps.
-        workspace: see ``Workspace``.
-        data_dir: folder with the files of the image dataset; ``FMCS_BENCH_DATA`` where it is None.
-        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that the dataset was built from, for ``recompute``.
-        stream_images: as for ``build``.
-        device: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
-        progress: shows the work; silent by default.
-
-    Raises:
-        FmcsBenchError: wrong use; see ``fmcs_bench.build.recompute.verify``. A fault of the dataset raises nothing.
-    """
-    where = dataset_location(Workspace(workspace), dataset)
-    return verification.verify(
-        where,
-        recompute=recompute,
-        data_dir=image_folder(data_dir),
-        image_source=image_source,
-        stream_images=stream_images,
-        device=device,
-        seed=seed,
         progress=progress,
     )

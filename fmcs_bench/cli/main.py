@@ -17,15 +17,12 @@ from fmcs_bench.cli.hub import download, publish
 from fmcs_bench.cli.leaderboard import leaderboard
 from fmcs_bench.cli.options import (
     Commands,
-    data_dir_option,
     device_option,
-    images_option,
     json_option,
     made,
     options_of,
     print_board,
     print_json,
-    stream_option,
     typed,
     workspace_option,
 )
@@ -130,44 +127,29 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     help="Also compute N maps of every run and stage again, from the images and the stored checkpoints.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of these maps.")
-@images_option
-@stream_option
-@data_dir_option
+@options_of(ImageOptions, only=("image_source", "stream_images", "data_dir"))
 @workspace_option
 @device_option
 @json_option
-@click.pass_context
-def verify(
-    context: click.Context,
-    dataset: str,
-    recompute: int,
-    seed: int,
-    workspace: str,
-    data_dir: str | None,
-    image_source: str | None,
-    stream_images: bool | None,
-    device: str,
-    as_json: bool,
-) -> None:
+def verify(dataset: str, recompute: int, seed: int, workspace: str, device: str, as_json: bool, **values: Any) -> None:
     """Check every file, array and stage of an FMCS dataset; a fault exits with 1."""
-    from fmcs_bench import api
+    from fmcs_bench.build.verify import verify as do
     from fmcs_bench.cli.progress import shown
 
+    images = made(ImageOptions, values)
     with shown() as progress:
-        report = api.verify(
+        report = do(
             dataset,
             recompute=recompute,
             seed=seed,
             workspace=workspace,
-            data_dir=data_dir,
-            image_source=image_source,
-            stream_images=stream_images,
+            images=images,
             device=device,
             progress=progress,
         )
     print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
-        context.exit(1)
+        click.get_current_context().exit(1)
 
 
 main.add_command(explain)

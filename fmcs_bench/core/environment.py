@@ -33,7 +33,7 @@ CODE_OF = {
 WITHOUT_INFLUENCE = (
     "backbones/gradcam.py",
     "build/figures.py",
-    "build/recompute.py",
+    "build/verify.py",
     "core/figure_style.py",
     "core/markdown.py",
     "core/progress.py",

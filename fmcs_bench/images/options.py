@@ -30,9 +30,3 @@ class ImageOptions(Options):
     )
     skip_broken: bool = Field(False, description="Leave out images that cannot be decoded; the manifest counts them.")
     download: bool = Field(False, description="Fetch missing files of a named image dataset into --data-dir.")
-
-
-def image_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder with the files of image datasets; None is ``FMCS_BENCH_DATA`` where it is set."""
-    value = data_dir if data_dir is not None else os.environ.get("FMCS_BENCH_DATA")
-    return Path(value) if value else None

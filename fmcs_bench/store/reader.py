@@ -25,6 +25,7 @@ from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.images.load import load_images
+from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.store import codecs, publication, schema
 from fmcs_bench.store.location import Location, is_url
 from fmcs_bench.store.map_array import MapArray, gather, open_group
@@ -205,34 +206,25 @@ class FmcsDataset:
         image_M = np.tile(np.arange(maps.shape[1]), maps.shape[0])
         return gather([maps], np.zeros_like(row_M), row_M, image_M).reshape(maps.shape)
 
-    def load_images(
-        self,
-        data_dir: str | Path | None = None,
-        image_source: str | None = None,
-        *,
-        stream: bool | None = None,
-        progress: Progress = SILENT,
-    ) -> ImageDataset:
+    def load_images(self, images: ImageOptions | None = None, *, progress: Progress = SILENT) -> ImageDataset:
         """The images that this dataset names, as they are here; compare ``sha256`` with the manifest's.
 
         Args:
-            data_dir: folder with the files of the image dataset.
-            image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH``, where it was built from one.
-            stream: decode images when they are needed; see ``load_images``.
+            images: where their files are.
             progress: shows the reading.
 
         Raises:
             FmcsBenchError: see ``load_images``.
         """
-        config = self.manifest.config
+        config, images = self.manifest.config, images or ImageOptions()
         return load_images(
             config.image_dataset,
-            data_dir,
+            images.data_dir,
             limit=config.limit,
             image_size=config.image_size,
-            source=image_source,
+            source=images.image_source,
             skip_broken=self.manifest.images.num_broken > 0,
-            stream=stream,
+            stream=images.stream_images,
             progress=progress,
         )
 

@@ -92,7 +92,7 @@ def load_images_of(dataset: FmcsDataset, images: ImageOptions, progress: Progres
         MissingDataError: they are not there.
         DatasetError: they differ.
     """
-    source = dataset.load_images(images.data_dir, images.image_source, stream=images.stream_images, progress=progress)
+    source = dataset.load_images(images, progress=progress)
     if source.sha256 != dataset.manifest.images.sha256:
         raise DatasetError(f"the images of {source.name} here are not those that {dataset.id} was built from")
     return source

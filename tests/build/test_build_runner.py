@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, build_tiny, subprocess_environment
 
 from fmcs_bench.build import runner as builder
-from fmcs_bench.build.recompute import verify
+from fmcs_bench.build.verify import verify
 from fmcs_bench.build.units import TrainRun
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError

@@ -112,7 +112,7 @@ def test_bfloat16_is_computed_in_bfloat16(tmp_path, source, frozen, tiny_dataset
 
 
 def test_a_build_in_bfloat16_verifies_and_says_so(tmp_path):
-    from fmcs_bench.build.recompute import verify
+    from fmcs_bench.build.verify import verify
 
     dataset = build_tiny(tmp_path, recipe=Recipe(batch_size=16, lr=3e-3, precision="bfloat16"))
     assert dataset.manifest.to_json()["config"]["recipe"]["precision"] == "bfloat16"

@@ -16,7 +16,7 @@ from test_build_runner import BUILD
 from test_ray import Said
 
 from fmcs_bench.build import runner as builder
-from fmcs_bench.build.recompute import verify
+from fmcs_bench.build.verify import verify
 from fmcs_bench.core.errors import ConvergenceError, DivergedError, ImageError
 from fmcs_bench.core.progress import SILENT
 from fmcs_bench.core.workspace import Workspace

@@ -15,7 +15,7 @@ from conftest import build_tiny, subprocess_environment
 from safetensors.torch import load_file, save_file
 
 import fmcs_bench as fb
-from fmcs_bench.build import recompute
+from fmcs_bench.build import verify as build_verify
 from fmcs_bench.cli.main import main
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, MissingDataError
@@ -37,7 +37,7 @@ def q8_dataset(tmp_path_factory):
 
 
 def verify(path, **options):
-    return recompute.verify(path, device="cpu", **options)
+    return build_verify.verify(path, device="cpu", **options)
 
 
 def faults_by_check(report):

@@ -6,65 +6,68 @@ N images, H height, W width, C channels of images, D channels of maps.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import torch
 
 from fmcs_bench.backbones.create import find_backbone
 from fmcs_bench.images.dataset import SPLITS
-from fmcs_bench.images.load import load_images
+from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.store.reader import FmcsDataset, dataset_location
 from fmcs_bench.store import schema
-from fmcs_bench.store.location import Location
 from fmcs_bench.store.verify import Check, Fault, Report, Verifier, excess, guarded
 from fmcs_bench.training.loop import autocast, choose_device
 from fmcs_bench.training.trajectory import load_checkpoint
 
 
 def verify(
-    place: str | Path | Location,
+    dataset: FmcsDataset | PathLike,
     *,
     recompute: int = 0,
-    data_dir: str | Path | None = None,
-    image_source: str | None = None,
-    stream_images: bool | None = None,
-    device: str = "auto",
     seed: int = 0,
+    workspace: PathLike | None = None,
+    images: ImageOptions | None = None,
+    device: str = "auto",
     progress: Progress = SILENT,
+    **options: Any,
 ) -> Report:
-    """Check an FMCS dataset; a fault never stops the checks of what it does not touch.
+    """Check every file, array and stage of an FMCS dataset; the report lists all faults, and none raises.
 
     Args:
-        place: its folder, URL or location.
-        recompute: so many maps of every run and stage are computed again; 0 is none.
-        data_dir: folder with the files of the image dataset, for ``recompute``.
-        image_source: ``folder:DIR`` or ``hub:NAME_OR_PATH`` that it was built from, for ``recompute``.
-        stream_images: see ``stream`` of ``load_images``.
-        device: where maps are computed again.
+        dataset: opened, or a name, path or URL.
+        recompute: this many maps of every run and stage are also computed again, from the images and the stored
+            checkpoints.
         seed: of the draw of these maps.
-        progress: shows the work.
+        workspace: see ``Workspace``.
+        images: where the image files are, for ``recompute``; None takes it from ``options``.
+        device: where maps are computed again: ``auto`` (CUDA where torch has it), ``cpu``, ``cuda``, ...
+        progress: shows the work; silent by default.
+        **options: fields of ``ImageOptions``.
 
     Raises:
-        ConfigError: ``recompute`` is negative.
-        MissingDataError: there is no such folder, or the image files are not there.
+        ConfigError: ``recompute`` is negative, or an option is wrong.
+        MissingDataError: there is no such dataset, or the image files are not there.
         UnknownNameError: ``recompute`` needs an image dataset or a backbone that is not installed.
     """
+    images = images or ImageOptions.make(**options)
     if recompute < 0:
         raise ConfigError(f"recompute = {recompute}; the number of maps of every run and stage must be 0 or more")
-    location = place if isinstance(place, Location) else Location(place)
+    location = dataset_location(Workspace(workspace), dataset)
     on = choose_device(device)
     try:
         dataset = FmcsDataset(location, check=False)
     except DatasetError as error:
         return Report(str(location), (Check("manifest", "", (str(error),)),))
     config = dataset.manifest.config
-    # A changed manifest may name anything; then its faults are told, and nothing is asked of this machine for it.
+    # A changed manifest may name anything: nothing else on this machine is touched for it.
     sound = dataset.manifest.states_its_digest
     verifier = Verifier(dataset)
     steps = [
@@ -78,7 +81,7 @@ def verify(
     ]
     if recompute and sound:
         find_backbone(config.backbone)
-        source = dataset.load_images(data_dir, image_source, stream=stream_images, progress=progress)
+        source = dataset.load_images(images, progress=progress)
         steps.append(("recompute", lambda fault: check_recomputed(verifier, fault, source, recompute, on, seed)))
     elif recompute:
         steps.append(("recompute", _not_done))
