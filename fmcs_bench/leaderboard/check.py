@@ -563,7 +563,9 @@ def _check_checkpoints(record: EvaluatorRecord, manifest: Manifest, score_PT: np
     followed = run.num_trajectory_maps // run.num_checkpoints
     if score_PT.shape[1] != followed:
         tell(f"trajectory/score of {score_PT.shape[1]} images", f"of {followed} images")
-    accuracy = dict(zip(steps, along.validation_accuracy, strict=True))
+    accuracy, num = dict(zip(steps, along.validation_accuracy, strict=True)), manifest.images.num_images["validation"]
+    whole = {step: round(value * num) / num for step, value in accuracy.items()}
+    _compare("trajectory.validation_accuracy", accuracy, whole, tell)  # shares of so many images
     stated = {stage.step: stage.validation_accuracy for stage in run.stages if stage.step in accuracy}
     _compare("trajectory.validation_accuracy", {step: accuracy[step] for step in stated}, stated, tell)
 
