@@ -155,11 +155,7 @@ def _checkpoints(dataset: FmcsDataset, seeds: list[int]) -> set[str]:
 
 
 class SharedMaps:
-    """Maps by the name of their side, each read once and used by one evaluator after another.
-
-    Args:
-        selections: what each side is; nothing is read yet.
-    """
+    """Maps by the name of their side, each read when it is first used."""
 
     def __init__(self, selections: Mapping[str, MapSelection]) -> None:
         self._selections = dict(selections)
@@ -169,12 +165,8 @@ class SharedMaps:
     def use(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
         """Maps of some sides for the block; what the block changed is dropped and read again.
 
-        Args:
-            evaluator: for the error message.
-            names: of the sides.
-
         Raises:
-            ProtocolError: the block changed maps or labels and raised no error of its own.
+            ProtocolError: the block, of this evaluator, changed maps or labels and raised no error of its own.
         """
         for name in names:
             if name not in self._loaded:
@@ -216,23 +208,14 @@ def with_permuted_labels(maps: MapSet, num_stages: int, seed: int, part: str) ->
     """The same maps with permuted stages, for the control ``NAME~permuted``.
 
     Each image keeps one map of every stage, so that only the meaning of the labels is lost: what an evaluator fitted on
-    them reaches on true labels is reached without learning stages.
-
-    Args:
-        maps: in any order, which does not matter.
-        num_stages: K.
-        seed: of the fit.
-        part: names the draw: ``train`` or ``validation``.
+    them reaches on true labels is reached without learning stages. ``part`` names the draw: train or validation.
     """
     rng = np.random.default_rng(derive(seed, "permuted labels", part))
     return replace(maps, stages_M=permute_stages(maps, num_stages, rng))
 
 
 def permute_stages(maps: MapSet, num_stages: int, rng: np.random.Generator) -> np.ndarray:
-    """New stages, int64 [M]: for each image of each run, one random permutation of 0 .. K - 1 applied to the old ones.
-
-    The order of the maps does not matter.
-    """
+    """New stages, int64 [M]: for each image of each run, one random permutation of 0 .. K - 1, applied."""
     images_M2 = np.stack([maps.runs_M, maps.image_ids_M], axis=1)
     groups, group_M = np.unique(images_M2, axis=0, return_inverse=True)
     permutation_GK = rng.permuted(np.tile(np.arange(num_stages), (len(groups), 1)), axis=1)

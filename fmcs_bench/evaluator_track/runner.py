@@ -67,7 +67,8 @@ def evaluate(
     Args:
         datasets: opened, or names or paths; None is every dataset of the workspace.
         options: which evaluators, and how; None takes them from ``values``.
-        test_on: further datasets, opened, or names or paths: the fits are tested on their test runs too, unchanged.
+        test_on: further datasets, opened, or names or paths: the fits are tested on their test runs too, unchanged;
+            evaluators that cannot take maps of their shape are left out.
         workspace: see ``Workspace``.
         execution: device, and whether fits are done one after another or on Ray; None takes it from ``values``.
         progress: shows the work; silent by default.
@@ -88,17 +89,10 @@ def evaluate(
     with engine_of(execution) as engine, place.locked():
         for dataset in opened:
             try:
-                boards.append(
-                    evaluate_dataset(
-                        dataset,
-                        place,
-                        options,
-                        test_on=others,
-                        device=execution.device,
-                        progress=progress,
-                        engine=engine,
-                    )
+                board = evaluate_dataset(
+                    dataset, place, options, test_on=others, device=execution.device, progress=progress, engine=engine
                 )
+                boards.append(board)
             except UnitsFailedError as error:
                 failed.append(error)
                 boards += error.finished
@@ -118,23 +112,12 @@ def evaluate_dataset(
     progress: Progress = SILENT,
     engine: Engine = LOCAL,
 ) -> EvaluatorBoard:
-    """Fit and test evaluators on one FMCS dataset, with every seed; what is finished is not repeated.
-
-    Args:
-        dataset: opened for reading.
-        workspace: where records and fitted evaluators go; the caller holds its lock.
-        options: None is the default of everything.
-        test_on: further datasets, on whose test runs the fits are tested too, unchanged; this one itself is left out,
-            and so are evaluators that cannot take maps of another shape.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: shows finished fits and the time left.
-        engine: does the fits; see ``fmcs_bench.jobs.ray``.
+    """``evaluate`` on one dataset in a workspace whose lock the caller holds.
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: no such head, a grid with unknown fields or too many combinations, an evaluator's file that cannot
-            be used, maps that do not fit in memory, a dataset with too few images, or one in ``test_on`` with a
-            different number of stages.
+        ConfigError: an evaluator's file that cannot be used, maps that do not fit in memory, too few images, or a
+            dataset in ``test_on`` with a different number of stages.
         DatasetError: an image or a run is on two sides of the protocol.
         MissingDataError: an evaluator's file is missing.
         PluginError: a plug-in cannot be loaded.
@@ -191,20 +174,12 @@ def _summary(outcome: Outcome[EvaluatorTrial, EvaluatorRecord], dataset_id: str)
 
 
 def recompute(predictions: dict[str, np.ndarray]) -> dict[Subset, records.Metrics]:
-    """The metrics of a record, from its predictions alone.
-
-    Args:
-        predictions: for each subset ``<subset>/probs`` [K, N, K] and ``<subset>/image`` [N], ``<subset>/run`` [N].
-    """
+    """The metrics of a record from its predictions, ``<subset>/probs`` [K, N, K]."""
     return {subset: metrics.of_answers(predictions[f"{subset}/probs"]) for subset in SUBSETS}
 
 
 def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.Metrics]:
-    """The metrics on other datasets' test runs, by their ids, from the predictions alone.
-
-    Args:
-        predictions: as for ``recompute``, under ``test_on/<id>``.
-    """
+    """The metrics on other datasets' test runs, by their ids, from the predictions ``test_on/<id>/probs``."""
     return {
         name.removeprefix(f"{_TEST_ON}/").removesuffix("/probs"): metrics.of_answers(predictions[name])
         for name in sorted(predictions)
@@ -214,7 +189,7 @@ def recompute_test_on(predictions: dict[str, np.ndarray]) -> dict[str, records.M
 
 @dataclass(frozen=True)
 class References:
-    """Datasets and evaluators for a trial in another process: by place and by name, each with its digest."""
+    """Datasets and evaluators for a trial in a different process: by place and by name, each with its digest."""
 
     datasets: tuple[tuple[Location, str], ...]
     evaluators: tuple[tuple[str, str | None, str | None], ...]
@@ -222,22 +197,20 @@ class References:
     @classmethod
     def to(cls, datasets: Iterable[FmcsDataset], evaluators: Iterable[str]) -> References:
         """References to opened datasets, and to evaluators by their names without head and labels."""
-        places = [
-            dataset.location if dataset.location.local is None else Location(dataset.location.local.absolute())
-            for dataset in datasets
-        ]
         return cls(
-            tuple(zip(places, (dataset.id for dataset in datasets), strict=True)),
+            tuple(
+                (Location(one.location.local.absolute()) if one.location.local else one.location, one.id)
+                for one in datasets
+            ),
             tuple((name, evaluator_file(name), evaluator_code(name)) for name in dict.fromkeys(evaluators)),
         )
 
     def resolve(self) -> list[FmcsDataset]:
-        """The datasets, opened in this process, in which the evaluators are then known by their names.
+        """The datasets, opened in this process, which then knows the evaluators by their names.
 
         Raises:
             MissingDataError: a dataset, or an evaluator's file, is not there.
             DatasetError: a different dataset is there.
-            UnknownNameError: no such evaluator is installed.
             PluginError: an evaluator's code differs.
         """
         for name, file, code in self.evaluators:
@@ -248,22 +221,16 @@ class References:
                     f"the code of the evaluator {name} differs between this machine and the one where the command was "
                     "started; install, or copy, one version everywhere"
                 )
-        found = [open_dataset(place) for place, _ in self.datasets]
-        for dataset, (_, expected) in zip(found, self.datasets, strict=True):
-            if dataset.id != expected:
-                raise DatasetError(
-                    f"{dataset.location} holds {dataset.id}, not {expected}; all machines need the same files there"
-                )
+        found = []
+        for place, expected in self.datasets:
+            found.append(open_dataset(place))
+            if found[-1].id != expected:
+                raise DatasetError(f"{place} holds {found[-1].id}, not {expected}; all machines need the same files")
         return found
 
 
 class _Fitting:
-    """The trials of one dataset. It is pickled as references; maps are read when the first trial needs them.
-
-    Args:
-        others: that fits are tested on too.
-        evaluators: names without head and labels.
-    """
+    """The trials of one dataset. It is pickled as references; maps are read when the first trial needs them."""
 
     def __init__(
         self,

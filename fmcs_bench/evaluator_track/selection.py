@@ -98,13 +98,9 @@ def permuted_control(fitted: EvaluatorRecord, workspace: Workspace) -> Evaluator
 
 
 def random_control(fitted: Evaluator, seed: int) -> Evaluator:
-    """The evaluator's network with new random weights, frozen: the control of ``ral-random``.
+    """The evaluator's network with random weights from a training's seed, frozen: the control of ``ral-random``.
 
     It keeps the constant that maps are divided by, which holds no knowledge of convergence.
-
-    Args:
-        fitted: the evaluator.
-        seed: of the training; decides the weights.
 
     Raises:
         ConfigError: the evaluator is not a network.
@@ -128,10 +124,8 @@ class TrainingEvaluators:
     """The evaluators that take part in the trainings on one dataset, loaded when they are first used.
 
     Attributes:
-        workspace: with the fits.
-        device: that they are loaded to.
         fitted: of RAL; None where no method uses one.
-        permuted: its control, fitted on permuted labels; None where no method uses it.
+        permuted: its control; None where no method uses it.
         watcher: the chosen evaluator, which scores the maps of validation images after every epoch and changes nothing;
             None where nothing was evaluated yet.
     """
@@ -152,11 +146,7 @@ class TrainingEvaluators:
         methods: Sequence[Method],
         evaluator: str | None,
     ) -> TrainingEvaluators:
-        """Those that some methods need.
-
-        Raises:
-            FmcsBenchError: see ``evaluator_for_training`` and ``permuted_control``.
-        """
+        """Those that some methods need; see ``evaluator_for_training`` and ``permuted_control``."""
         fitted = permuted = watcher = None
         if any(method.uses_evaluator for method in methods):
             fitted = evaluator_for_training(dataset, workspace, evaluator)

@@ -100,26 +100,13 @@ class Method(Options):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is there for comparison at equal cost.
-
-        Controls are other recipes, other single networks, and RAL with an evaluator that knows nothing (random weights,
-        or permuted labels).
-
-        Example:
-            >>> [method.is_control for method in methods(["baseline", "ral", "ral-random", "single-resnet50"], [0.9])]
-            [False, False, True, True]
-        """
+        """Whether it is another recipe, another single network, or RAL with an evaluator that knows nothing."""
         other_network = self.network == "single" and self.backbone is not None and self.raf == 1
         return bool(self.control or self.label_smoothing or other_network or self.evaluator_kind != "fitted")
 
     @property
     def name(self) -> str:
-        """The name for ``--method``; RAF, base, constraint weight and published weights are options of their own.
-
-        Example:
-            >>> [method.name for method in methods(["dueheadnet-add-none-ral-random", "single-timm/resnet18"], [0.9])]
-            ['dueheadnet-add-none-ral-random', 'single-timm/resnet18']
-        """
+        """The name for ``--method``; RAF, base, constraint weight and published weights are options of their own."""
         if self.control or self.label_smoothing:
             return self.control or "label-smoothing"
         network = f"{_SINGLE}{self.backbone}" if self.backbone else ""
@@ -169,12 +156,7 @@ class Method(Options):
 
     @property
     def ral_family(self) -> str:
-        """The family, where RAF = 0 counts as a value of RAL, as in the papers.
-
-        Example:
-            >>> Method(raf=0.0).ral_family
-            'ral'
-        """
+        """The family, where RAF = 0 counts as a value of RAL, as in the papers: ``ral`` for ``fmcs-only``."""
         return self.family if self.raf else self.model_copy(update={"raf": 0.5}).family
 
 
@@ -214,8 +196,8 @@ def methods(
         names: of ``METHODS``, ``single-NAME``, or a network with an objective behind it, as ``single-resnet50-ral``.
         rafs: of the names with RAL, from ``parse_rafs``; 1 is the name without RAL and is left out.
         base: backbone of DueHeadNet; None is the dataset's.
-        constraint_weight: of DueHeadNet's constraint.
-        pretrained_first: DueHeadNet's first head starts from published weights.
+        constraint_weight: see ``Method``.
+        pretrained_first: see ``Method``.
         equal_parameters: backbone of the control of that name.
 
     Raises:
@@ -223,8 +205,6 @@ def methods(
         ConfigError: an option that no method uses.
 
     Example:
-        >>> [method.raf for method in methods(["baseline", "ral"], [0.9, 0.75])]
-        [1.0, 0.9, 0.75]
         >>> [method.family for method in methods(["single-seresnet34", "ral-random"], [0.9])]
         ['single-seresnet34', 'ral-random']
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,70 +28,46 @@ MEASURED = "one measured step, without reading images and validation"
 
 
 @dataclass(frozen=True)
-class PlanRow:
-    """One method at one RAF.
+class TrainingPlan:
+    """What ``fmcs-bench train`` would do.
 
     Attributes:
-        method: family, with its evaluator.
-        epochs: of one training.
-        seeds: of all its trainings.
-        done: number that is finished.
-        failed: number that failed before and is not trained again without ``retry``.
-        left: number that would be trained.
-        seconds: estimate for those.
-        basis: what the estimate is made from; "" where nothing is left.
+        rows: one for each method and RAF: ``method`` (family), ``raf``, ``epochs`` of one training, ``seeds``, how many
+            are ``done``, ``failed`` (and not trained again without ``retry``) and ``left``, and ``seconds`` for those
+            that are left, with the ``basis`` of that estimate ("" where nothing is left).
     """
-
-    method: str
-    raf: float
-    epochs: int
-    seeds: tuple[int, ...]
-    done: int
-    failed: int
-    left: int
-    seconds: float
-    basis: str
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What ``fmcs-bench train`` would do."""
 
     dataset_id: str
     settings: str
-    rows: tuple[PlanRow, ...]
+    rows: tuple[dict[str, Any], ...]
 
     @property
     def seconds(self) -> float:
-        """Estimate for all that is left, one training after another."""
-        return sum(row.seconds for row in self.rows)
+        """For all that is left, one training at a time."""
+        return float(sum(row["seconds"] for row in self.rows))
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values."""
-        rows = [asdict(row) | {"seeds": list(row.seeds)} for row in self.rows]
-        return {"dataset": self.dataset_id, "settings": self.settings, "rows": rows, "seconds": self.seconds}
+        return {"dataset": self.dataset_id, "settings": self.settings, "rows": self.rows, "seconds": self.seconds}
 
     def __str__(self) -> str:
-        head = ("method", "RAF", "epochs", "seeds", "done", "failed", "left", "time left", "estimated from")
-        cells = [
-            (
-                row.method,
-                f"{row.raf:g}",
-                str(row.epochs),
-                f"{row.seeds[0]}-{row.seeds[-1]}" if len(row.seeds) > 1 else str(row.seeds[0]),
-                str(row.done),
-                str(row.failed),
-                str(row.left),
-                duration(row.seconds) if row.left else "",
-                row.basis,
-            )
-            for row in self.rows
-        ]
-        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *cells)]
-        left, total = sum(row.left for row in self.rows), sum(len(row.seeds) for row in self.rows)
-        last = f"{left} of {total} trainings are left{f', about {duration(self.seconds)}' if left else ''}"
-        return "\n".join([f"Plan for {self.dataset_id}, settings {self.settings}", *lines, last])
+        lines = [["method", "RAF", "epochs", "seeds", "done", "failed", "left", "time left", "estimated from"]]
+        for row in self.rows:
+            first, last = row["seeds"][0], row["seeds"][-1]
+            time_left = duration(row["seconds"]) if row["left"] else ""
+            seeds = f"{first}-{last}" if last != first else first
+            counts = [row["epochs"], seeds, row["done"], row["failed"], row["left"]]
+            lines.append([str(cell) for cell in (row["method"], f"{row['raf']:g}", *counts, time_left, row["basis"])])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        left, total = sum(row["left"] for row in self.rows), sum(len(row["seeds"]) for row in self.rows)
+        about = f", about {duration(self.seconds)}" if left else ""
+        return "\n".join(
+            [
+                f"Plan for {self.dataset_id}, settings {self.settings}",
+                *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
+                f"{left} of {total} trainings are left{about}",
+            ]
+        )
 
 
 def duration(seconds: float) -> str:
@@ -141,7 +117,7 @@ def plan_dataset(
     for trial in trials:
         rows.setdefault(trial.label, []).append(trial)
 
-    def row(group: Sequence[TrainingTrial]) -> PlanRow:
+    def row(group: Sequence[TrainingTrial]) -> dict[str, Any]:
         first = group[0]
         done = [trial for trial in group if trainings.find_record(trial) is not None]
         failed = [trial for trial in group if trial not in done and trainings.find_failure(trial) is not None]
@@ -149,17 +125,17 @@ def plan_dataset(
         if left and first.family not in estimates:
             estimates[first.family] = _epoch_seconds(trainings, first, finished)
         seconds, basis = estimates[first.family] if left else (0.0, "")
-        return PlanRow(
-            method=first.family,
-            raf=first.method.raf,
-            epochs=first.num_epochs,
-            seeds=tuple(trial.seed for trial in group),
-            done=len(done),
-            failed=len(failed),
-            left=left,
-            seconds=seconds * first.num_epochs * left,
-            basis=basis,
-        )
+        return {
+            "method": first.family,
+            "raf": first.method.raf,
+            "epochs": first.num_epochs,
+            "seeds": [trial.seed for trial in group],
+            "done": len(done),
+            "failed": len(failed),
+            "left": left,
+            "seconds": seconds * first.num_epochs * left,
+            "basis": basis,
+        }
 
     return TrainingPlan(dataset.id, trials[0].settings, tuple(row(group) for group in rows.values()))
 

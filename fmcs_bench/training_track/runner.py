@@ -108,16 +108,7 @@ def train_dataset(
     progress: Progress = SILENT,
     engine: Engine = LOCAL,
 ) -> TrainingBoard:
-    """Train every method from every seed; what is finished is not repeated.
-
-    Args:
-        dataset: gives network, images and image size, and recipe and length where the options name no others.
-        workspace: where records go and evaluators are; the caller holds its lock.
-        options: None is the default of everything.
-        images: where they are; None for a dataset whose images need no place, as digits.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: shows finished trainings and the time left.
-        engine: does the trainings; see ``fmcs_bench.jobs.ray``.
+    """``train`` on one dataset in a workspace whose lock the caller holds.
 
     Raises:
         UnitsFailedError: a loss became NaN or infinite in some trainings; every other one is done and on its board.
@@ -314,12 +305,7 @@ def _reopen(
 
 
 def recompute(predictions: dict[str, np.ndarray]) -> records.TrainingMetrics:
-    """The metrics of a record, from its predictions alone.
-
-    Args:
-        predictions: ``predicted``, ``label`` and ``image`` [N] of ``validation`` and ``test``; ``epoch`` [1] that they
-            belong to; and, where it was asked for, ``test/predicted_by_epoch`` [E, N].
-    """
+    """The metrics of a record from its predictions, as ``_train`` writes them."""
     share = {
         name: float((predictions[f"{name}/predicted"] == predictions[f"{name}/label"]).mean())
         for name in ("validation", "test")
