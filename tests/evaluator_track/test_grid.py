@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import build_tiny
 from helpers import record_factory as factory
 
 from fmcs_bench.cli.main import main
@@ -189,15 +188,6 @@ def test_a_combination_that_diverges_is_listed_and_never_kept(tiny_dataset, tmp_
     assert search.kept == 0
     with pytest.raises(UnitsFailedError, match=r"evaluator linear on training run \(fit\): .*so did every other"):
         run(tiny_dataset, tmp_path, "linear", values={"lr": (1e38, 2e38), "optimizer": ("sgd",)})
-
-
-def test_more_is_tested_on_later_by_the_kept_fit(tiny_dataset, tmp_path):
-    other = build_tiny(tmp_path / "other", codec="q8", name="q8")
-    values = {"lr": (1e-4, 0.03)}
-    (before,) = run(tiny_dataset, tmp_path, "norm", values=values).rows[0].records
-    (after,) = run(tiny_dataset, tmp_path, "norm", values=values, test_on=[other]).rows[0].records
-    assert (after.grid_search, after.evaluator_digest) == (before.grid_search, before.evaluator_digest)
-    assert list(after.test_on) == [other.id]
 
 
 # ---- what a record may say

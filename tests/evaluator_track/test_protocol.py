@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,7 @@ def test_an_image_on_two_sides_is_refused_before_anything_is_fitted(dataset: Fmc
 )
 def test_a_run_on_two_sides_is_refused(dataset: FmcsDataset, one: str, other: str) -> None:
     sides = protocol.select(dataset, protocol.Limits())
-    leaky = copy.copy(sides[other])
-    leaky.runs_M = np.full_like(leaky.runs_M, sides[one].runs_M[0])
+    leaky = replace(sides[other], runs_M=np.full_like(sides[other].runs_M, sides[one].runs_M[0]))
     with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} is on two sides, {one} and {other}"):
         protocol.check_apart({**sides, other: leaky}, dataset.id)
 
@@ -113,48 +112,41 @@ def fails_after_spoiling(maps: MapSet) -> float:
 
 
 def test_every_evaluator_gets_unchanged_maps(dataset: FmcsDataset) -> None:
-    held = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(5, 5)))
-    with held.use("a", "train", "unseen") as (train, unseen):
+    shared = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(5, 5)))
+    with shared.use("a", "train", "unseen") as (train, unseen):
         before = [array.copy() for array in (train.maps_MDHW, train.stages_M, unseen.image_ids_M)]
         first = train
-    with held.use("a", "train") as (train,):
+    with shared.use("a", "train") as (train,):
         assert train is first  # not read again
     with (
         pytest.raises(ProtocolError, match="evaluator a on unseen: it changed the maps"),
-        held.use("a", "train", "unseen") as (_, unseen),
+        shared.use("a", "train", "unseen") as (_, unseen),
     ):
         unseen.image_ids_M[0] += 1
-    with pytest.raises(ZeroDivisionError), held.use("a", "train") as (train,):
+    with pytest.raises(ZeroDivisionError), shared.use("a", "train") as (train,):
         train.maps_MDHW[0] = fails_after_spoiling(train)
-    with held.use("a", "train", "unseen") as (train, unseen):
+    with shared.use("a", "train", "unseen") as (train, unseen):
         for found, expected in zip((train.maps_MDHW, train.stages_M, unseen.image_ids_M), before, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
-def test_a_change_anywhere_is_found(dataset: FmcsDataset, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 20, 1]])
+def test_a_change_of_any_map_or_label_is_found(
+    dataset: FmcsDataset, order: slice | list[int], part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
-    held = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(2, 2)))
-    for place in (0, 1234, -1):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
-            train.maps_MDHW.reshape(-1)[place] += 1
-    with held.use("a", "train"):
-        pass
-
-
-@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 30, 1]])
-def test_a_change_of_any_map_or_label_is_found(dataset: FmcsDataset, order: slice | list[int]) -> None:
-    held = protocol.SharedMaps({"train": protocol.side(dataset, "train", protocol.Limits(11, 11)).take(order)})
-    with held.use("a", "train") as (train,):
+    shared = protocol.SharedMaps({"train": protocol.side(dataset, "train", protocol.Limits(5, 5)).take(order)})
+    with shared.use("a", "train") as (train,):
         maps_MX = train.maps_MDHW.reshape(len(train), -1).copy()
     generator = np.random.default_rng(0)
     for m in range(len(maps_MX)):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
+        with pytest.raises(ProtocolError, match="changed the maps"), shared.use("a", "train") as (train,):
             train.maps_MDHW.reshape(maps_MX.shape)[m, generator.integers(maps_MX.shape[1])] += 1
     for name in ("stages_M", "image_ids_M", "runs_M"):
-        with pytest.raises(ProtocolError, match="changed the maps"), held.use("a", "train") as (train,):
+        with pytest.raises(ProtocolError, match="changed the maps"), shared.use("a", "train") as (train,):
             getattr(train, name)[-1] += 1
-    with held.use("a", "train") as (train,):
+    with shared.use("a", "train") as (train,):
         np.testing.assert_array_equal(train.maps_MDHW.reshape(maps_MX.shape), maps_MX)
 
 
@@ -174,14 +166,6 @@ def test_flops_are_those_of_products_and_convolutions() -> None:
     tokens, width = 16, 64
     block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * 2 * width
     assert flops("attention") == 2 * (tokens * 8 * width + 2 * block + width * 7)
-
-
-def test_every_differentiable_evaluator_has_flops() -> None:
-    for name in EVALUATORS:
-        evaluator = create_evaluator(EvaluatorTrial(evaluator=name, seed=0), (8, 4, 4), 7)
-        found = flops_per_map(evaluator, (8, 4, 4))
-        assert (found is not None) == evaluator.differentiable
-        assert found is None or found > 0
 
 
 def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -> None:
