@@ -54,7 +54,8 @@ def smaller_part(dataset: FmcsDataset, num_maps: int) -> Part:
 def export_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int) -> dict[str, Any]:
     """Rates of the export and of bare pyarrow."""
     written = parquet.export(dataset, folder / "ours", part)
-    megabytes = sum(split.memory_bytes for split in written) / 1e6
+    row_bytes = parquet.map_bytes(dataset.manifest) + 8 * len(parquet.NUMBERS)
+    megabytes = sum(split.num_rows for split in written) * row_bytes / 1e6
     names = [name for split in written for name in split.files]
     tables = {name: pq.read_table(folder / "ours" / name) for name in names}
     schema = parquet.arrow_schema(dataset.manifest)
@@ -84,7 +85,6 @@ def export_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int)
         "bare_pyarrow_mb_per_second": round(bare_mb),
         "ratio_to_bare_pyarrow": round(ratio, 3),
         "times_smaller": round(megabytes * 1e6 / size, 3),
-        "estimate_by_size": round(parquet.estimate(dataset.manifest, part) / size, 3),
     }
 
 

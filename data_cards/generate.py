@@ -2,8 +2,8 @@
 
     python data_cards/generate.py FOLDER [--repo owner/name]
 
-Flow: published folder -> its manifest, ``publication.json``, ``part.json`` and figures in ``data_cards/<name>/``, its
-repository in ``repositories.json`` -> card, ``README.md``. Without FOLDER all cards are written again.
+Flow: published folder -> its manifest, ``publication.json`` and ``part.json`` in ``data_cards/<name>/``, its repository
+in ``repositories.json`` -> card without figures, ``README.md``. Without FOLDER all cards are written again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import shutil
 from pathlib import Path
 
 from fmcs_bench.core import files
-from fmcs_bench.hub.card import FIGURES, FILE, card
-from fmcs_bench.hub.facts import Facts
+from fmcs_bench.hub.card import FILE, Facts, card
 from fmcs_bench.store import publication, schema
 
 CARDS = Path(__file__).parent
@@ -26,15 +25,13 @@ REPOSITORIES = CARDS / "repositories.json"
 def facts_of(name: str) -> Facts:
     """What ``data_cards/<name>`` knows of its dataset."""
     folder = CARDS / name
-    found = json.loads((folder / schema.MANIFEST).read_bytes())
-    published = json.loads((folder / publication.FILE).read_bytes())
+    manifest = schema.Manifest.from_json(json.loads((folder / schema.MANIFEST).read_bytes()))
+    published = publication.Publication.from_json(json.loads((folder / publication.FILE).read_bytes()))
     some = folder / publication.PART
-    return Facts.of(
-        schema.Manifest.from_json(found),
-        publication.Publication.from_json(published),
-        part=publication.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None,
-        repo=repositories()[name],
-    )
+    part = publication.Part.from_json(json.loads(some.read_bytes())) if some.exists() else None
+    repo = repositories()[name]
+    part = part or publication.Part.of(manifest)
+    return Facts(manifest=manifest, publication=published, part=part, repo=repo, figures=False)
 
 
 def repositories() -> dict[str, str | None]:
@@ -52,7 +49,6 @@ def take(source: Path, repo: str | None) -> str:
     for file in (schema.MANIFEST, publication.FILE, publication.PART):
         if (source / file).exists():
             shutil.copyfile(source / file, target / file)
-    shutil.copytree(source / FIGURES, target / FIGURES)
     files.write_atomically(REPOSITORIES, files.to_json(repositories() | {name: repo}))
     return name
 

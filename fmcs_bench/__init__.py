@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fmcs_bench.api import publish
     from fmcs_bench.build.runner import build
     from fmcs_bench.build.verify import verify
     from fmcs_bench.evaluator_track.runner import evaluate
     from fmcs_bench.evaluator_track.selection import load_evaluator
     from fmcs_bench.hub.download import download
     from fmcs_bench.hub.load import load
+    from fmcs_bench.hub.publish import publish
     from fmcs_bench.leaderboard.build import build_leaderboard
     from fmcs_bench.results.tables import results
     from fmcs_bench.store.reader import open_dataset as open  # noqa: A004
@@ -47,7 +47,7 @@ _PLACES = {
     "load_evaluator": "evaluator_track.selection",
     "open": "store.reader:open_dataset",
     "plan_training": "training_track.estimate",
-    "publish": "api",
+    "publish": "hub.publish",
     "results": "results.tables",
     "train": "training_track.runner",
     "verify": "build.verify",

@@ -1,13 +1,15 @@
 """The data card: ``README.md`` of a published FMCS dataset.
 
-Flow: facts -> YAML head, tables and sentences -> template -> Markdown. Nothing else is read, so that a card can be made
-again from manifest and ``publication.json``, byte for byte. What is not ``Raw`` is escaped in the template.
+Flow: ``Facts`` -> YAML head, as the Hub and ``datasets`` read it, tables and sentences -> template -> Markdown. Equal
+facts give equal bytes. What is not ``Raw`` is escaped in the template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from decimal import ROUND_DOWN, Decimal
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fmcs_bench.build.figures import draw_runs
 from fmcs_bench.core import markdown
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.hub.build_command import build_call, build_command, image_source
-from fmcs_bench.hub.facts import Facts
-from fmcs_bench.hub.metadata import licence_fields, yaml_head
+from fmcs_bench.core.options import typed_words
 from fmcs_bench.images.base import UNKNOWN
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import schema
-from fmcs_bench.store.publication import CONFIGURATIONS, Fidelity, Interval, Part
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.store.publication import CONFIGURATIONS, Fidelity, Interval, ParquetSplit, Part, Publication
 from fmcs_bench.store.reader import FmcsDataset
 
 FILE = "README.md"
@@ -30,6 +31,47 @@ FIGURES = "figures"
 DOTS_PER_INCH = 120
 MOST_CLASSES = 30
 """So many classes are named on the card; the manifest names all."""
+LICENCES = {
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "cdla-sharing-1.0", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "gfdl", "gpl", "gpl-2.0",
+    "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa",
+    "odbl", "odc-by", "ofl-1.1", "osl-3.0", "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
+}  # fmt: skip
+"""Identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything that a card is made of.
+
+    Attributes:
+        manifest: of the dataset.
+        publication: its ``files`` need not have the card itself.
+        part: what is published of the dataset.
+        repo: ``owner/name`` of the dataset repository on the Hugging Face Hub; None for a folder.
+        figures: show a picture of each run.
+    """
+
+    manifest: schema.Manifest
+    publication: Publication
+    part: Part
+    repo: str | None = None
+    figures: bool = True
+
+    @property
+    def configurations(self) -> dict[str, list[ParquetSplit]]:
+        """The Parquet splits of each configuration, in their order."""
+        found: dict[str, list[ParquetSplit]] = {}
+        for split in self.publication.parquet:
+            found.setdefault(split.configuration, []).append(split)
+        return found
+
+    def num_bytes(self, split: ParquetSplit) -> int:
+        """Size of the files of a split."""
+        return sum(self.publication.files[name].num_bytes for name in split.files)
 
 
 class Raw(str):
@@ -39,60 +81,45 @@ class Raw(str):
 
 
 def draw_figures(dataset: FmcsDataset, folder: Path) -> list[Path]:
-    """Draw loss, CQI, stages and validation accuracy of every run as the card shows them.
-
-    Args:
-        dataset: opened for reading; a part will do.
-        folder: of the publication; the files are ``figures/run-<seed>.png`` in it.
-    """
+    """Draw loss, CQI, stages and validation accuracy of every run as ``figures/run-<seed>.png`` of this folder."""
     return draw_runs(dataset, folder / FIGURES, "png", dpi=DOTS_PER_INCH)
 
 
 def card(facts: Facts) -> str:
-    """The data card of a published dataset, Markdown with a YAML head.
-
-    Args:
-        facts: what is published; equal facts give equal bytes.
-
-    Example:
-        >>> from fmcs_bench.hub.card import card
-        >>> Path("README.md").write_text(card(facts), encoding="utf-8")  # doctest: +SKIP
-    """
+    """The data card of a published dataset, Markdown with a YAML head."""
     environment = Environment(
         loader=PackageLoader("fmcs_bench.hub", "templates"),
         autoescape=False,  # noqa: S701  (it is for HTML; `finalize` escapes for Markdown)
-        finalize=_escaped,
+        finalize=lambda value: value if isinstance(value, Raw) else markdown.escape(str(value)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"raw": Raw, "code": lambda name: Raw(markdown.code(name))}
+    environment.filters |= {"raw": Raw, "code": lambda name: Raw(markdown.code(name)), "mb": megabytes}
     return environment.get_template("card.md.j2").render(_context(facts))
 
 
-def _escaped(value: Any) -> str:
-    return value if isinstance(value, Raw) else markdown.escape(str(value))
-
-
 def _context(facts: Facts) -> dict[str, Any]:
-    manifest, published = facts.manifest, facts.published
+    manifest, publication = facts.manifest, facts.publication
     config, images, map_bytes = manifest.config, manifest.images, manifest.bytes_under(schema.MAPS)
+    place = f"hf://datasets/{facts.repo}" if facts.repo else "DIR"
     return {
         "head": Raw(yaml_head(facts)),
         "manifest": manifest,
         "config": config,
         "images": images,
-        "facts": facts,
-        "is_part": facts.part is not None and not facts.part.is_whole(manifest),
-        "published": published,
+        "publication": publication,
+        "repo": facts.repo,
+        "figures": facts.figures,
+        "is_part": not facts.part.is_whole(manifest),
         "left_out": Raw("\n".join(f"- {line}" for line in _left_out(facts))),
-        "kinds": published.kinds,
+        "kinds": facts.part.kinds,
         "shape": Raw(" x ".join(map(str, manifest.map_shape))),
         "shape_tuple": Raw(manifest.map_shape),
         "example": _example(facts),
-        "place": Raw(facts.place),
-        "dataset_place": Raw(facts.repo or facts.place),
+        "place": Raw(place),
+        "dataset_place": Raw(facts.repo or place),
         "images_have_files": config.image_dataset != "digits" and image_source(config) == config.image_dataset,
         "images_have_place": image_source(config) != config.image_dataset,
         "command": _build_block(manifest),
@@ -104,56 +131,26 @@ def _context(facts: Facts) -> dict[str, Any]:
         "images_table": Raw(markdown.rows(SPLITS, [[f"{images.num_images[split]:,}" for split in SPLITS]])),
         "classes": ", ".join(images.classes[:MOST_CLASSES]),
         "num_more_classes": max(0, len(images.classes) - MOST_CLASSES),
-        "map_megabytes": megabytes(map_bytes),
-        "raw_megabytes": megabytes(manifest.raw_bytes),
-        "ratio": cut(manifest.raw_bytes / map_bytes, 2),
-        "stored_megabytes": megabytes(manifest.stored_bytes),
-        "checkpoint_megabytes": megabytes(manifest.bytes_under(schema.CHECKPOINTS)),
-        "parquet_megabytes": megabytes(
-            sum(facts.files[name].num_bytes for split in facts.parquet for name in split.files)
-        ),
-        "fidelity_table": Raw("" if facts.fidelity is None else _fidelity_table(facts.fidelity)),
+        "map_bytes": map_bytes,
+        "ratio": f"{manifest.raw_bytes / map_bytes:.2f}",
+        "checkpoint_bytes": manifest.bytes_under(schema.CHECKPOINTS),
+        "parquet_bytes": sum(map(facts.num_bytes, publication.parquet)),
+        "fidelity_table": Raw("" if publication.fidelity is None else _fidelity_table(publication.fidelity)),
         "limits": Raw("\n".join(f"- {line}" for line in _limits(manifest))),
         "licence_is_known": images.licence != UNKNOWN,
-        "licence": licence_fields(images.licence),
         "citation": _citation(images.citation),
         "software_citation": Raw(markdown.block(software_bibtex(manifest), "bibtex")),
     }
 
 
-def cut(value: float, digits: int) -> str:
-    """A number with so many digits after the point, cut off and never rounded up.
-
-    Example:
-        >>> cut(1.999, 2), cut(12345.67, 1), cut(0.29, 2)
-        ('1.99', '12,345.6', '0.29')
-    """
-    return _cut(Decimal(repr(value)), digits)
-
-
 def percent(share: float) -> str:
-    """A share with two digits of its percentage, cut off.
-
-    Example:
-        >>> percent(0.293), percent(2 / 3)
-        ('29.30 %', '66.66 %')
-    """
-    return f"{_cut(100 * Decimal(repr(share)), 2)} %"
-
-
-def _cut(value: Decimal, digits: int) -> str:
-    # Decimal takes the digits that are shown: 100 * 0.293 is below 29.3 as a float.
-    return f"{value.quantize(Decimal(1).scaleb(-digits), ROUND_DOWN):,}"
+    """A share as a percentage."""
+    return f"{share:.2%}".replace("%", " %")
 
 
 def megabytes(num_bytes: int) -> str:
-    """A size in MB (10^6 bytes), cut off.
-
-    Example:
-        >>> megabytes(45_848_132), megabytes(999)
-        ('45.8 MB', '0.0009 MB')
-    """
-    return f"{cut(num_bytes / 1e6, 1 if num_bytes >= 1e5 else 4)} MB"
+    """A size in MB (10^6 bytes)."""
+    return f"{num_bytes / 1e6:,.{1 if num_bytes >= 1e5 else 4}f} MB"
 
 
 def software_bibtex(manifest: schema.Manifest) -> str:
@@ -170,27 +167,122 @@ def software_bibtex(manifest: schema.Manifest) -> str:
     )
 
 
+# The command that builds the dataset again
+
+
+def build_command(config: BuildConfig, *, skip_broken: bool = False) -> str:
+    """The command line of this configuration; it names only what differs from the defaults.
+
+    Where the images lie is not part of a configuration. A folder, or a dataset of the Hub, is named by the last part of
+    its place, as ``folder:/PATH/flowers``, which stands for the place on the reader's machine.
+
+    Args:
+        config: of the dataset.
+        skip_broken: add ``--skip-broken``; it is no part of the configuration either.
+
+    Raises:
+        ConfigError: the command line has no option for a field.
+
+    Example:
+        >>> build_command(BuildConfig.create(backbone="resnet50", image_dataset="folder_flowers", image_size=64))
+        'fmcs-bench build --backbone resnet50 --image-size 64 --dataset folder:/PATH/flowers'
+    """
+    usual = BuildConfig.create(backbone=config.backbone, image_dataset=config.image_dataset)
+    typed = config.model_copy(update={"image_dataset": image_source(config)})
+    words = typed_words(typed, usual.model_copy(update={"backbone": "", "image_dataset": "digits"}))
+    return shlex.join(["fmcs-bench", "build", *words, *(["--skip-broken"] if skip_broken else [])])
+
+
+def image_source(config: BuildConfig) -> str:
+    """What to type for the image dataset: its name, or its scheme and the end of its place.
+
+    Example:
+        >>> image_source(BuildConfig.create(backbone="smallcnn", image_dataset="hub_uoft-cs_cifar10"))
+        'hub:/PATH/uoft-cs_cifar10'
+    """
+    scheme, _, rest = config.image_dataset.partition("_")
+    if scheme == "hub":  # the plain name of a path loses one `.parquet`
+        return f"hub:/PATH/{rest}.parquet" if rest.endswith(".parquet") else f"hub:/PATH/{rest}"
+    return f"folder:/PATH/{rest}" if scheme == "folder" else config.image_dataset
+
+
 def _build_block(manifest: schema.Manifest) -> Raw:
-    skip = manifest.images.num_broken > 0
     try:
-        return Raw(markdown.block(build_command(manifest.config, skip_broken=skip), "bash"))
-    except ConfigError:  # an option that only Python has
-        return Raw(markdown.block(build_call(manifest.config, skip_broken=skip), "py"))
+        command = build_command(manifest.config, skip_broken=manifest.images.num_broken > 0)
+    except ConfigError as error:
+        return Raw(markdown.escape(f"{error}. `config` in `dataset.json` has all options."))
+    return Raw(markdown.block(command, "bash"))
+
+
+# The YAML head
+
+
+def yaml_head(facts: Facts) -> str:
+    """The YAML between the two lines of ``---``; the Hub's library writes it, so that no name becomes a key."""
+    from huggingface_hub import DatasetCardData
+
+    manifest, config = facts.manifest, facts.manifest.config
+    fields: dict[str, Any] = {
+        **licence_fields(manifest.images.licence),
+        "pretty_name": f"FMCS {config.image_dataset}, {config.backbone}, {config.image_size} px ({config.name})",
+        "annotations_creators": ["machine-generated"],
+        "source_datasets": [f"extended|{config.image_dataset}"],
+        "task_categories": ["image-feature-extraction"],
+        "tags": ["fmcs-bench", "feature-maps", "convergence", "interpretability", "zarr", "croissant"],
+    }
+    if facts.publication.parquet:
+        fields["configs"] = [
+            {
+                "config_name": name,
+                **({"default": True} if name == "default" else {}),
+                "data_files": [{"split": split.split, "path": pattern(split.files)} for split in splits],
+            }
+            for name, splits in facts.configurations.items()
+        ]
+    return str(DatasetCardData(**fields).to_yaml(original_order=list(fields)))
+
+
+def licence_fields(licence: str) -> dict[str, str]:
+    """What the Hub wants to know of a licence: its identifier, or ``other`` with a name, and a link where it is a URL.
+
+    Example:
+        >>> licence_fields("CC BY-SA 3.0"), licence_fields("ask Bob")["license_name"]
+        ({'license': 'cc-by-sa-3.0'}, 'ask-bob')
+    """
+    identifier = re.sub(r"\s+", "-", licence.strip().lower())
+    if identifier in LICENCES:
+        return {"license": identifier}
+    name = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.")[:64] or "unnamed"
+    fields = {"license": "other", "license_name": name, "license_details": licence}
+    return fields | ({"license_link": licence} if re.fullmatch(r"https://\S+", licence) else {})
+
+
+def pattern(files: Sequence[str]) -> str:
+    """A glob for the files of one split, as ``datasets`` and the Hub take it.
+
+    Example:
+        >>> pattern(["parquet/default/test-00000-of-00002.parquet", "parquet/default/test-00001-of-00002.parquet"])
+        'parquet/default/test-*-of-00002.parquet'
+    """
+    return files[0] if len(files) == 1 else re.sub(r"-\d+-of-", "-*-of-", files[0])
+
+
+# Tables and sentences
 
 
 def _example(facts: Facts) -> dict[str, Any]:
     """A run, stages and a split that are published, for the code on the card."""
-    manifest, published = facts.manifest, facts.published
-    stages = sorted({published.stages[0], published.stages[-1]})
+    manifest, part = facts.manifest, facts.part
+    stages = sorted({part.stages[0], part.stages[-1]})
     found = [
         (run, split)
         for run in manifest.runs
         for split in schema.splits_of(run.role)
-        if run.seed in published.runs and split in published.splits
+        if run.seed in part.runs and split in part.splits
     ]
     run, split = found[0] if found else (manifest.runs[0], "train")
     of_run = schema.splits_of(run.role)
-    rows = next((rows for rows in facts.parquet if rows.num_rows), None)
+    rows = next((rows for rows in facts.publication.parquet if rows.num_rows), None)
     return {
         "has_maps": bool(found),
         "seed": run.seed,
@@ -232,9 +324,9 @@ def _run(run: schema.RunInfo) -> dict[str, Any]:
 
 def _split_table(facts: Facts) -> str:
     body = []
-    for split in facts.parquet:
+    for split in facts.publication.parquet:
         role, images = CONFIGURATIONS[split.configuration][split.split]
-        seeds = [str(run.seed) for run in facts.manifest.runs if run.role == role and run.seed in facts.published.runs]
+        seeds = [run.seed for run in facts.manifest.runs if run.role == role and run.seed in facts.part.runs]
         body.append(
             [
                 markdown.code(split.configuration),
@@ -243,7 +335,7 @@ def _split_table(facts: Facts) -> str:
                 images,
                 f"{split.num_rows:,}",
                 str(len(split.files)),
-                megabytes(sum(facts.files[name].num_bytes for name in split.files)),
+                megabytes(facts.num_bytes(split)),
             ]
         )
     return markdown.rows(["configuration", "split", "runs (seeds)", "images", "rows", "files", "size"], body)
@@ -251,11 +343,16 @@ def _split_table(facts: Facts) -> str:
 
 def _fidelity_table(fidelity: Fidelity) -> str:
     """Evaluators by their MAE on the lossless maps."""
+
+    def interval(value: Interval, form: str) -> str:
+        bounds = "" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]"
+        return markdown.escape(f"{value.mean:{form}}{bounds}")
+
     body = [
         [
             markdown.code(name),
-            _stages(scores.mae, ".3f"),
-            _stages(scores.mae_difference, "+.4f"),
+            interval(scores.mae, ".3f"),
+            interval(scores.mae_difference, "+.4f"),
             f"{100 * scores.changed.mean:.3f} %",
             f"{scores.probability.mean:.2g}",
             f"{scores.probability.largest:.2g}",
@@ -263,34 +360,18 @@ def _fidelity_table(fidelity: Fidelity) -> str:
         ]
         for name, scores in sorted(fidelity.evaluators.items(), key=lambda item: (item[1].mae.mean, item[0]))
     ]
-    head = [
-        "evaluator",
-        "MAE",
-        "change of MAE",
-        "maps with another stage",
-        "change of a probability",
-        "the largest",
-        "fits",
-    ]
-    return markdown.rows(head, body)
-
-
-def _stages(value: Interval, form: str) -> str:
-    interval = "" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]"
-    return markdown.escape(f"{value.mean:{form}}{interval}")
+    changes = ["change of MAE", "maps with a different stage", "change of a probability", "largest change"]
+    return markdown.rows(["evaluator", "MAE", *changes, "fits"], body)
 
 
 def _left_out(facts: Facts) -> list[str]:
     """A sentence for everything of the dataset that a part does not hold."""
-    if facts.part is None:
-        return []
     whole, found = Part.of(facts.manifest), []
     names = {"kinds": "kinds of files", "runs": "runs (seeds)", "stages": "stages", "splits": "splits of the images"}
     for field, name in names.items():
         here, every = getattr(facts.part, field), getattr(whole, field)
-        missing = [value for value in every if value not in here]
-        if missing:
-            found.append(f"{name}: here {_listed(here) or 'none'}; left out {_listed(missing)}")
+        if missing := [value for value in every if value not in here]:
+            found.append(f"{name}: here {_listed(here)}; left out {_listed(missing)}")
     return found
 
 
@@ -303,11 +384,11 @@ def _limits(manifest: schema.Manifest) -> list[str]:
     runs = f"{training} training run{'s' if training != 1 else ''}, one validation run, one test run."
     accuracy = f"{percent(min(last))} to {percent(max(last))}, by run"
     lines = [
-        "One backbone, one set of images, one recipe of training. What a judge learns here need not hold for others.",
-        f"{runs} Results on the test run do not tell how much runs differ: there is only one.",
+        "One backbone, one image dataset, one training recipe. What an evaluator learns here need not hold for others.",
+        f"{runs} Results on the test run do not show how much runs differ: there is only one.",
         f"Converged means that CQI stays under {config.convergence.threshold:g} nats per epoch, and nothing else.",
         f"Validation accuracy at stage {config.stages}: {accuracy}; guessing gives {percent(1 / len(images.classes))}.",
-        "A stage ends at the first checkpoint that has gone its share of the way; the tables say how far that is.",
+        "A stage ends at the first checkpoint that has gone its share of the way; the tables show how far that is.",
     ]
     if max(last) < 0.5:
         lines.append("No backbone classifies half of the validation images correctly, even at the last stage.")

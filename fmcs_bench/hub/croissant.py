@@ -8,12 +8,11 @@ repository alike.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fmcs_bench.hub.card import software_bibtex
-from fmcs_bench.hub.facts import Facts
-from fmcs_bench.hub.metadata import licence_fields, pattern
+from fmcs_bench.hub.card import Facts, licence_fields, pattern, software_bibtex
+from fmcs_bench.hub.parquet import MAPS
 from fmcs_bench.store import schema
 from fmcs_bench.store.publication import PARQUET, ParquetSplit
 
@@ -45,17 +44,12 @@ PARQUET_TYPE = "application/x-parquet"
 def croissant(facts: Facts) -> dict[str, Any]:
     """JSON-LD of the Parquet files: files, record sets ``<configuration>``, fields, and what labels and FMCS mean.
 
-    Args:
-        facts: what is published; equal facts give equal metadata.
-
-    Returns:
-        JSON values; ``encode`` makes the content of ``croissant.json``.
-
-    Example:
-        >>> from fmcs_bench.hub.croissant import croissant, encode
-        >>> Path("croissant.json").write_bytes(encode(croissant(facts)))  # doctest: +SKIP
+    Equal facts give equal metadata; ``encode`` makes the content of ``croissant.json``.
     """
-    manifest, config = facts.manifest, facts.manifest.config
+    manifest, config, published = facts.manifest, facts.manifest.config, facts.publication
+    classes = _enumeration("classes", "The classes of the images.", manifest.images.classes)
+    meaning = "What the numbers of the field fmcs mean: the FMCS is one more."
+    stages = _enumeration("scores", meaning, [str(k + 1) for k in range(config.stages)])
     licence = licence_fields(manifest.images.licence)
     return {
         "@context": CONTEXT,
@@ -70,18 +64,18 @@ def croissant(facts: Facts) -> dict[str, Any]:
         "citeAs": software_bibtex(manifest),
         "license": _licence_url(licence) or manifest.images.licence,
         "version": f"{schema.SCHEMA_VERSION}.0.0+{manifest.dataset_digest[:12]}",
-        "datePublished": facts.created[:10],
+        "datePublished": published.created[:10],
         "dateCreated": manifest.created[:10],
         "creator": {"@type": "sc:Organization", "name": "The fmcs-bench developers"},
         "keywords": ["feature maps", "convergence", "FMCS", config.backbone, config.image_dataset],
         **({"url": f"https://huggingface.co/datasets/{facts.repo}"} if facts.repo else {}),
         "distribution": [
-            *(_file_object(name, facts.files) for split in facts.parquet for name in split.files),
-            *(_file_set(name, splits) for name, splits in facts.splits_by_configuration.items()),
+            *(_file_object(name, published.files[name]) for split in published.parquet for name in split.files),
+            *(_file_set(name, splits) for name, splits in facts.configurations.items()),
         ],
         "recordSet": [
-            *([_classes(manifest), _stages(manifest)] if facts.parquet else []),
-            *(_record_set(name, splits, manifest) for name, splits in facts.splits_by_configuration.items()),
+            *([classes, stages] if published.parquet else []),
+            *(_record_set(name, splits, manifest) for name, splits in facts.configurations.items()),
         ],
     }
 
@@ -106,40 +100,23 @@ def _licence_url(fields: Mapping[str, str]) -> str | None:
     return f"https://spdx.org/licenses/{spdx[identifier]}.html" if identifier in spdx else None
 
 
-def _file_object(name: str, files: Mapping[str, schema.FileEntry]) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileObject",
-        "@id": name,
-        "name": name,
-        "contentUrl": name,
-        "contentSize": f"{files[name].num_bytes} B",
-        "sha256": files[name].sha256,
-        "encodingFormat": PARQUET_TYPE,
-    }
+def _file_object(name: str, entry: schema.FileEntry) -> dict[str, Any]:
+    about = {"contentUrl": name, "contentSize": f"{entry.num_bytes} B", "sha256": entry.sha256}
+    return {"@type": "cr:FileObject", "@id": name, "name": name, "encodingFormat": PARQUET_TYPE} | about
 
 
 def _file_set(configuration: str, splits: list[ParquetSplit]) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": f"{configuration}-files",
-        "name": f"{configuration}-files",
-        "description": f"The Parquet files of the configuration {configuration}.",
-        "encodingFormat": PARQUET_TYPE,
-        "includes": [pattern(split.files) for split in splits],
-    }
+    name = f"{configuration}-files"
+    about = {"description": f"The Parquet files of the configuration {configuration}.", "encodingFormat": PARQUET_TYPE}
+    files = {"includes": [pattern(split.files) for split in splits]}
+    return {"@type": "cr:FileSet", "@id": name, "name": name} | about | files
 
 
-def _classes(manifest: schema.Manifest) -> dict[str, Any]:
-    rows = list(enumerate(manifest.images.classes))
-    return _enumeration("classes", "The classes of the images.", rows)
-
-
-def _stages(manifest: schema.Manifest) -> dict[str, Any]:
-    rows = [(k, str(k + 1)) for k in range(manifest.config.stages)]
-    return _enumeration("scores", "What the numbers of the field fmcs mean: the FMCS is one more.", rows)
-
-
-def _enumeration(name: str, description: str, rows: list[tuple[int, str]]) -> dict[str, Any]:
+def _enumeration(name: str, description: str, texts: Iterable[str]) -> dict[str, Any]:
+    fields = [
+        {"@type": "cr:Field", "@id": f"{name}/{field}", "name": field, "dataType": kind}
+        for field, kind in (("value", "sc:Integer"), ("name", "sc:Text"))
+    ]
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -147,57 +124,38 @@ def _enumeration(name: str, description: str, rows: list[tuple[int, str]]) -> di
         "description": description,
         "dataType": "sc:Enumeration",
         "key": {"@id": f"{name}/value"},
-        "field": [
-            {"@type": "cr:Field", "@id": f"{name}/value", "name": "value", "dataType": "sc:Integer"},
-            {"@type": "cr:Field", "@id": f"{name}/name", "name": "name", "dataType": "sc:Text"},
-        ],
-        "data": [{f"{name}/value": value, f"{name}/name": text} for value, text in rows],
+        "field": fields,
+        "data": [{f"{name}/value": value, f"{name}/name": text} for value, text in enumerate(texts)],
     }
 
 
 def _record_set(configuration: str, splits: list[ParquetSplit], manifest: schema.Manifest) -> dict[str, Any]:
     channels, height, width = manifest.map_shape
-    stages = manifest.config.stages
-    columns: tuple[tuple[str, str, str], ...] = (
-        ("image_id", "sc:Integer", "Id of the image."),
-        ("label", "sc:Integer", "Class of the image: `value` in the record set classes."),
-        ("run", "sc:Integer", "Seed of the training run."),
-        ("stage", "sc:Integer", f"FMCS of the map, 1 to {stages}."),
-        ("fmcs", "sc:Integer", f"The same as a class, 0 to {stages - 1}: `value` in the record set scores."),
-        ("epoch", "sc:Float", "Epochs of that run until the end of that stage."),
-        ("feature_map", "cr:Float16", f"{channels} x {height} x {width} values in the order channel, y, x."),
-    )
-    source = {"fileSet": {"@id": f"{configuration}-files"}}
-    fields: list[dict[str, Any]] = [
-        {
-            "@type": "cr:Field",
-            "@id": f"{configuration}/split",
-            "name": "split",
-            "description": f"One of {', '.join(split.split for split in splits)}.",
-            "dataType": "sc:Text",
-            "source": {
-                **source,
-                "extract": {"fileProperty": "fullpath"},
-                "transform": {
-                    "regex": f"{PARQUET}/{configuration}/({'|'.join(split.split for split in splits)})-.+\\.parquet$"
-                },
-            },
-        }
-    ]
-    for name, kind, description in columns:
-        field = {
-            "@type": "cr:Field",
-            "@id": f"{configuration}/{name}",
-            "name": name,
-            "description": description,
-            "dataType": kind,
-            "source": {**source, "extract": {"column": name}},
-        }
-        fields.append(field | ({"repeated": True} if name == "feature_map" else {}))
+    stages, names = manifest.config.stages, [split.split for split in splits]
+
+    def field(name: str, kind: str, description: str, source: Mapping[str, Any]) -> dict[str, Any]:
+        source = {"fileSet": {"@id": f"{configuration}-files"}} | dict(source)
+        about = {"@id": f"{configuration}/{name}", "name": name, "description": description, "dataType": kind}
+        return {"@type": "cr:Field"} | about | {"source": source} | ({"repeated": True} if name == MAPS else {})
+
+    def column(name: str, kind: str, description: str) -> dict[str, Any]:
+        return field(name, kind, description, {"extract": {"column": name}})
+
+    path = f"{PARQUET}/{configuration}/({'|'.join(names)})-.+\\.parquet$"
+    from_path = {"extract": {"fileProperty": "fullpath"}, "transform": {"regex": path}}
     return {
         "@type": "cr:RecordSet",
         "@id": configuration,
         "name": configuration,
         "description": f"The maps of the configuration {configuration}: {sum(s.num_rows for s in splits):,} records.",
-        "field": fields,
+        "field": [
+            field("split", "sc:Text", f"One of {', '.join(names)}.", from_path),
+            column("image_id", "sc:Integer", "Id of the image."),
+            column("label", "sc:Integer", "Class of the image: `value` in the record set classes."),
+            column("run", "sc:Integer", "Seed of the training run."),
+            column("stage", "sc:Integer", f"FMCS of the map, 1 to {stages}."),
+            column("fmcs", "sc:Integer", f"The same as a class, 0 to {stages - 1}: `value` in the record set scores."),
+            column("epoch", "sc:Float", "Epochs of that run until the end of that stage."),
+            column(MAPS, "cr:Float16", f"{channels} x {height} x {width} values in the order channel, y, x."),
+        ],
     }

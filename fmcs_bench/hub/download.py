@@ -68,8 +68,8 @@ def download(
     workspace: PathLike | None = None,
     to: PathLike | None = None,
     only: Iterable[str] | str = (),
-    stages: Iterable[int] | None = None,
-    runs: Iterable[int] | None = None,
+    stages: Iterable[int] = (),
+    runs: Iterable[int] = (),
     revision: str | None = None,
     offline: bool = False,
     progress: Progress = SILENT,
@@ -82,9 +82,9 @@ def download(
         source: ``owner/name`` or ``owner/name@revision`` of the Hub, a URL that fsspec reads, or a folder.
         workspace: gets the dataset, in ``datasets/<its name>``; see ``default_workspace``.
         to: a different folder for the dataset.
-        only: ``maps``, ``parquet``, ``checkpoints``; none means all.
-        stages: FMCS, 1 .. K; None is every stage.
-        runs: seeds; None is every run.
+        only: ``maps``, ``parquet``, ``checkpoints``; none means all, as for the next two.
+        stages: FMCS, 1 .. K.
+        runs: seeds.
         revision: branch, tag or commit of a repository of the Hub.
         offline: use no network; files that are not here are an error. ``HF_HUB_OFFLINE`` does the same.
         progress: shows the work; silent by default.
@@ -101,13 +101,13 @@ def download(
     place = Workspace(workspace)
     found = _find(os.fspath(source), revision, progress)
     target = Path(to) if to is not None else None
-    kinds = [only] if isinstance(only, str) else list(only) or None
+    asked = ([only] if isinstance(only, str) else [*only] or None, [*runs] or None, [*stages] or None)
     if not found.is_local and (offline or constants.HF_HUB_OFFLINE):
         folders = [target] if target is not None else sorted(place.datasets.glob("[!.]*"))
-        return _offline(found, folders, kinds, runs, stages)
+        return _offline(found, folders, *asked)
     with place.locked(), _disk_errors(), tempfile.TemporaryDirectory() as heads:
         contents = _fetch_contents(found, Path(heads))
-        wanted = contents.wanted(kinds, runs, stages)
+        wanted = contents.wanted(*asked)
         return _bring(found, contents, wanted, target or place.dataset(contents.manifest.name), progress)
 
 

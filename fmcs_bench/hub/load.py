@@ -1,33 +1,38 @@
 """A published FMCS dataset as rows of Hugging Face's ``datasets``: ``fmcs_bench.load``.
 
 Flow: folder or repository -> ``publication.json`` -> Parquet files of the splits that were asked for, fetched into the
-Hub's cache at one revision, or streamed -> ``datasets.load_dataset`` -> a format in which maps are [D, H, W].
+Hub's cache at one commit, or streamed -> ``datasets.load_dataset`` -> a format in which maps are [D, H, W].
 
-Nothing but these files is read or fetched, and no code of the repository runs.
+Nothing but these files is read or fetched, and no code of the repository runs. The formats of ``datasets`` give flat
+maps and make float32 of them. Importing this module adds one format for each library and type of number:
+``fmcs_torch_float16``, ...; they read fixed-size lists without a copy. The ``id`` of the values' feature is the shape.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
+import datasets
 import numpy as np
 import pyarrow as pa
+import torch
+from datasets import formatting
+from datasets.formatting.formatting import TensorFormatter
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
+from fmcs_bench.hub.errors import hub_errors
+from fmcs_bench.hub.parquet import MAPS, parse_shape
 from fmcs_bench.store import publication
 from fmcs_bench.store.location import stays_inside
 from fmcs_bench.store.publication import ParquetSplit, Publication
-
-if TYPE_CHECKING:
-    import datasets
-    import torch
 
 DTYPES = {"torch": ("float16", "bfloat16", "float32"), "numpy": ("float16", "float32")}
 """Types of maps, by the library that holds them."""
@@ -75,12 +80,19 @@ def load(
         torch.Size([1024, 7, 7])
     """
     number = _number(library, dtype)
-    folder = _folder(name_or_path)
-    if folder is not None and revision is not None:
+    text = os.fspath(name_or_path)
+    folder, repo = Path(text).expanduser(), ""
+    if not text or not folder.is_dir():
+        if not isinstance(name_or_path, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
+            raise MissingDataError(
+                f"there is no folder {text!r}, and it is no name of a repository; give a published folder or owner/name"
+            )
+        repo = text
+    elif revision is not None:
         raise ConfigError(f"revision = {revision!r} of the folder {folder}; only a repository on the Hub has revisions")
-    source: _Folder | _Repository
-    source = _Folder(folder) if folder is not None else _Repository(os.fspath(name_or_path), revision)
-    published = _read_publication(source)
+    source = f"the dataset repository {repo}" + (f" at {revision}" if revision else "") if repo else str(folder)
+    file = _from_hub(repo, revision, [publication.FILE], source) if repo else folder
+    published = _read_publication(file / publication.FILE, source)
     if published.superseded_by is not None:
         warnings.warn(
             f"{source} is superseded by {published.superseded_by}: load that, unless you repeat former results",
@@ -88,88 +100,45 @@ def load(
             stacklevel=2,
         )
     parts = _chosen(published, configuration, split, source)
-    files = source.streamed(parts, published) if streaming else source.here(parts, published)
-    return _rows(source, files, split, streaming=streaming, library=library, number=number)
-
-
-class _Folder:
-    """A published folder on this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def read(self) -> Path:
-        """The file that makes it a published one."""
-        return self.path / publication.FILE
-
-    def here(self, parts: Sequence[ParquetSplit], published: Publication) -> dict[str, list[str]]:
-        """Paths of the files of each split."""
-        for part in parts:
-            for name in part.files:
-                _check(self.path / name, name, published, self)
-        return {part.split: [str(self.path / name) for name in part.files] for part in parts}
-
-    streamed = here
-
-
-class _Repository:
-    """A dataset repository on the Hub, at one commit."""
-
-    def __init__(self, name: str, revision: str | None) -> None:
-        self.name, self.revision = name, revision
-        self.commit = ""
-
-    def __str__(self) -> str:
-        return f"the dataset repository {self.name}" + (f" at {self.revision}" if self.revision else "")
-
-    def read(self) -> Path:
-        """The file that makes it a published one; from then on all others come from its commit."""
-        import huggingface_hub
-
-        with _explained(self):
-            path = Path(
-                huggingface_hub.hf_hub_download(
-                    self.name, publication.FILE, repo_type="dataset", revision=self.revision
-                )
-            )
-        self.commit = path.parent.name
-        return path
-
-    def here(self, parts: Sequence[ParquetSplit], published: Publication) -> dict[str, list[str]]:
-        """Paths of the files of each split, once they are in the Hub's cache."""
-        import huggingface_hub
-
-        names = [name for part in parts for name in part.files]
-        with _explained(self):
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    self.name, repo_type="dataset", revision=self.commit, allow_patterns=names
-                )
-            )
+    names = [name for part in parts for name in part.files]
+    for name in names:
+        if not stays_inside(name):
+            raise DatasetError(f"{publication.FILE} of {source} names a file outside its folder: {name!r}")
+    if repo and streaming:
+        root = f"hf://datasets/{repo}@{file.name}"
+    else:
+        root = str(_from_hub(repo, file.name, names, source) if repo else folder)
         for name in names:
-            _check(folder / name, name, published, self)
-        return {part.split: [str(folder / name) for name in part.files] for part in parts}
+            _check(Path(root) / name, name, published, source)
+    files = {part.split: [f"{root}/{name}" for name in part.files] for part in parts}
+    with hub_errors(source) if repo and streaming else nullcontext():
+        try:
+            rows = datasets.load_dataset("parquet", data_files=_literal(files), split=split, streaming=streaming)
+        except (datasets.exceptions.DatasetGenerationError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"the Parquet files of {source} are damaged: {error.__cause__ or error}") from None
+        except (ValueError, NotImplementedError) as error:  # such as a slice of a split that is streamed
+            raise ConfigError(f"split = {split!r}, streaming = {streaming} of {source}: {error}") from None
+    return _with_maps(rows, library, number)
 
-    def streamed(self, parts: Sequence[ParquetSplit], published: Publication) -> dict[str, list[str]]:  # noqa: ARG002  (the Hub tells what is missing)
-        """URLs of the files of each split."""
-        root = f"hf://datasets/{self.name}@{self.commit}"
-        return {part.split: [f"{root}/{name}" for name in part.files] for part in parts}
+
+def _from_hub(repo: str, revision: str | None, names: Sequence[str], source: str) -> Path:
+    """Files of a repository, in the Hub's cache; the folder is named after the commit."""
+    import huggingface_hub
+
+    with hub_errors(source):
+        if list(names) == [publication.FILE]:
+            file = huggingface_hub.hf_hub_download(repo, publication.FILE, repo_type="dataset", revision=revision)
+            return Path(file).parent
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, repo_type="dataset", revision=revision, allow_patterns=[glob.escape(name) for name in names]
+            )
+        )
 
 
-def _folder(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """The folder that is meant; None is a repository."""
-    text = os.fspath(name_or_path)
-    path = Path(text).expanduser()
-    if text and path.is_dir():
-        return path
-    if isinstance(name_or_path, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
-        return None
-    raise MissingDataError(
-        f"there is no folder {text!r}, and it is no name of a repository; give a published folder or owner/name"
-    )
+def _literal(files: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """``datasets`` reads paths as patterns; a name with ``[`` is that name."""
+    return {split: [glob.escape(path) for path in paths] for split, paths in files.items()}
 
 
 def _number(library: str, dtype: Any) -> str:
@@ -186,11 +155,9 @@ def _number(library: str, dtype: Any) -> str:
     return name
 
 
-def _read_publication(source: _Folder | _Repository) -> Publication:
-    file = source.read()
+def _read_publication(file: Path, source: str) -> Publication:
     try:
-        value = json.loads(file.read_bytes())
-        return Publication.from_json(value)
+        return Publication.from_json(json.loads(file.read_bytes()))
     except FileNotFoundError:
         raise DatasetError(
             f"{source} is no published FMCS dataset (no {publication.FILE}); one that was built here is opened with "
@@ -200,9 +167,7 @@ def _read_publication(source: _Folder | _Repository) -> Publication:
         raise DatasetError(f"{publication.FILE} of {source} is damaged, or of a later version: {error}") from None
 
 
-def _chosen(
-    published: Publication, configuration: str, split: str | None, source: _Folder | _Repository
-) -> list[ParquetSplit]:
+def _chosen(published: Publication, configuration: str, split: str | None, source: str) -> list[ParquetSplit]:
     """The splits that are asked for."""
     if not published.parquet:
         raise MissingDataError(f"{source} was published without Parquet files; its maps are read with fmcs_bench.open")
@@ -219,75 +184,128 @@ def _chosen(
     return [part for name, part in parts.items() if name in asked]
 
 
-def _check(path: Path, name: str, published: Publication, source: _Folder | _Repository) -> None:
-    if not stays_inside(name):
-        raise DatasetError(f"{publication.FILE} of {source} names a file outside its folder: {name!r}")
+def _check(path: Path, name: str, published: Publication, source: str) -> None:
     if not path.is_file():
         raise MissingDataError(f"{name} of {source} is not on this machine; download it, or choose another split")
     entry = published.files.get(name)
     if entry is None or path.stat().st_size != entry.num_bytes:
         expected = "nothing" if entry is None else f"{entry.num_bytes:,} bytes"
-        raise DatasetError(f"{name} of {source} has {path.stat().st_size:,} bytes; {publication.FILE} says {expected}")
-
-
-def _rows(
-    source: _Folder | _Repository,
-    files: dict[str, list[str]],
-    split: str | None,
-    *,
-    streaming: bool,
-    library: str,
-    number: str,
-) -> Any:
-    import datasets
-
-    from fmcs_bench.hub import formatting
-
-    with _explained(source):
-        try:
-            rows = datasets.load_dataset("parquet", data_files=files, split=split, streaming=streaming)
-        except (datasets.exceptions.DatasetGenerationError, pa.ArrowInvalid) as error:
-            raise DatasetError(f"the Parquet files of {source} are damaged: {error.__cause__ or error}") from None
-        except (ValueError, NotImplementedError) as error:  # such as a slice of a split that is streamed
-            raise ConfigError(f"split = {split!r}, streaming = {streaming} of {source}: {error}") from None
-    return formatting.with_maps(rows, library, number)
-
-
-@contextmanager
-def _explained(source: _Folder | _Repository) -> Iterator[None]:
-    """Turns what the Hub's library raises into our errors."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise MissingDataError(f"{source} is gated: ask for access on its page, then `hf auth login`") from None
-    except errors.RepositoryNotFoundError:
-        raise MissingDataError(
-            f"{source} does not exist, or needs a login (`hf auth login`); give the name as owner/name"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise MissingDataError(f"{source}: there is no such revision") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "HF_HUB_OFFLINE is set" if _is_offline() else f"the Hub cannot be reached: {_root_cause(error)}"
-        raise MissingDataError(f"{source} is not in the Hub's cache on this machine, and {why}") from None
-    except errors.EntryNotFoundError:
         raise DatasetError(
-            f"{source} is no published FMCS dataset: a file is missing, {publication.FILE} above all"
-        ) from None
-    except errors.HFValidationError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    except (errors.HfHubHTTPError, ConnectionError) as error:
-        raise DatasetError(f"{source} cannot be read: {error}") from None
+            f"{name} of {source} has {path.stat().st_size:,} bytes; {publication.FILE} states {expected}"
+        )
 
 
-def _is_offline() -> bool:
-    from huggingface_hub import constants
+def format_name(library: str, dtype: str) -> str:
+    """Name of a format, for ``with_format``."""
+    return f"fmcs_{library}_{dtype}"
 
-    return bool(constants.HF_HUB_OFFLINE)
+
+def _with_maps(rows: Any, library: str, dtype: str) -> Any:
+    """Rows, or a dictionary of splits, in one of the formats of this module."""
+    if isinstance(rows, dict):
+        return type(rows)({split: _with_maps(of_split, library, dtype) for split, of_split in rows.items()})
+    rows = rows.with_format(format_name(library, dtype))
+    column = rows.info.features[MAPS]
+    column.feature = MapValue(column.feature.dtype, id=column.feature.id)
+    return rows
 
 
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+class MapValue(datasets.Value):  # type: ignore[misc]  # the library ships no types
+    """The feature of a value of a map; equal to the ``Value`` that is in the files, and written as one.
+
+    Rows that are sent to another process take it along. Reading it there imports this module, which adds the formats.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, datasets.Value) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as features are
+
+
+class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no types
+    """Rows as NumPy arrays: maps as ``dtype``, other numbers as they are stored."""
+
+    dtype: ClassVar[str]
+
+    def format_row(self, pa_table: pa.Table) -> dict[str, Any]:
+        """The first row: a map [D, H, W], and numbers."""
+        return {name: values[0] for name, values in self.format_batch(pa_table.slice(0, 1)).items()}
+
+    def format_column(self, pa_table: pa.Table) -> Any:
+        """Values of the only column, [B, D, H, W] or [B]."""
+        return self._of_arrow(pa_table.column_names[0], pa_table.column(0))
+
+    def format_batch(self, pa_table: pa.Table) -> dict[str, Any]:
+        """Maps [B, D, H, W], and numbers [B]."""
+        return {name: self._of_arrow(name, pa_table.column(name)) for name in pa_table.column_names}
+
+    def recursive_tensorize(self, data_struct: Mapping[str, Any]) -> dict[str, Any]:
+        """A row or a batch that has left Arrow, such as one that a function has changed."""
+        return {name: self._of_python(name, value) for name, value in data_struct.items()}
+
+    def _of_arrow(self, name: str, column: pa.ChunkedArray) -> Any:
+        if name == MAPS and pa.types.is_fixed_size_list(column.type) and not column.null_count:
+            maps_BDHW = np.empty((len(column), *self._shape()), np.float16)
+            start, size = 0, column.type.list_size
+            for chunk in column.chunks:
+                values = chunk.values.slice(chunk.offset * size, len(chunk) * size)  # flatten() would copy
+                maps_BDHW[start : start + len(chunk)] = values.to_numpy().reshape(len(chunk), *maps_BDHW.shape[1:])
+                start += len(chunk)
+            return self._maps(maps_BDHW)
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            return self._numbers(column.to_numpy())
+        values = column.to_pylist()  # of a column that somebody added or changed
+        return self._of_python(name, values) if name == MAPS else values
+
+    def _of_python(self, name: str, value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], np.ndarray | np.number | torch.Tensor):
+            return self._stack(value)
+        if name == MAPS and isinstance(value, list):
+            values = np.asarray(value, np.float16)
+            is_flat = values.ndim <= 2  # a row or a batch of flat maps
+            return self._maps(values.reshape(*values.shape[:-1], *self._shape()) if is_flat else values)
+        if isinstance(value, int | float | np.ndarray | np.number) and not isinstance(value, bool):
+            return self._numbers(np.asarray(value))
+        return value
+
+    def _shape(self) -> tuple[int, int, int]:
+        feature = (self.features or {}).get(MAPS)
+        shape = parse_shape(getattr(getattr(feature, "feature", None), "id", None))
+        if shape is None:
+            raise DatasetError(
+                f"the shape of the maps is not known: the feature of {MAPS}'s values has no id like '1024x7x7'; load "
+                "the data set with fmcs_bench.load, or choose another format"
+            )
+        return shape
+
+    def _maps(self, maps: np.ndarray) -> Any:
+        return maps.astype(self.dtype, copy=False)
+
+    def _numbers(self, numbers: np.ndarray) -> Any:
+        return numbers
+
+    def _stack(self, values: list[Any]) -> Any:
+        return np.stack(values)
+
+
+class TorchMaps(NumpyMaps):
+    """Rows as tensors: maps as ``dtype``, other numbers as they are stored."""
+
+    def _maps(self, maps: np.ndarray) -> Any:
+        return torch.from_numpy(maps).to(getattr(torch, self.dtype))
+
+    def _numbers(self, numbers: np.ndarray) -> Any:
+        return torch.tensor(numbers)  # a copy: Arrow's memory cannot be written to
+
+    def _stack(self, values: list[Any]) -> Any:
+        return torch.stack([torch.as_tensor(value) for value in values])
+
+
+def _add_formats() -> None:
+    for library, kind in (("torch", TorchMaps), ("numpy", NumpyMaps)):
+        for dtype in DTYPES[library]:
+            name = format_name(library, dtype)
+            formatting._register_formatter(type(f"{kind.__name__}_{dtype}", (kind,), {"dtype": dtype}), name)
+
+
+_add_formats()

@@ -1,8 +1,5 @@
 """The maps of an FMCS dataset as Parquet files, which Hugging Face's ``datasets`` and any Parquet reader load.
 
-Flow: manifest and part -> files, each a range of rows of a configuration's split -> threads, one for each file: a row
-group is decoded while the one before is written -> file, whole or absent.
-
 A row is one map: image_id, label, run (seed), stage (1 .. K), fmcs (the same as a class), epoch (of the run, where the
 stage ends) and feature_map, a fixed-size list of D * H * W float16 in C order. Rows are ordered as
 ``FmcsDataset.sel`` orders them: by run, stage and image. Equal datasets give equal bytes.
@@ -13,12 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import threading
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,15 +22,12 @@ from pyarrow import parquet
 from fmcs_bench.core.environment import usable_cores
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.core.files import PendingFile
-from fmcs_bench.core.progress import SILENT, Progress, Task
+from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.store import schema
 from fmcs_bench.store.map_array import gather
-from fmcs_bench.store.publication import CONFIGURATIONS, PARQUET, SHARD, ParquetSplit, Part
+from fmcs_bench.store.publication import CONFIGURATIONS, PARQUET, ParquetSplit, Part
 from fmcs_bench.store.reader import FmcsDataset
 from fmcs_bench.store.selection import MapSelection
-
-if TYPE_CHECKING:
-    import datasets
 
 MAPS = "feature_map"
 """Column of the maps."""
@@ -45,7 +37,7 @@ FILE_BYTES = 500_000_000
 GROUP_BYTES = 25 << 20
 """About the bytes of maps in a row group, before compression: what is decoded, written and streamed at once."""
 MOST_WRITERS = 8
-"""Files that are written at the same time, at most; each takes about 16 row groups of memory, most of it pyarrow's."""
+"""Files that are written at the same time; each takes about 16 row groups of memory, most of it pyarrow's."""
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
@@ -54,8 +46,6 @@ WRITER_OPTIONS: dict[str, Any] = {
     "column_encoding": {f"{MAPS}.list.element": "BYTE_STREAM_SPLIT"},
     "write_statistics": list(NUMBERS),  # readers skip row groups by them; over the values of maps they would cost time
 }
-PACKED = {"zstd": 0.9, "q8": 1.8}
-"""About the size of a map in these files by its size in the dataset's own store, by codec of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
         raise ConfigError(
             f"the runs {runs} with the splits {', '.join(part.splits)} of {manifest.name} give no Parquet file: "
             + "; ".join(left_out)
-            + "; choose others, or publish without Parquet (--select kinds=maps,checkpoints)"
+            + "; choose others, or publish without Parquet (--only maps --only checkpoints)"
         )
     return planned
 
@@ -128,10 +118,10 @@ def export(
         progress: shows the rows that are written.
 
     Returns:
-        What was written, a configuration's split each.
+        What was written, one entry for each split of a configuration.
 
     Raises:
-        ConfigError: the part is of another dataset, or no configuration has a row.
+        ConfigError: the part is of a different dataset, or no configuration has a row.
         DatasetError: the dataset is damaged.
         OSError: the folder cannot be written; no half-written file stays.
     """
@@ -145,91 +135,31 @@ def export(
                 f"{dataset.location} has {len(selection):,} maps for {split.configuration}/{split.split}, and its "
                 f"manifest {split.num_rows:,}; `fmcs-bench verify` names the fault"
             )
-        files += [(name, selection, split.rows(number)) for number, name in enumerate(split.files)]
-    stop = threading.Event()
-    with (
-        progress.task("writing Parquet files", sum(split.num_rows for split in planned)) as task,
-        ThreadPoolExecutor(min(usable_cores(), MOST_WRITERS, len(files)), "fmcs-bench-parquet") as pool,
-    ):
-        writer = _Writer(manifest, task, stop)
-        futures = []
-        for name, selection, rows in files:
-            if resume and (folder / name).is_file():
-                task.advance(len(rows))
-            else:
-                futures.append(pool.submit(writer.write, folder / name, selection, rows))
+        files += [(folder / name, selection, split.rows(number)) for number, name in enumerate(split.files)]
+    pool = ThreadPoolExecutor(max(1, min(usable_cores(), MOST_WRITERS)), "fmcs-bench-parquet")
+    with progress.task(f"writing Parquet of {manifest.name}", sum(split.num_rows for split in planned)) as task:
         try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stop.set()
+            written = [
+                None if resume and path.is_file() else pool.submit(_write, path, manifest, selection, rows)
+                for path, selection, rows in files
+            ]
+            for (_, _, rows), done in zip(files, written, strict=True):
+                if done is not None:
+                    done.result()
+                task.advance(len(rows))
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
     return tuple(
         ParquetSplit.make(
-            configuration=split.configuration,
-            split=split.split,
-            files=split.files,
-            num_rows=split.num_rows,
-            memory_bytes=split.num_rows * (8 * len(NUMBERS) + map_bytes(manifest)),
+            configuration=split.configuration, split=split.split, files=split.files, num_rows=split.num_rows
         )
         for split in planned
-    )
-
-
-def estimate(manifest: schema.Manifest, part: Part) -> int:
-    """About the bytes of all Parquet files, before anything is written; they may be up to 1.5 times as many, or as few.
-
-    The maps of a run at a stage take what its shards in the dataset's own store take for each image, times ``PACKED``.
-
-    Args:
-        manifest: of the dataset.
-        part: runs, stages and splits to take.
-
-    Raises:
-        ConfigError: the part is of another dataset, or no configuration has a row.
-    """
-    stored_bytes: Counter[int] = Counter()  # by seed
-    for name, entry in manifest.files.items():
-        found = SHARD.fullmatch(name)
-        if found and found[2] == "feature_maps" and int(found[3]) + 1 in part.stages:
-            stored_bytes[int(found[1])] += entry.num_bytes
-    by_image = {run.seed: stored_bytes[run.seed] / run.num_images for run in manifest.runs}
-    packed = PACKED[manifest.config.codec]
-    return round(
-        sum(
-            manifest.images.num_images[split.image_split] * by_image[seed] * packed
-            for split in plan(manifest, part)
-            for seed in split.seeds
-        )
     )
 
 
 def map_bytes(manifest: schema.Manifest) -> int:
     """Of one map in float16."""
     return math.prod(manifest.map_shape) * np.dtype(np.float16).itemsize
-
-
-def features(manifest: schema.Manifest) -> datasets.Features:
-    """The columns, as ``datasets`` shows them; the shape of the maps is ``features["feature_map"].feature.id``."""
-    import datasets
-
-    return datasets.Features.from_dict(_feature_dict(manifest))
-
-
-def features_yaml(manifest: schema.Manifest) -> list[dict[str, Any]]:
-    """The columns, as ``dataset_info: features:`` stands in the YAML block of a data card."""
-    found: list[dict[str, Any]] = []
-    for name, feature in _feature_dict(manifest).items():
-        if name == MAPS:
-            value = {"dtype": "float16", "id": feature["feature"]["id"]}
-            found.append({"name": name, "sequence": value, "length": feature["length"]})
-        elif "names" in feature:
-            names = {str(number): text for number, text in enumerate(feature["names"])}
-            found.append({"name": name, "dtype": {"class_label": {"names": names}}})
-        else:
-            found.append({"name": name, "dtype": feature["dtype"]})
-    return found
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
@@ -243,94 +173,60 @@ def parse_shape(text: str | None) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
-def _shape_id(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _feature_dict(manifest: schema.Manifest) -> dict[str, dict[str, Any]]:
-    """The columns as JSON. ``datasets`` 3 writes ``Sequence``; later versions write ``List``, and read both."""
+def arrow_schema(manifest: schema.Manifest) -> pa.Schema:
+    """Of the files; its metadata has the features for ``datasets``, and shape and dataset as ``fmcs_bench``."""
     number = {name: {"dtype": "int64", "_type": "Value"} for name in NUMBERS}
-    return {
-        **number,
+    features = number | {
         "label": {"names": list(manifest.images.classes), "_type": "ClassLabel"},
         "fmcs": {"names": [str(stage + 1) for stage in range(manifest.config.stages)], "_type": "ClassLabel"},
         "epoch": {"dtype": "float64", "_type": "Value"},
         MAPS: {
             # ``datasets`` forgets the id of a list, but not that of a value
-            "feature": {"dtype": "float16", "id": _shape_id(manifest.map_shape), "_type": "Value"},
+            "feature": {"dtype": "float16", "id": "x".join(map(str, manifest.map_shape)), "_type": "Value"},
             "length": math.prod(manifest.map_shape),
-            "_type": "Sequence",
+            "_type": "List",
         },
     }
-
-
-def arrow_schema(manifest: schema.Manifest) -> pa.Schema:
-    """Of the files; its metadata has the features for ``datasets``, and shape and dataset as ``fmcs_bench``."""
     types = {name: pa.float64() if name == "epoch" else pa.int64() for name in NUMBERS}
     types[MAPS] = pa.list_(pa.float16(), math.prod(manifest.map_shape))
     return pa.schema(
         types,
         metadata={
-            "huggingface": json.dumps({"info": {"features": _feature_dict(manifest)}}),
+            "huggingface": json.dumps({"info": {"features": features}}),
             "fmcs_bench": json.dumps({"dataset_id": manifest.id, "map_shape": manifest.map_shape}),
         },
     )
 
 
-class _Writer:
-    """Writes files of rows, several at a time.
+def _write(path: Path, manifest: schema.Manifest, selection: MapSelection, rows: range) -> None:
+    """Write some rows of a selection into a file, one row group at a time."""
+    columns = arrow_schema(manifest)
+    epochs = {run.seed: np.array([stage.epoch for stage in run.stages]) for run in manifest.runs}
+    per_group = max(1, GROUP_BYTES // map_bytes(manifest))
+    pending = PendingFile(path)
+    try:
+        with parquet.ParquetWriter(pending.stream, columns, **WRITER_OPTIONS) as writer:
+            for start in range(0, len(rows), per_group):
+                table = _table(selection, rows[start : start + per_group], columns, epochs)
+                writer.write_table(table, row_group_size=len(table))
+    except BaseException:
+        pending.discard()
+        raise
+    pending.commit()
 
-    Args:
-        manifest: of the dataset.
-        task: is told of rows that are written.
-        stop: set once another file has failed.
-    """
 
-    def __init__(self, manifest: schema.Manifest, task: Task, stop: threading.Event) -> None:
-        self._schema, self._task, self._stop = arrow_schema(manifest), task, stop
-        self._lock = threading.Lock()
-        self._per_group = max(1, GROUP_BYTES // map_bytes(manifest))
-        self._epochs = {run.seed: np.array([stage.epoch for stage in run.stages]) for run in manifest.runs}
-
-    def write(self, path: Path, selection: MapSelection, rows: range) -> None:
-        """Write some rows of a selection, unless ``stop`` is set."""
-        groups = [rows[start : start + self._per_group] for start in range(0, len(rows), self._per_group)]
-        pending = PendingFile(path)
-        try:
-            with (
-                parquet.ParquetWriter(pending.stream, self._schema, **WRITER_OPTIONS) as writer,
-                ThreadPoolExecutor(1, "fmcs-bench-decode") as ahead,
-            ):
-                coming = ahead.submit(self._table, selection, groups[0])
-                for following in [*groups[1:], None]:
-                    table = coming.result()
-                    if self._stop.is_set():
-                        raise InterruptedError(f"{path} was given up")
-                    if following is not None:
-                        coming = ahead.submit(self._table, selection, following)
-                    writer.write_table(table, row_group_size=len(table))
-                    with self._lock:
-                        self._task.advance(len(table))
-        except BaseException:
-            pending.discard()
-            raise
-        pending.commit()
-
-    def _table(self, selection: MapSelection, rows: range) -> pa.Table:
-        here = slice(rows.start, rows.stop)
-        stages_M, runs_M = selection.stages_M[here], selection.runs_M[here]
-        maps_MDHW = gather(selection.arrays, selection.source_M[here], stages_M, selection.image_M[here], threads=1)
-        epochs_M = np.empty(len(rows))
-        for seed in np.unique(runs_M).tolist():
-            epochs_M[runs_M == seed] = self._epochs[seed][stages_M[runs_M == seed]]
-        columns = {
-            "image_id": selection.image_ids_M[here],
-            "label": selection.labels_M[here],
-            "run": runs_M,
-            "stage": stages_M + 1,
-            "fmcs": stages_M,
-            "epoch": epochs_M,
-        }
-        arrays = [pa.array(columns[name], self._schema.field(name).type) for name in NUMBERS]
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(maps_MDHW.reshape(-1)), maps_MDHW[0].size))
-        return pa.Table.from_arrays(arrays, schema=self._schema)
+def _table(selection: MapSelection, rows: range, columns: pa.Schema, epochs: dict[int, np.ndarray]) -> pa.Table:
+    here = slice(rows.start, rows.stop)
+    stages_M, runs_M = selection.stages_M[here], selection.runs_M[here]
+    maps_MDHW = gather(selection.arrays, selection.source_M[here], stages_M, selection.image_M[here], threads=1)
+    values = {
+        "image_id": selection.image_ids_M[here],
+        "label": selection.labels_M[here],
+        "run": runs_M,
+        "stage": stages_M + 1,
+        "fmcs": stages_M,
+        "epoch": np.array([epochs[seed][stage] for seed, stage in zip(runs_M.tolist(), stages_M, strict=True)]),
+    }
+    arrays = [pa.array(values[name], columns.field(name).type) for name in NUMBERS]
+    arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(maps_MDHW.reshape(-1)), maps_MDHW[0].size))
+    return pa.Table.from_arrays(arrays, schema=columns)

@@ -250,7 +250,6 @@ class ParquetSplit(Options):
     split: str
     files: tuple[str, ...]
     num_rows: int = Field(ge=0)
-    memory_bytes: int = Field(ge=0, description="as Arrow tables in memory")
 
 
 class Publication(Options):

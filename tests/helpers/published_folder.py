@@ -3,19 +3,18 @@
 import json
 
 from fmcs_bench.core import files
-from fmcs_bench.hub import folder as hub_folder
-from fmcs_bench.hub.facts import Facts
+from fmcs_bench.hub.card import Facts
 from fmcs_bench.store import schema
+from fmcs_bench.store.location import Location
+from fmcs_bench.store.publication import read
+from fmcs_bench.store.reader import read_manifest, read_part
 
 
-def publish(dataset, folder, *, part=None, repo=None, superseded_by=None) -> Facts:
-    """Publish into a folder; returns what its card is made of."""
-    made = hub_folder.make(dataset, folder, part=part, repo=repo, superseded_by=superseded_by)
-    return Facts.of(dataset.manifest, made, part=part, repo=repo)
-
-
-def entry(path) -> schema.FileEntry:
-    return schema.FileEntry(num_bytes=path.stat().st_size, sha256=files.sha256_of_file(path))
+def facts_of(folder) -> Facts:
+    """What the card in a published folder is made of."""
+    place = Location(folder)
+    manifest = read_manifest(place)
+    return Facts(manifest=manifest, publication=read(place, manifest), part=read_part(place, manifest))
 
 
 def tree(folder):
