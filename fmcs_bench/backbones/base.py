@@ -70,7 +70,7 @@ class Backbone(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Which network of a library is asked for.
+    """How to make a network of a library.
 
     Attributes:
         num_classes: of the image dataset.

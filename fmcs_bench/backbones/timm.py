@@ -123,7 +123,7 @@ class Timm(Library):
             unreachable = None if offline else published.why_unreachable(constants.ENDPOINT)
         folder = f"the folder of HF_HOME (now {constants.HF_HUB_CACHE})"
         try:
-            # Without a connection the hub's client asks again for a minute before it looks into its own folder.
+            # Without a connection the hub's client retries for a minute before it looks into its cache.
             constants.HF_HUB_OFFLINE = offline or unreachable is not None
             with published.fetching(f"timm/{self.name}", source, folder, unreachable):
                 return self._network(request, pretrained=True)
@@ -191,7 +191,7 @@ def _ends_with_norm(name: str, net: Any, image: torch.Tensor) -> bool:
 
 
 def _grids(net: Any, height: int, width: int) -> list[tuple[int, int]]:
-    """The grid of the patches that the tokens of a network stand for, where it has patches on one grid."""
+    """The grid of a network's patches, where it has one."""
     embed: Any = getattr(net, "patch_embed", None)
     if hasattr(embed, "dynamic_feat_size"):
         return [tuple(embed.dynamic_feat_size((height, width)))]

@@ -85,7 +85,7 @@ class Torchvision(Library):
         stride: dict[str, Any] = {}
         if request.output_stride is not None:
             stride["replace_stride_with_dilation"] = STRIDES[request.output_stride]
-        # What a network is told of the size and of auxiliary classifiers has other names in other networks.
+        # Networks differ in their arguments for the image size and for auxiliary classifiers.
         size = request.image_size
         attempts: list[dict[str, Any]] = [{"aux_logits": False, "init_weights": True}, {}]
         if size is not None:

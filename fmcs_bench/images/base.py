@@ -58,7 +58,7 @@ class Pixels:
 
     Attributes:
         images_MCHW: uint8, of the images that could be read.
-        is_read_N: boolean, for every image asked for: it could be read, as far as was tried.
+        is_read_N: boolean, for every requested image: it could be read, as far as was tried.
         stored_size: height and width in the source; None where they are those of ``images_MCHW``.
     """
 
@@ -106,7 +106,7 @@ def from_memory(images_NCHW: np.ndarray) -> Callable[[np.ndarray], Pixels]:
 
 
 def read_encoded(positions_N: np.ndarray, *, source: BlobSource, request: ImageRequest) -> Pixels:
-    """Read images of a source into one array; or keep them encoded, where they do not fit or that was asked for.
+    """Read images of a source into one array, or keep them encoded (``stream``, or too large for memory).
 
     They become grey where all of them are grey, and RGB otherwise; transparency is dropped, as torchvision's
     ``ImageFolder`` does, and a camera's orientation is applied. Where all have one size, no larger than the request's
@@ -200,6 +200,6 @@ def free_bytes() -> int | None:
             allowed, taken = (int((Path(group) / name).read_text(encoding="ascii")) for name in (limit, used))
         except (OSError, ValueError):  # no control group, or no limit ("max")
             continue
-        # What is taken includes the page cache, which the kernel gives back; half of the limit stands for it at worst.
+        # What is taken includes the page cache, which the kernel gives back: at least half of the limit counts as free.
         found.append(max(allowed - taken, allowed // 2))
     return min(found) if found else None

@@ -163,7 +163,7 @@ def draw(name: str, ids_N: np.ndarray, splits_N: np.ndarray, limit: int | None) 
 
 
 def fifth_as_test(name: str, ids_N: np.ndarray) -> np.ndarray:
-    """Boolean [N]: the images that stand for the test images of a source that has none, a fifth fixed by the hash."""
+    """Boolean [N]: a fifth of the images, fixed by a hash, as the test images of a source that has none."""
     return np.array([stable_hash(name, int(i), "source test") % 5 == 0 for i in ids_N])
 
 

@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fmcs_bench.core.errors import ImageError, MissingDataError
 
 Blob = bytes | Path
-"""An encoded image: its content, or where it lies."""
+"""An encoded image: content, or path."""
 Value = TypeVar("Value")
 
 _ORIENTATION = 0x0112
@@ -92,7 +92,7 @@ def decode(blob: Blob, is_grey: bool, side: int | None) -> np.ndarray:
     Args:
         blob: content or path.
         is_grey: give one channel; otherwise three.
-        side: of the square to bring the image to, in pixels; None leaves its size.
+        side: of the square to resize to, in pixels; None keeps the size.
     """
     with opened(blob) as encoded:
         image = ImageOps.exif_transpose(encoded)
@@ -110,7 +110,7 @@ def decode(blob: Blob, is_grey: bool, side: int | None) -> np.ndarray:
 
 
 def opened(blob: Blob) -> Image.Image:
-    """The image with its header read; its pixels are read when they are asked for."""
+    """The image with its header read, and its pixels not yet."""
     return Image.open(io.BytesIO(blob) if isinstance(blob, bytes) else blob)
 
 
@@ -134,8 +134,7 @@ class BlobSource(Protocol):
 class Files:
     """A source of image files.
 
-    The paths are kept as bytes, one after another: a million of them take some ten megabytes, which worker processes
-    share with their parent.
+    Paths are joined bytes: a million of them take some ten megabytes, which worker processes share with their parent.
 
     Args:
         paths: of the images, in order.
@@ -169,7 +168,7 @@ class EncodedImages:
         positions_N: int64, position of each image in the source.
         size: height and width of every image, once decoded.
         is_grey: one channel, or three.
-        side: of the square that images are brought to; None where they stay as they are.
+        side: of the square that images are resized to; None keeps their size.
         num_workers: processes that decode ahead; see ``images.loader.default_num_workers``.
     """
 
@@ -198,7 +197,7 @@ class EncodedImages:
         """Decode some images, in this thread.
 
         Raises:
-            ImageError: one is damaged, or has another size than it had; it is named.
+            ImageError: one is damaged, or its size has changed; it is named.
             MissingDataError: a file cannot be opened.
         """
         positions = self.positions_N[index].tolist()
@@ -234,7 +233,6 @@ class EncodedImages:
                     rows.append(row)
                 elif not skip_broken:
                     raise image_CHW.error(self.source.describe(int(self.positions_N[row])))
-            del found  # they are copied; the caller may take long
             yield np.array(rows, dtype=np.int64), images_BCHW[: len(rows)]
 
     def _decode(self, blob: Blob) -> np.ndarray:

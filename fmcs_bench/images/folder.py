@@ -1,6 +1,6 @@
 """``folder:DIR``: one class for each sub-folder.
 
-Classes lie either right in the folder, or in its ``train`` and ``test`` (``val``, ``valid`` and ``validation`` count as
+Classes are sub-folders of the folder, or of its ``train`` and ``test`` (``val``, ``valid`` and ``validation`` count as
 ``train`` beside a ``test``, and as ``test`` where there is none). The id of an image is a hash of its path inside the
 folder, so it stays when other images come and go.
 """
@@ -33,7 +33,7 @@ def list_folder(request: ImageRequest, location: str) -> Listing:
 
     Raises:
         MissingDataError: there is no such folder.
-        ImageError: it has no classes, an image beside them, or it cannot be told what its sub-folders are.
+        ImageError: it has no classes, an image beside them, or sub-folders of unclear meaning.
     """
     root = Path(location).expanduser()
     if not root.is_dir():

@@ -23,7 +23,7 @@ VALIDATION = ("val", "valid", "validation")
 
 
 class Cells:
-    """A source of images in a column of a dataset's splits, whose positions go through all splits.
+    """A source of images in a column of a dataset; positions count through all splits.
 
     Args:
         location: of the dataset, for messages.
@@ -61,8 +61,8 @@ def list_hub(request: ImageRequest, location: str) -> Listing:
         location: ``owner/name``, ``owner/name@revision``, or a local folder or Parquet file.
 
     Raises:
-        MissingDataError: there is no such dataset here, and the hub does not give it.
-        ImageError: it has no column of images or of labels, or a split whose meaning is not known.
+        MissingDataError: there is no such dataset, locally or on the hub.
+        ImageError: it has no column of images or of labels, or an unknown split.
     """
     parts, is_test = _parts(_load(location), location)
     first = parts[0][1]
@@ -79,7 +79,7 @@ def list_hub(request: ImageRequest, location: str) -> Listing:
         is_test_N=np.array(is_test)[cells.part_N] if any(is_test) else None,
         classes=classes,
         licence=first.info.license or UNKNOWN,
-        # A copy of a known set in another encoding is not that set: the encoding is always said.
+        # A copy of a known dataset in a different encoding is not that dataset, so the encoding is stated.
         citation=f"{' '.join(first.info.citation.split()) or UNKNOWN}; read from {request.name}, encoded as {kind}",
         read=partial(read_encoded, source=cells, request=request),
     )

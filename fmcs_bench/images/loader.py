@@ -163,7 +163,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 class _Order(Sampler[np.ndarray]):
-    """The batches that a reader was asked for last; the loader keeps this object."""
+    """The batches of a reader's last call; the loader keeps this object."""
 
     def __init__(self) -> None:
         self.batches: list[np.ndarray] = []

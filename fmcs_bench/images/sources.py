@@ -19,11 +19,9 @@ from fmcs_bench.core.errors import MissingDataError
 from fmcs_bench.images.base import IMAGE_DATASETS, UNKNOWN, ImageRequest, Listing, from_memory, read_encoded
 from fmcs_bench.images.encoded import Files
 
-_CIFAR_CITATION = "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009"
 _IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
 
 
-@IMAGE_DATASETS.register("digits")
 def digits(request: ImageRequest) -> Listing:  # noqa: ARG001  (embedded in scikit-learn)
     """1,797 grey images of 8 x 8 pixels; the source has no test images of its own."""
     from sklearn.datasets import load_digits
@@ -43,51 +41,6 @@ def digits(request: ImageRequest) -> Listing:  # noqa: ARG001  (embedded in scik
     )
 
 
-@IMAGE_DATASETS.register("mnist")
-def mnist(request: ImageRequest) -> Listing:
-    """60,000 + 10,000 grey images of handwritten digits, 28 x 28."""
-    return _idx(
-        request,
-        "MNIST",
-        classes=tuple(str(i) for i in range(10)),
-        licence="CC BY-SA 3.0",
-        citation=(
-            "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition. "
-            "Proceedings of the IEEE 86, 1998"
-        ),
-    )
-
-
-@IMAGE_DATASETS.register("fashionmnist")
-def fashionmnist(request: ImageRequest) -> Listing:
-    """60,000 + 10,000 grey images of clothes, 28 x 28."""
-    from torchvision.datasets import FashionMNIST
-
-    return _idx(
-        request,
-        "FashionMNIST",
-        classes=tuple(FashionMNIST.classes),
-        licence="MIT",
-        citation=(
-            "H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
-            "Algorithms. arXiv 1708.07747, 2017"
-        ),
-    )
-
-
-@IMAGE_DATASETS.register("cifar10")
-def cifar10(request: ImageRequest) -> Listing:
-    """50,000 + 10,000 colour images, 32 x 32, of 10 classes."""
-    return _cifar(request, "CIFAR10")
-
-
-@IMAGE_DATASETS.register("cifar100")
-def cifar100(request: ImageRequest) -> Listing:
-    """50,000 + 10,000 colour images, 32 x 32, of 100 classes."""
-    return _cifar(request, "CIFAR100")
-
-
-@IMAGE_DATASETS.register("caltech101")
 def caltech101(request: ImageRequest) -> Listing:
     """About 8,700 photographs of different sizes, of 101 classes; the source has no test images of its own."""
     from torchvision.datasets import Caltech101
@@ -110,16 +63,15 @@ def caltech101(request: ImageRequest) -> Listing:
     )
 
 
-@IMAGE_DATASETS.register("flowers102")
 def flowers102(request: ImageRequest) -> Listing:
     """2,040 + 6,149 photographs of different sizes, of 102 classes; the source's train and val are trained on."""
     from torchvision.datasets import Flowers102
 
     inside = [f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")]
     root = _folder(request, "Flowers102", inside)
-    # A loader that hands on the path: torchvision knows which files there are, we decode those that are used.
+    # torchvision lists the files, and we decode those that are used: its loader returns the path.
     found = [
-        list(_open(request, partial(Flowers102, root, split=split, loader=_same), root / "flowers-102"))
+        list(_open(request, partial(Flowers102, root, split=split, loader=lambda path: path), root / "flowers-102"))
         for split in ("train", "val", "test")
     ]
     everything = [item for part in found for item in part]
@@ -138,11 +90,9 @@ def flowers102(request: ImageRequest) -> Listing:
     )
 
 
-def _same(path: Path) -> Path:
-    return path
+def _idx(request: ImageRequest, *, kind: str, licence: str, citation: str) -> Listing:
+    import torchvision.datasets
 
-
-def _idx(request: ImageRequest, kind: str, *, classes: tuple[str, ...], licence: str, citation: str) -> Listing:
     inside = [f"{kind}/raw/{name}" for name in _IDX]
     root = _folder(request, kind, inside)
     train, train_labels, test, test_labels = (_read_idx(root / file) for file in inside)
@@ -155,7 +105,7 @@ def _idx(request: ImageRequest, kind: str, *, classes: tuple[str, ...], licence:
         labels_N=np.concatenate([train_labels, test_labels]).astype(np.int64),
         ids_N=ids_N,
         is_test_N=ids_N >= len(train),
-        classes=classes,
+        classes=tuple(name.split(" - ")[0] for name in getattr(torchvision.datasets, kind).classes),
         licence=licence,
         citation=citation,
         read=from_memory(images_NCHW),
@@ -173,7 +123,7 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _cifar(request: ImageRequest, kind_name: str) -> Listing:
+def _cifar(request: ImageRequest, *, kind_name: str) -> Listing:
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, kind_name)
@@ -190,7 +140,7 @@ def _cifar(request: ImageRequest, kind_name: str) -> Listing:
         is_test_N=ids_N >= len(train.data),
         classes=tuple(train.classes),
         licence=UNKNOWN,
-        citation=_CIFAR_CITATION,
+        citation="A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009",
         read=from_memory(np.ascontiguousarray(images_NCHW)),
     )
 
@@ -206,7 +156,7 @@ def _open(request: ImageRequest, make: Callable[[], Any], folder: Path) -> Any:
 
 
 def _folder(request: ImageRequest, kind: str, inside: Sequence[str]) -> Path:
-    """The data folder, with the dataset's files in it; missing files are fetched where that was asked for.
+    """The data folder with the dataset's files; with ``download``, missing files are fetched first.
 
     Raises:
         MissingDataError: no folder was given, a file is missing, or the download failed.
@@ -245,3 +195,34 @@ def _missing(root: Path, inside: Sequence[str]) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+IMAGE_DATASETS.add("digits", digits)
+IMAGE_DATASETS.add(
+    "mnist",
+    partial(
+        _idx,
+        kind="MNIST",
+        licence="CC BY-SA 3.0",
+        citation=(
+            "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition. "
+            "Proceedings of the IEEE 86, 1998"
+        ),
+    ),
+)
+IMAGE_DATASETS.add(
+    "fashionmnist",
+    partial(
+        _idx,
+        kind="FashionMNIST",
+        licence="MIT",
+        citation=(
+            "H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
+            "Algorithms. arXiv 1708.07747, 2017"
+        ),
+    ),
+)
+IMAGE_DATASETS.add("cifar10", partial(_cifar, kind_name="CIFAR10"))
+IMAGE_DATASETS.add("cifar100", partial(_cifar, kind_name="CIFAR100"))
+IMAGE_DATASETS.add("caltech101", caltech101)
+IMAGE_DATASETS.add("flowers102", flowers102)

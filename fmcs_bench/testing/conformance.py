@@ -162,7 +162,7 @@ class EvaluatorConformance:
         for rows in (slice(5, 8), slice(0, 1), slice(None, None, -1)):
             self._check_equal(evaluator.predict_proba(maps_MDHW[rows]), probs_MK[rows], f"maps[{rows}] alone")
         transposed = np.ascontiguousarray(maps_MDHW.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
-        self._check_equal(evaluator.predict_proba(transposed), probs_MK, "the same maps in another memory layout")
+        self._check_equal(evaluator.predict_proba(transposed), probs_MK, "the same maps in a different memory layout")
 
     def test_the_seed_decides_the_fit(self) -> None:
         """Equal seeds give equal bytes, whatever the global generators did before; other seeds give other bytes."""
@@ -178,7 +178,7 @@ class EvaluatorConformance:
         same = other.to_bytes() == self._fit[0]
         _check(
             same == self.evaluator.deterministic,
-            f"deterministic = {self.evaluator.deterministic}, but another seed gives "
+            f"deterministic = {self.evaluator.deterministic}, but a second seed gives "
             f"{'the same' if same else 'other'} learned values",
         )
 
@@ -191,7 +191,7 @@ class EvaluatorConformance:
         differs = other.to_bytes() != self._fit[0]
         _check(
             differs == self.evaluator.uses_recipe,
-            f"uses_recipe = {self.evaluator.uses_recipe}, but another recipe gives "
+            f"uses_recipe = {self.evaluator.uses_recipe}, but a second recipe gives "
             f"{'other' if differs else 'the same'} learned values",
         )
 
@@ -262,7 +262,7 @@ class EvaluatorConformance:
             stated = self.evaluator.channel_invariant
             _check(
                 (difference <= self.tolerance) == stated,
-                f"channel_invariant = {stated}, but another order of the channels changes answers by {difference:.1e}",
+                f"channel_invariant = {stated}, but a new order of the channels changes answers by {difference:.1e}",
             )
 
     def test_any_shape_is_as_stated(self) -> None:

@@ -76,7 +76,7 @@ class BoostingEvaluator(StatisticEvaluator):
         """See ``Evaluator``. One entry of the curve for each round; all rounds are fitted, the best number is kept.
 
         Raises:
-            ProtocolError: this version of scikit-learn keeps its trees in another way than this code reads.
+            ProtocolError: this version of scikit-learn stores its trees in a way that this code cannot read.
         """
         self.check_stages(train)
         train_MF, validation_MF = self.statistics(train.maps_MDHW), self.statistics(validation.maps_MDHW)
@@ -92,12 +92,12 @@ class BoostingEvaluator(StatisticEvaluator):
             self.arrays = _arrays(model)
         except (AttributeError, ValueError) as error:
             raise ProtocolError(
-                f"the evaluator {self.name} finds no trees where {version} keeps them ({error}); take another version"
+                f"the evaluator {self.name} finds no trees in {version} ({error}); install a different version"
             ) from error
         own_MK = softmax(self.scores(validation_MF))
         if not np.allclose(own_MK, model.predict_proba(validation_MF), rtol=0, atol=TOLERANCE):
             raise ProtocolError(
-                f"{version} answers otherwise than its trees read by the evaluator {self.name}; take another version"
+                f"{version} and its trees, as the evaluator {self.name} reads them, differ; install a different version"
             )
         curve, best = self._curve(train_MF, train.stages_M, validation_MF, validation.stages_M)
         self.arrays = _first_rounds(self.arrays, best)
