@@ -1,17 +1,20 @@
-"""Where an FMCS dataset is: a folder here, or a place that fsspec reads.
+"""Where an FMCS dataset is: a folder, or a URL that fsspec reads.
 
-Flow: path or URL -> ``Location`` -> bytes of a file, sizes of all files, a Zarr store; asked again where a connection
-drops. Only ``put`` writes, one whole file. Messages name URLs without user, password and query, and no secret of the
-storage options.
+Requests are repeated where a connection fails. Messages show URLs without user, password and query, and no secret of
+the storage options. Only ``put`` writes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+import sys
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -22,7 +25,6 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, MissingDataError, WorkspaceError
-from fmcs_bench.store.retries import again, again_awaited
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -30,20 +32,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NOT_LISTED = ("http", "https")
-"""Protocols without a listing of a folder; sizes of files are then not compared before they are read."""
+"""Protocols that cannot list a folder; sizes of files are then not compared before they are read."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 """Protocols whose package is an extra of this one."""
 S3_KEYS = "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile; FSSPEC_S3_ANON=true needs none"
-TRY_THEMSELVES = ("s3", "s3a", "gs", "gcs")
-"""Protocols whose package asks again itself where a connection drops."""
+RETRY_THEMSELVES = ("s3", "s3a", "gs", "gcs")
+"""Protocols whose package repeats a request itself where a connection fails."""
+WAITS = (0.5, 2.0)
+"""Seconds before the second and the third attempt."""
+CONNECTION_ERRORS = (
+    ("aiohttp", "ClientConnectionError"), ("aiohttp", "ClientPayloadError"), ("httpx", "TransportError"),
+)  # fmt: skip
+"""What the packages of protocols raise where a connection fails, beside Python's own errors."""
 SECRET = re.compile("key|secret|token|pass|cred|auth|sas", re.IGNORECASE)
 """In the name of a storage option: no message shows its value."""
 BLOCK_BYTES = 1 << 23
-"""What is asked for at once of a file that is read in order."""
+"""Bytes of one request of a file that is read in order."""
 
 
 def is_url(text: object) -> bool:
-    """Whether this names a place by protocol.
+    """Whether this is a URL, and not a path.
 
     Example:
         >>> is_url("s3://bucket/name"), is_url("./folder")
@@ -62,13 +70,24 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", re.sub(r"://[^\s/?#'\"]*@", "://", text))
 
 
+def stays_inside(name: str) -> bool:
+    r"""Whether a name with forward slashes leads to a place below the folder that it is added to.
+
+    Example:
+        >>> [stays_inside(name) for name in ("a/b", "../b", "/b", "a/../../b", "", "c:/b", "a\\b")]
+        [True, False, False, False, False, False, False]
+    """
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:?#%]", name)
+
+
 class Location:
-    """A dataset's folder, here or elsewhere.
+    """A dataset's folder, on this machine or at a URL; names of files in it have forward slashes.
 
     Args:
         place: path of a folder, or a URL of any protocol that fsspec knows.
-        storage_options: of the protocol's package, as ``{"anon": True}``; what is left out comes from fsspec's
-            configuration, and from where the package looks for it.
+        storage_options: for the package of the protocol, such as ``{"anon": True}``; fsspec's configuration and the
+            environment give the rest.
 
     Attributes:
         local: the folder, where it is on this machine; else None.
@@ -89,7 +108,9 @@ class Location:
 
     def _open_url(self, url: str) -> None:
         shown = without_secrets(url)
-        self._secrets = [*secrets_of(url), *_secret_values(self.storage_options)]
+        if found := re.search(r"://([^/@]*:([^/@]+))@", url):  # libraries repeat parts of it in their messages
+            self._secrets = [found[1] + "@", found[2]]
+        self._secrets += _secret_values(self.storage_options)
         if "?" in url or "#" in url:
             raise ConfigError(f"{shown} was given with a query or a fragment; a folder of files has neither")
         try:
@@ -119,7 +140,7 @@ class Location:
         return self._connected
 
     def __str__(self) -> str:
-        return str(self.local) if self.local is not None else without_secrets(self._url)
+        return without_secrets(self.place)
 
     def __repr__(self) -> str:
         return f"Location({str(self)!r})"
@@ -129,11 +150,8 @@ class Location:
         """What it was opened with, secrets included; not for messages."""
         return str(self.local) if self.local is not None else self._url
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.place, "storage_options": self.storage_options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        Location.__init__(self, **state)
+    def __reduce__(self) -> tuple[type[Location], tuple[Any, ...]]:
+        return Location, (self.place, self.storage_options)
 
     def shown(self, name: str) -> str:
         """A file of the folder, for messages."""
@@ -148,9 +166,6 @@ class Location:
     def read_bytes(self, name: str) -> bytes:
         """All bytes of a file.
 
-        Args:
-            name: path inside the folder, with forward slashes.
-
         Raises:
             DatasetError: the name leads out of the folder, or the file cannot be read.
             MissingDataError: there is no such file.
@@ -158,44 +173,37 @@ class Location:
         if not stays_inside(name):
             raise DatasetError(f"{self} names a file outside its folder: {name!r}")
         if self.local is not None:
-            return self._asked(self.shown(name), (self.local / name).read_bytes)
-        return self._asked(self.shown(name), lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
+            return self._request(self.shown(name), (self.local / name).read_bytes)
+        return self._request(self.shown(name), lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
 
     def sha256(self, name: str) -> str:
         """SHA-256 (hexadecimal) of a file's bytes, read in blocks.
-
-        Args:
-            name: path inside the folder, with forward slashes.
 
         Raises:
             MissingDataError: there is no such file.
             DatasetError: it cannot be read.
         """
-        if self.local is not None:
-            here = self.local / name
-            return self._asked(self.shown(name), lambda: files.sha256_of_file(here))
 
         def read() -> str:
+            if self.local is not None:
+                return files.sha256_of_file(self.local / name)
             digest = hashlib.sha256()
             with self._stream(name) as stream:
                 while block := stream.read(BLOCK_BYTES):
                     digest.update(block)
             return digest.hexdigest()
 
-        return self._asked(self.shown(name), read)
+        return self._request(self.shown(name), read)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file, to be read from any position; one attempt, as its reader knows better when to come back.
-
-        Args:
-            name: path inside the folder, with forward slashes.
+        """A file, to be read from any position; its reader repeats what fails.
 
         Raises:
             MissingDataError: there is no such file.
             DatasetError: it cannot be opened.
         """
-        with self._asked(self.shown(name), lambda: self._stream(name), once=True) as stream:
+        with self._request(self.shown(name), lambda: self._stream(name), attempts=1) as stream:
             yield stream
 
     def _stream(self, name: str) -> BinaryIO:
@@ -205,80 +213,89 @@ class Location:
         return stream
 
     @property
-    def tries_itself(self) -> bool:
-        """Whether the protocol's package asks again where a connection drops, so that we need not."""
-        return _protocol(self._url) in TRY_THEMSELVES
+    def attempts(self) -> int:
+        """How often a request is made where a connection fails."""
+        return 1 if _protocol(self._url) in RETRY_THEMSELVES else len(WAITS) + 1
 
-    def _again(self, question: Callable[[], T]) -> T:
-        return question() if self.tries_itself else again(question)
-
-    def _asked(self, what: str, question: Callable[[], T], *, once: bool = False) -> T:
-        """The answer of the place, asked again after faults that may pass; its errors as ours."""
+    def _request(self, what: str, ask: Callable[[], T], *, attempts: int | None = None) -> T:
+        """The answer to a request, repeated after faults that may pass; its errors as ours."""
         try:
-            return question() if once else self._again(question)
+            for wait in WAITS[: (attempts or self.attempts) - 1]:
+                try:
+                    return ask()
+                except Exception as error:
+                    if not may_pass(error):
+                        raise
+                time.sleep(wait)
+            return ask()
         except FileNotFoundError:
             raise MissingDataError(f"{what} does not exist") from None
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self.unreadable(what, error) from None
 
     def sizes(self, names: Collection[str]) -> dict[str, int] | None:
-        """Size of these files, by name, without those that are missing; None where the protocol has no listing.
+        """Size of these files, by name, without those that are missing; None where the protocol cannot list files.
 
-        Elsewhere than here, one listing gives all files, and not one request for each.
+        At a URL, one request lists all files of the folder.
 
         Raises:
             DatasetError: the listing fails.
         """
-        if self.local is not None:
-            here = {name: self.local / name for name in names}
-            return {name: file.stat().st_size for name, file in here.items() if file.is_file()}
-        return self._listing()
+        if self.local is None:
+            return self._listing()
+        here = {name: self.local / name for name in names}
+        return {name: file.stat().st_size for name, file in here.items() if file.is_file()}
 
     def names(self) -> list[str] | None:
-        """Names of all files of the folder, sorted; None where the protocol has no listing.
+        """Names of all files of the folder, sorted; None where the protocol cannot list files.
 
         Raises:
             DatasetError: the listing fails.
         """
-        if self.local is not None:
-            here = self.local
-            return sorted(file.relative_to(here).as_posix() for file in here.rglob("*") if not file.is_dir())
-        listing = self._listing()
-        return None if listing is None else sorted(listing)
+        if self.local is None:
+            listing = self._listing()
+            return None if listing is None else sorted(listing)
+        here = self.local
+        return sorted(file.relative_to(here).as_posix() for file in here.rglob("*") if not file.is_dir())
 
     def _listing(self) -> dict[str, int] | None:
-        """Sizes of all files of a folder elsewhere, by their names."""
+        """Sizes of all files at the URL, by their names."""
         if _protocol(self._url) in NOT_LISTED:
             return None
-        try:
-            self._fs.invalidate_cache()  # what was listed before may have changed
-            found: dict[str, dict[str, Any]] = self._again(lambda: self._fs.find(self._root, detail=True))
-        except NotImplementedError:
+
+        def find() -> dict[str, dict[str, Any]] | None:
+            try:
+                found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+            except NotImplementedError:
+                return None
+            except FileNotFoundError:
+                return {}
+            return found
+
+        self._fs.invalidate_cache()  # what was listed before may have changed
+        listed = self._request(str(self), find)
+        if listed is None:
             return None
-        except FileNotFoundError:
-            return {}
-        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise self.unreadable(str(self), error) from None
         root = self._root.lstrip("/") + "/"
-        return {name.lstrip("/").removeprefix(root): int(info["size"]) for name, info in found.items()}
+        return {name.lstrip("/").removeprefix(root): int(info["size"]) for name, info in listed.items()}
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a file of this machine into the folder elsewhere, over what is there.
+        """Copy a file of this machine to the URL, over what is there.
 
         Args:
             file: to copy.
-            name: path inside the folder, with forward slashes.
+            name: path inside the folder.
 
         Raises:
             WorkspaceError: it cannot be written.
         """
         try:
-            self._again(lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
-        except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
-            raise WorkspaceError(f"{self.shown(name)} cannot be written: {self._told(error)}") from None
+            self._request(self.shown(name), lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
+        except DatasetError as error:
+            raise WorkspaceError(str(error).replace(" cannot be read: ", " cannot be written: ", 1)) from None
 
     def zarr_store(self, name: str, expected: Collection[str]) -> Store:
-        """A Zarr store to read from; a file that must be there and is not is an error, and not the fill value.
+        """A Zarr store to read from; a missing file is an error, and not the fill value.
 
         Args:
             name: of the store's folder inside this one.
@@ -295,11 +312,8 @@ class Location:
         """Our error for one of a library, without secrets; ours stay as they are."""
         if isinstance(error, FmcsBenchError):
             return error
-        return DatasetError(f"{what} cannot be read: {self._told(error)}")
-
-    def _told(self, error: Exception) -> str:
         hint = f"; {S3_KEYS}" if isinstance(error, PermissionError) and EXTRAS.get(_protocol(self._url)) == "s3" else ""
-        return f"{type(error).__name__}: {self._hide(error)}{hint}"
+        return DatasetError(f"{what} cannot be read: {type(error).__name__}: {self._hide(error)}{hint}")
 
     def _hide(self, error: Exception) -> str:
         text = without_secrets(str(error))
@@ -309,7 +323,7 @@ class Location:
 
 
 class _StrictStore(WrapperStore[Store]):
-    """A store that knows which files there must be, that asks again, and whose errors are ours.
+    """A store that knows which keys there must be, repeats requests, and raises our errors.
 
     Args:
         store: does the reading.
@@ -328,10 +342,7 @@ class _StrictStore(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         file = self._location.shown(f"{self._name}/{key}")
         try:
-            if self._location.tries_itself:
-                value = await self._store.get(key, prototype, byte_range)
-            else:
-                value = await again_awaited(lambda: self._store.get(key, prototype, byte_range))
+            value = await _repeated(lambda: self._store.get(key, prototype, byte_range), self._location.attempts)
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self._location.unreadable(file, error) from None
         if value is None and key in self._expected:
@@ -339,31 +350,32 @@ class _StrictStore(WrapperStore[Store]):
         return value
 
 
-def stays_inside(name: str) -> bool:
-    r"""Whether a name with forward slashes leads to a place below the folder that it is added to.
+async def _repeated(ask: Callable[[], Awaitable[T]], attempts: int) -> T:
+    for wait in WAITS[: attempts - 1]:
+        try:
+            return await ask()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+        await asyncio.sleep(wait)
+    return await ask()
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later.
 
     Example:
-        >>> [stays_inside(name) for name in ("a/b", "../b", "/b", "a/../../b", "", "c:/b", "a\\b")]
-        [True, False, False, False, False, False, False]
+        >>> may_pass(ConnectionResetError()), may_pass(PermissionError())
+        (True, False)
     """
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:?#%]", name)
-
-
-def secrets_of(url: str) -> list[str]:
-    """User with password, and password, as they stand in a URL: libraries repeat parts of it in their messages."""
-    found = re.search(r"://([^/@]*:([^/@]+))@", url)
-    return [found[1] + "@", found[2]] if found else []
+    found = (getattr(sys.modules.get(module), name, None) for module, name in CONNECTION_ERRORS)
+    return isinstance(error, (ConnectionError, TimeoutError, HTTPException, *filter(None, found)))
 
 
 def _secret_values(options: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            found += _secret_values(value)
-        elif isinstance(value, str) and value and SECRET.search(name):
-            found.append(value)
-    return found
+    nested = [_secret_values(value) for value in options.values() if isinstance(value, Mapping)]
+    own = [value for name, value in options.items() if isinstance(value, str) and value and SECRET.search(name)]
+    return own + [value for values in nested for value in values]
 
 
 def _protocol(url: str) -> str:

@@ -33,31 +33,30 @@ from fmcs_bench.store.publication import Part, chosen
 from fmcs_bench.store.selection import MapSelection, MapSet
 
 T = TypeVar("T")
-_GET_THE_REST = "; `fmcs-bench download` adds what is missing"
 
 
 class FmcsDataset:
     """A finished FMCS dataset, opened for reading; ``fmcs_bench.open`` makes one.
 
     Args:
-        place: its folder, a URL of a protocol that fsspec knows, as ``hf://datasets/owner/name``, or its location.
+        place: its folder, a URL of a protocol that fsspec knows, or its location.
         check: refuse a folder that is not as its manifest says.
 
     Attributes:
         location: where it is.
         manifest: the content of ``dataset.json``.
-        part: what of it is there; see ``fmcs_bench.store.publication``.
+        part: the runs, stages, splits and kinds of files that are there.
 
     Raises:
-        ConfigError: the URL's protocol is unknown or needs a package.
-        MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
+        ConfigError, MissingDataError, DatasetError: see ``open_dataset``.
     """
 
     def __init__(self, place: str | Path | Location, *, check: bool = True) -> None:
         self.location = place if isinstance(place, Location) else Location(place)
         self.manifest = read_manifest(self.location)
         self._check = check
+        self._map_arrays: dict[str, MapArray] = {}
+        self._image_arrays: dict[str, np.ndarray] = {}
         if check and not self.manifest.states_its_digest:
             raise DatasetError(
                 f"{self.location.shown(schema.MANIFEST)} was changed: its content does not have its digest"
@@ -67,7 +66,7 @@ class FmcsDataset:
             check_files(self.location, self.manifest, self.files)
 
     def __repr__(self) -> str:
-        return summary(self.manifest, str(self.location), None if self.is_whole else self.part)
+        return _summary(self)
 
     @property
     def path(self) -> Path:
@@ -80,12 +79,20 @@ class FmcsDataset:
             raise ConfigError(f"{self.location} is not on this machine; copy it into a folder and give that")
         return self.location.local
 
-    @cached_property
-    def maps(self) -> zarr.Group:
-        """The Zarr group with all arrays, for use with any Zarr tool."""
-        if self.location.local is not None:
-            return zarr.open_group(self.location.local / schema.MAPS, mode="r")
-        return open_group(self.location, self.files)
+    @property
+    def id(self) -> str:
+        """``<name>@<first 12 digits of the digest>``, as records name it."""
+        return self.manifest.id
+
+    @property
+    def num_stages(self) -> int:
+        """K."""
+        return self.manifest.config.stages
+
+    @property
+    def num_maps(self) -> int:
+        """Feature maps of all runs and stages."""
+        return self.manifest.num_maps
 
     @property
     def is_whole(self) -> bool:
@@ -97,11 +104,22 @@ class FmcsDataset:
         """Names of the manifest's files that are there: all, unless only a part was published or downloaded."""
         return self.part.files(self.manifest, self.maps_per_shard)
 
+    @cached_property
+    def maps(self) -> zarr.Group:
+        """The Zarr group with all arrays, for use with any Zarr tool."""
+        if self.location.local is not None:
+            return zarr.open_group(self.location.local / schema.MAPS, mode="r")
+        return open_group(self.location, self.files)
+
+    def seeds(self, role: schema.Role) -> list[int]:
+        """Seeds of the runs with this role."""
+        return [run.seed for run in self.manifest.runs if run.role == role]
+
     def maps_per_shard(self, array: str) -> int:
-        """Maps in a shard of an array, by its path in the store, from its metadata.
+        """Maps in a shard of an array, by its path in the store.
 
         Raises:
-            DatasetError: the metadata is damaged.
+            DatasetError: the array's metadata is damaged.
         """
         file = f"{schema.MAPS}/{array}/zarr.json"
         try:
@@ -122,33 +140,18 @@ class FmcsDataset:
         if name not in self.manifest.files:
             raise MissingDataError(f"{name} is no file of {self.location}; {nearest(name, self.manifest.files)}")
         if name not in self.files:
-            raise MissingDataError(f"{self.location} is a part of {self.id} without {name}{_GET_THE_REST}")
+            raise self._left_out(name)
         data = self.location.read_bytes(name)
         if self._check and hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise DatasetError(f"{self.location.shown(name)} was changed: its SHA-256 is not that of the manifest")
         return data
 
-    @property
-    def id(self) -> str:
-        """``<name>@<first 12 digits of the digest>``, as records name it."""
-        return self.manifest.id
-
-    @property
-    def num_stages(self) -> int:
-        """K."""
-        return self.manifest.config.stages
-
-    @property
-    def num_maps(self) -> int:
-        """Feature maps of all runs and stages."""
-        return self.manifest.num_maps
-
-    def seeds(self, role: schema.Role) -> list[int]:
-        """Seeds of the runs with this role."""
-        return [run.seed for run in self.manifest.runs if run.role == role]
+    def run_file(self, seed: int) -> schema.RunFile:
+        """Loss sequence, CQI and stages of a run."""
+        return schema.RunFile.from_json(json.loads(self.read_file(schema.trajectory_name(seed))))
 
     def array(self, name: str) -> zarr.Array[Any]:
-        """A lazy array by its path in the store, such as ``run-0/feature_maps``."""
+        """A lazy array by its path in the store, such as ``run-0/feature_maps``, as it is stored."""
         return codecs.open_array(self.maps, name)
 
     def map_array(self, seed: int, array: str = "feature_maps") -> MapArray:
@@ -163,20 +166,14 @@ class FmcsDataset:
             DatasetError: the run has no such array.
         """
         if "maps" not in self.part.kinds or (seed not in self.part.runs and seed in self._seeds):
-            raise MissingDataError(
-                f"{self.location} is a part of {self.id} without the maps of run {seed}{_GET_THE_REST}"
-            )
+            raise self._left_out(f"the maps of run {seed}")
         name = f"{schema.run_group(seed)}/{array}"
         if name not in self._map_arrays:
             self._map_arrays[name] = MapArray(self.location, name, self.manifest.config.codec, self.files)
         return self._map_arrays[name]
 
-    @cached_property
-    def _map_arrays(self) -> dict[str, MapArray]:
-        return {}
-
     def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Maps of consecutive images at one stage or checkpoint, whatever the codec.
+        """Maps of consecutive images at one stage or checkpoint, float16 [N, D, H, W].
 
         Args:
             seed: of the run.
@@ -185,36 +182,22 @@ class FmcsDataset:
             start: position of the first image.
             stop: position after the last image; None is the end.
 
-        Returns:
-            float16 [N, D, H, W].
-
         Raises:
-            DatasetError: the run has no such array, or a file is missing or damaged.
+            MissingDataError, DatasetError: see ``map_array``; or a file is missing or damaged.
         """
         maps = self.map_array(seed, array)
         image_N = np.arange(maps.shape[1])[start:stop]
         return gather([maps], np.zeros_like(image_N), np.full_like(image_N, range(maps.shape[0])[row]), image_N)
 
     def trajectory_maps(self, seed: int) -> np.ndarray:
-        """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W].
-
-        Raises:
-            DatasetError: this is not the test run.
-        """
-        maps = self.map_array(seed, "trajectory_maps")
-        row_M = np.repeat(np.arange(maps.shape[0]), maps.shape[1])
-        image_M = np.tile(np.arange(maps.shape[1]), maps.shape[0])
-        return gather([maps], np.zeros_like(row_M), row_M, image_M).reshape(maps.shape)
+        """Maps of a few test images at every checkpoint of the test run, float16 [P, N, D, H, W]."""
+        rows = range(self.map_array(seed, "trajectory_maps").shape[0])
+        return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in rows])
 
     def load_images(self, images: ImageOptions | None = None, *, progress: Progress = SILENT) -> ImageDataset:
         """The images that this dataset names, as they are here; compare ``sha256`` with the manifest's.
 
-        Args:
-            images: where their files are.
-            progress: shows the reading.
-
-        Raises:
-            FmcsBenchError: see ``load_images``.
+        For errors see ``fmcs_bench.images.load.load_images``.
         """
         config, images = self.manifest.config, images or ImageOptions()
         return load_images(
@@ -228,10 +211,6 @@ class FmcsDataset:
             progress=progress,
         )
 
-    def run_file(self, seed: int) -> schema.RunFile:
-        """Loss sequence, CQI and markers of a run."""
-        return schema.RunFile.from_json(json.loads(self.read_file(schema.trajectory_name(seed))))
-
     def sel(
         self,
         run: int | str | Iterable[int | str] | None = None,
@@ -242,13 +221,13 @@ class FmcsDataset:
     ) -> MapSelection:
         """Choose maps by run, stage and split; no map is read.
 
-        Of a dataset of which only a part is there, "every" and roles mean what is there.
+        Where only a part of a dataset is there, None and roles stand for what is there.
 
         Args:
             run: seed, or ``training``, ``validation`` or ``test`` for the runs of this role; None is every run.
             stage: FMCS, 1 .. K; None is every stage.
             split: ``train``, ``validation``, ``test`` or ``unseen``; None is every split.
-            limit: at most this many images of each run and split, those that come first; None is all.
+            limit: at most this many images of each run and split, the first ones; None is all.
 
         Returns:
             Run by run, each stage by stage, each in the order of the images. Every argument may also be several values;
@@ -260,83 +239,68 @@ class FmcsDataset:
             DatasetError: the dataset is damaged.
         """
         seeds = self._chosen_runs(run)
-        stages = self._chosen_of_part(stage, range(1, self.num_stages + 1), self.part.stages, "stage")
-        rows = [fmcs - 1 for fmcs in stages]
-        splits = self._chosen_of_part(split, SPLITS, self.part.splits, "split")
+        stages = self._chosen(stage, range(1, self.num_stages + 1), self.part.stages, "stage")
+        splits = self._chosen(split, SPLITS, self.part.splits, "split")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit = {limit}; the number of images must be 1 or more")
-        image_N, run_N = [], []  # of each run: position on the second axis, and in the arrays of all images
-        for seed in seeds:
-            of_run = np.asarray(self.array(f"{schema.run_group(seed)}/image")[...])
-            split_N = self._of_images("split")[of_run]
-            chosen = [np.flatnonzero(split_N == SPLITS.index(name))[:limit] for name in splits]
-            image_N.append(np.sort(np.concatenate(chosen)))
-            run_N.append(of_run[image_N[-1]])
-        nums = [len(rows) * len(images) for images in image_N]
-        if not sum(nums):
+        rows = np.array(stages) - 1
+        source_M, image_M, of_all_M = [], [], []  # of_all: position in the arrays of all images
+        for source, seed in enumerate(seeds):
+            all_N = np.asarray(self.array(f"{schema.run_group(seed)}/image")[...])
+            split_N = self._of_images("split")[all_N]
+            image_N = np.sort(
+                np.concatenate([np.flatnonzero(split_N == SPLITS.index(name))[:limit] for name in splits])
+            )
+            image_M.append(np.tile(image_N, len(rows)))
+            of_all_M.append(all_N[image_M[-1]])
+            source_M.append(np.full(len(image_M[-1]), source))
+        source_of_M, everywhere_M = np.concatenate(source_M), np.concatenate(of_all_M)
+        if not len(everywhere_M):
             raise ConfigError(
                 f"run {' or '.join(map(str, seeds))} of {self.manifest.name} has no image of the split "
                 f"{' or '.join(splits)}"
             )
-        everywhere_M = np.concatenate([np.tile(images, len(rows)) for images in run_N])
         return MapSelection(
             [self.map_array(seed) for seed in seeds],
-            source_M=np.repeat(np.arange(len(seeds)), nums),
-            image_M=np.concatenate([np.tile(images, len(rows)) for images in image_N]),
-            stages_M=np.concatenate([np.repeat(np.array(rows), len(images)) for images in image_N]),
+            source_M=source_of_M,
+            image_M=np.concatenate(image_M),
+            stages_M=np.concatenate([np.repeat(rows, len(of_run) // len(rows)) for of_run in image_M]),
             image_ids_M=self._of_images("image_id")[everywhere_M],
             labels_M=self._of_images("label")[everywhere_M],
             splits_M=self._of_images("split")[everywhere_M],
-            runs_M=np.repeat(np.array(seeds), nums),
+            runs_M=np.array(seeds)[source_of_M],
         )
 
     def select(self, seed: int, split: str, *, limit: int | None = None) -> MapSet:
-        """The maps of one run's images of one split, at all K stages, in memory: ``sel(seed, split=split).load()``.
-
-        Args:
-            seed: of the run.
-            split: ``train``, ``validation``, ``test`` or ``unseen``.
-            limit: at most this many images, those that come first.
-
-        Returns:
-            Stage by stage, each in the order of the images.
-
-        Raises:
-            ConfigError: the run has no image of that split, or the maps do not fit in memory.
-            MissingDataError: only a part of the dataset is there, without some of these maps.
-            DatasetError: the dataset is damaged.
-        """
+        """The maps of one run's images of one split, at all K stages, in memory; see ``sel``."""
         return self.sel(seed, range(1, self.num_stages + 1), split, limit=limit).load()
 
     def _of_images(self, name: str) -> np.ndarray:
         """A small array over all images, read once."""
-        if name not in self._read_arrays:
-            self._read_arrays[name] = np.asarray(self.array(name)[...])
-        return self._read_arrays[name]
-
-    @cached_property
-    def _read_arrays(self) -> dict[str, np.ndarray]:
-        return {}
+        if name not in self._image_arrays:
+            self._image_arrays[name] = np.asarray(self.array(name)[...])
+        return self._image_arrays[name]
 
     @property
     def _seeds(self) -> list[int]:
         return [info.seed for info in self.manifest.runs]
 
-    def _chosen_runs(self, run: int | str | Iterable[int | str] | None) -> list[int]:
-        roles: dict[int | str, list[int]] = {}
-        for info in self.manifest.runs:
-            roles.setdefault(info.role, [])
-            if info.seed in self.part.runs:
-                roles[info.role].append(info.seed)
-        here = [*self.part.runs, *(role for role, seeds in roles.items() if seeds)]
-        found: list[int] = []
-        for each in self._chosen_of_part(run, [*self._seeds, *roles], here, "run"):
-            found += roles[each] if isinstance(each, str) else [each]
-        return list(dict.fromkeys(found))
+    def _left_out(self, what: str, there: str = "") -> MissingDataError:
+        return MissingDataError(
+            f"{self.location} is a part of {self.id} without {what}{there}; `fmcs-bench download` adds what is missing"
+        )
 
-    def _chosen_of_part(
-        self, value: T | Iterable[T] | None, allowed: Sequence[T], here: Sequence[T], name: str
-    ) -> list[T]:
+    def _chosen_runs(self, run: int | str | Iterable[int | str] | None) -> list[int]:
+        roles: dict[int | str, list[int]] = {info.role: [] for info in self.manifest.runs}
+        for info in self.manifest.runs:
+            roles[info.role] += [info.seed] if info.seed in self.part.runs else []
+        here = [*self.part.runs, *(role for role, seeds in roles.items() if seeds)]
+        found = self._chosen(run, [*self._seeds, *roles], here, "run")
+        return list(
+            dict.fromkeys(seed for each in found for seed in ([each] if isinstance(each, int) else roles[each]))
+        )
+
+    def _chosen(self, value: T | Iterable[T] | None, allowed: Sequence[T], here: Sequence[T], name: str) -> list[T]:
         """The values that were asked for, each once, in their order; None is all that are here."""
         if value is None:
             return list(here)
@@ -344,10 +308,7 @@ class FmcsDataset:
         chosen(several, allowed, name)
         for each in several:
             if each not in here:
-                raise MissingDataError(
-                    f"{self.location} is a part of {self.id} without {name} {each}; it has {', '.join(map(str, here))}"
-                    f"{_GET_THE_REST}"
-                )
+                raise self._left_out(f"{name} {each}", f"; it has {', '.join(map(str, here))}")
         return list(dict.fromkeys(allowed[list(allowed).index(each)] for each in several))
 
 
@@ -522,45 +483,32 @@ def check_files(location: Location, manifest: schema.Manifest, expected: frozens
             raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
 
 
-def summary(manifest: schema.Manifest, place: str, part: Part | None = None) -> str:
-    """Maps, runs, images, sizes, and where and when it was made; a line each.
-
-    Args:
-        manifest: of the dataset.
-        place: where it lies.
-        part: what lies there; None is all.
-    """
+def _summary(dataset: FmcsDataset) -> str:
+    """Maps, runs, images, sizes, and where and when it was made; a line each."""
+    manifest, part = dataset.manifest, dataset.part
     channels, height, width = manifest.map_shape
-    roles = ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)
-    map_bytes = manifest.bytes_under(schema.MAPS)
-    checkpoint_bytes = manifest.bytes_under(schema.CHECKPOINTS)
-    error = manifest.map_error
-    loss = f"  loss    at most {error.largest:.3g} in a value, {error.mean:.3g} on average\n" if error else ""
+    images, made, error = manifest.images, manifest.environment, manifest.map_error
+    map_bytes, checkpoint_bytes = manifest.bytes_under(schema.MAPS), manifest.bytes_under(schema.CHECKPOINTS)
     position = "" if height * width > 1 else "; one position, a larger image size gives more"
-    images, made = manifest.images, manifest.environment
     size = images.statistics.size
     pixels = size if isinstance(size, str) else " x ".join(map(str, size))
-    seconds = ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items())
-    held = ""
-    if part is not None:
-        held = (
-            f"  part    {', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
-            f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole\n"
-        )
-    return (
-        f"FmcsDataset {manifest.id}\n"
-        f"{held}"
-        f"  maps    {manifest.num_maps:,} of {channels} x {height} x {width} float16, "
-        f"K = {manifest.config.stages} stages{position}\n"
-        f"  runs    {roles}\n"
-        f"  images  {', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
+    lines = {
+        "part": f"{', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
+        f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole",
+        "maps": f"{manifest.num_maps:,} of {channels} x {height} x {width} float16, K = {dataset.num_stages} "
+        f"stages{position}",
+        "runs": ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs),
+        "images": f"{', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
         f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; "
-        f"{len(images.classes):,} classes\n"
-        f"  disk    {map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; "
-        f"raw {manifest.raw_bytes / 1e6:,.1f} MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), "
-        f"{checkpoint_bytes / 1e6:,.1f} MB of checkpoints\n"
-        f"{loss}"
-        f"  made    {manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) "
-        f"with fmcs-bench {made.fmcs_bench}, torch {made.libraries['torch']}; {seconds}\n"
-        f"  path    {place}"
-    )
+        f"{len(images.classes):,} classes",
+        "disk": f"{map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; raw {manifest.raw_bytes / 1e6:,.1f} MB, "
+        f"{manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints",
+        "loss": f"at most {error.largest:.3g} in a value, {error.mean:.3g} on average" if error else "",
+        "made": f"{manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) with fmcs-bench "
+        f"{made.fmcs_bench}, torch {made.libraries['torch']}; "
+        + ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items()),
+        "path": str(dataset.location),
+    }
+    left_out = {"part"} if dataset.is_whole else set()
+    shown = [f"  {name:<7} {line}" for name, line in lines.items() if line and name not in left_out]
+    return "\n".join([f"FmcsDataset {manifest.id}", *shown])
