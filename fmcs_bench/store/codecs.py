@@ -52,7 +52,7 @@ def create_maps(
     per_chunk: int,
     dimensions: tuple[str, str],
 ) -> zarr.Array[Any]:
-    """Create an array for maps, replacing one of that name.
+    """Create an array for maps, in place of one of that name.
 
     Args:
         group: where.
@@ -60,7 +60,7 @@ def create_maps(
         codec: ``zstd`` or ``q8``.
         shape: (rows, images, D, H, W).
         per_shard: maps in a shard.
-        per_chunk: maps in an inner chunk.
+        per_chunk: maps in an inner chunk, a divisor of ``per_shard``.
         dimensions: names of the first two.
     """
     settings: Any = {"write_empty_chunks": True}  # looking for empty chunks costs half of zstd's speed
@@ -130,14 +130,13 @@ _ZSTD = Zstd(level=ZSTD_LEVEL)
 
 @dataclass(frozen=True)
 class Quantised:
-    """The maps of one shard in 8 bits, and how far they are from what they were made of.
+    """The maps of one shard in 8 bits, with their absolute errors.
 
     Attributes:
         numbers_NDHW: uint8.
         scale_D: float32; 0 where all values of the channel are 0.
         zero_point_D: uint8.
-        largest_error: largest absolute error of a value.
-        sum_of_errors: sum of the absolute errors.
+        largest_error, sum_of_errors: over all values.
     """
 
     numbers_NDHW: np.ndarray

@@ -44,11 +44,7 @@ class ShardReader:
     """Reads inner chunks of an array in the writer's layout without zarr-python; threads may share it.
 
     Values are those that zarr-python reads, except that a missing shard is an error and not zeros, and that bytes
-    behind a Zstandard frame inside its chunk are ignored.
-
-    Args:
-        folder: of the array.
-        metadata: content of its ``zarr.json``; see ``codecs.is_writers_layout``.
+    behind a Zstandard frame inside its chunk are ignored. Chunks are counted along the second axis over all shards.
     """
 
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
@@ -60,19 +56,14 @@ class ShardReader:
         self._shard = lru_cache(MAX_OPEN)(self._open)
 
     def encoded(self, row: int, chunk: int) -> memoryview | None:
-        """The bytes of an inner chunk, counted along the second axis over all shards; None where it was left out."""
+        """The bytes of an inner chunk; None where it was left out."""
         number, place = divmod(chunk, self.chunks_per_shard)
         data, spans = self._shard(row, number)
         begin, length = spans[place]
         return None if begin == codecs.MISSING else data[begin : begin + length]
 
     def read(self, row: int, chunk: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The stored numbers of an inner chunk [U, ...]; of the last one of the array, only those inside the array.
-
-        Args:
-            row: position on the first axis.
-            chunk: number of the chunk, counted along the second axis over all shards.
-            out: contiguous, where the numbers go; None makes a new array.
+        """The stored numbers of an inner chunk [U, ...] that lie inside the array, into ``out`` if given (contiguous).
 
         Raises:
             DatasetError: the shard is missing or damaged; the message names its file.
@@ -210,11 +201,7 @@ class MapArray:
         return self._shards.per_chunk if self._shards is not None else max(int(self._zarr().chunks[1]), ZARR_UNIT)
 
     def read_map(self, row: int, image: int) -> np.ndarray:
-        """One map, float16 [D, H, W].
-
-        Args:
-            row: position of the stage or checkpoint, from 0.
-            image: position on the second axis.
+        """One map, float16 [D, H, W], by its positions on the first two axes.
 
         Raises:
             DatasetError: a file is missing or damaged.
@@ -313,8 +300,7 @@ class MapIndex:
         source_M: int64, which array each map is in.
         image_M: int64, its position on the array's second axis.
         stages_M: int64, its position on the first: the class index 0 .. K - 1; the FMCS is one more.
-        image_ids_M: int64.
-        labels_M: int64, classes of the images.
+        image_ids_M, labels_M: int64, ids and classes of the images.
         splits_M: uint8, index into ``fmcs_bench.images.dataset.SPLITS``.
         runs_M: int64, seeds of the runs.
     """

@@ -159,7 +159,7 @@ class FmcsDataset:
 
         Args:
             seed: of the run.
-            array: ``feature_maps``, or ``trajectory_maps`` of the test run.
+            array: ``feature_maps``, or ``trajectory_maps``, which only the test run has.
 
         Raises:
             MissingDataError: only a part of the dataset is there, without these maps.
@@ -173,14 +173,7 @@ class FmcsDataset:
         return self._map_arrays[name]
 
     def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Maps of consecutive images at one stage or checkpoint, float16 [N, D, H, W].
-
-        Args:
-            seed: of the run.
-            array: ``feature_maps``, or ``trajectory_maps`` of the test run.
-            row: position of the stage or checkpoint, from 0.
-            start: position of the first image.
-            stop: position after the last image; None is the end.
+        """Maps of consecutive images at one stage or checkpoint (``row``, from 0), float16 [N, D, H, W].
 
         Raises:
             MissingDataError, DatasetError: see ``map_array``; or a file is missing or damaged.
@@ -411,7 +404,7 @@ def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> L
 
 
 def read_manifest(location: Location) -> schema.Manifest:
-    """The manifest in a dataset's folder, valid in itself; nothing is compared with it.
+    """The manifest of a dataset, valid in itself; nothing is compared with it.
 
     Raises:
         MissingDataError: there is no such folder.
@@ -461,22 +454,17 @@ def read_part(location: Location, manifest: schema.Manifest) -> Part:
 
 
 def check_files(location: Location, manifest: schema.Manifest, expected: frozenset[str]) -> None:
-    """Refuse a half-copied dataset: every file is there, inside the folder, with its size.
-
-    Args:
-        location: of the dataset.
-        manifest: its manifest.
-        expected: names of the files that must be there.
+    """Refuse a half-copied dataset.
 
     Raises:
-        DatasetError: a file is missing, of another size, or outside the folder.
+        DatasetError: an expected file is missing, of a different size, or outside the folder.
     """
     for name in manifest.files:
         if not location.keeps_inside(name):
             raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
     sizes = location.sizes(expected)
     if sizes is None:
-        return  # this place cannot list its files; each is looked at when it is read
+        return  # the protocol cannot list files; each is checked when it is read
     for name in sorted(expected):
         entry = manifest.files[name]
         if sizes.get(name) != entry.num_bytes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import google_crc32c
 import numpy as np
@@ -39,7 +39,7 @@ CHUNK_BYTES = 2**17
 
 @dataclass
 class _Block:
-    """A block that is being written. Each shard is encoded, then waits for the disk; the last one leaves the note."""
+    """A block that is being written. Each shard is encoded, then waits for the disk; the last one writes the note."""
 
     note: Path
     num_shards: int
@@ -48,15 +48,14 @@ class _Block:
     lock: Lock = field(default_factory=Lock)
 
     def commit(self, number: int, file: files.PendingFile, kept: dict[str, np.ndarray]) -> None:
-        """Wait until a shard is on the disk; note the block when all of them are."""
+        """Wait until a shard is on the disk; write the block's note when all of them are."""
         file.commit()
         with self.lock:
             self.kept[number] = kept
             if len(self.kept) < self.num_shards:
                 return
         parts = [self.kept[k] for k in range(self.num_shards)]
-        data = save({name: np.stack([part[name] for part in parts]) for name in kept})
-        files.write_atomically(self.note, data)
+        files.write_atomically(self.note, save({name: np.stack([part[name] for part in parts]) for name in kept}))
 
     def wait(self) -> None:
         """Until nothing of the block is being written any more, whether it went well or not."""
@@ -82,9 +81,7 @@ class DatasetWriter:
     def __init__(
         self, path: Path, map_shape: tuple[int, int, int], codec: str = "zstd", *, num_threads: int | None = None
     ) -> None:
-        self.path = path
-        self.map_shape = map_shape
-        self.codec = codec
+        self.path, self.map_shape, self.codec = path, map_shape, codec
         self.maps_per_shard, self.maps_per_chunk = shard_sizes(map_shape)
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
         self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
@@ -120,7 +117,7 @@ class DatasetWriter:
         num_checkpoints: int = 0,
         trajectory_image_N: np.ndarray | None = None,
     ) -> None:
-        """Create a run's group; what an earlier build left of it is replaced.
+        """Create a run's group, in place of what an earlier build left of it.
 
         Args:
             seed: of the run.
@@ -131,8 +128,7 @@ class DatasetWriter:
         """
         self.flush()
         self._shapes.clear()
-        notes = self._notes(seed)
-        for note in notes.glob("*/*"):
+        for note in self._notes(seed).glob("*/*"):
             note.unlink()
         group = self._root.create_group(schema.run_group(seed), overwrite=True)
         self._small(group, "image", image_N.astype(np.int64), "image")
@@ -140,10 +136,15 @@ class DatasetWriter:
             ("step", np.int64), ("epoch", np.float64), ("train_loss", np.float64), ("validation_accuracy", np.float64)
         ):  # fmt: skip
             self._small(group, name, np.array([getattr(stage, name) for stage in stages], dtype), "stage")
-        self._maps(group, "feature_maps", len(stages), len(image_N))
+        sizes = {"feature_maps": (len(stages), len(image_N))}
         if trajectory_image_N is not None:
             self._small(group, "trajectory_image", trajectory_image_N.astype(np.int64), "trajectory_image")
-            self._maps(group, "trajectory_maps", num_checkpoints, len(trajectory_image_N))
+            sizes["trajectory_maps"] = num_checkpoints, len(trajectory_image_N)
+        for name, size in sizes.items():
+            codecs.create_maps(
+                group, name, self.codec, (*size, *self.map_shape),
+                per_shard=self.maps_per_shard, per_chunk=self.maps_per_chunk, dimensions=DIMENSIONS[name],
+            )  # fmt: skip
 
     def missing(self, seed: int, array: str, first_row: int, num_images: int) -> list[int]:
         """Positions of the first image of the blocks that are not written yet, in order."""
@@ -170,12 +171,11 @@ class DatasetWriter:
         stop = start + block_KNDHW.shape[1]
         if start % self.maps_per_shard or (stop % self.maps_per_shard and stop != self._shape(seed, array)[1]):
             raise ValueError(f"images {start} to {stop} are no whole shards of {self.maps_per_shard}")
-        folder = self.path / schema.MAPS / schema.run_group(seed) / array / "c"
         block = _Block(self._note(seed, array, first_row, start), len(block_KNDHW))
+        name, shard = f"{schema.run_group(seed)}/{array}", start // self.maps_per_shard
         for k, maps_NDHW in enumerate(block_KNDHW):
-            row, shard = first_row + k, start // self.maps_per_shard
-            file = folder / str(row) / str(shard) / "0" / "0" / "0"
-            where = f"run {seed}, row {row}"
+            row = first_row + k
+            file, where = self.path / schema.shard_name(name, row, shard), f"run {seed}, row {row}"
             block.encoded.append(self._pool.submit(self._write_shard, block, k, file, maps_NDHW, where))
         self._blocks.append(block)
         while len(self._blocks) > 2:
@@ -230,10 +230,7 @@ class DatasetWriter:
         target.attrs.update({**names, "error": error.to_json()})
 
     def map_error(self) -> schema.MapError | None:
-        """Error of all maps that were written and finished; None where the codec loses nothing.
-
-        It is read from the attributes of the arrays, because another process may have written some of them.
-        """
+        """Error of all maps that were written, by any process; None where the codec loses nothing."""
         if self.codec != "q8":
             return None
         arrays = [array for _, group in sorted(self._root.groups()) for array in map(group.get, DIMENSIONS)]
@@ -284,17 +281,6 @@ class DatasetWriter:
         )  # fmt: skip
         array[...] = values
 
-    def _maps(self, group: zarr.Group, name: str, rows: int, num: int) -> zarr.Array[Any]:
-        return codecs.create_maps(
-            group,
-            name,
-            self.codec,
-            (rows, num, *self.map_shape),
-            per_shard=self.maps_per_shard,
-            per_chunk=self.maps_per_chunk,
-            dimensions=DIMENSIONS[name],
-        )
-
 
 def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: int) -> files.PendingFile:
     """Write one shard beside its place; ``commit`` waits for the disk. Memory holds one encoded inner chunk at a time.
@@ -302,8 +288,7 @@ def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: in
     Args:
         path: of the shard's file.
         maps_NDHW: C-contiguous; fewer than ``per_shard`` at the end of the array.
-        per_shard: maps in a shard.
-        per_chunk: maps in an inner chunk, a divisor of ``per_shard``.
+        per_shard, per_chunk: maps in a shard and in an inner chunk.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
