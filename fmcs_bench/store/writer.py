@@ -288,7 +288,8 @@ def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: in
     Args:
         path: of the shard's file.
         maps_NDHW: C-contiguous; fewer than ``per_shard`` at the end of the array.
-        per_shard, per_chunk: maps in a shard and in an inner chunk.
+        per_shard: maps in a shard.
+        per_chunk: maps in an inner chunk.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; no half-written file stays.
