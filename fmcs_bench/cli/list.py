@@ -1,30 +1,27 @@
-"""What can be named on the command line, a line each: backbones, datasets, evaluators, methods."""
+"""``fmcs-bench list``: what can be named on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import click
 
-from fmcs_bench.backbones.create import BACKBONE_LIBRARIES, BACKBONES, Description, describe, find_backbone
+from fmcs_bench.cli.options import json_option, print_json, print_table, workspace_option
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.evaluators.registry import EVALUATORS, find_evaluator
-from fmcs_bench.images.base import IMAGE_DATASETS
-from fmcs_bench.images.load import IMAGE_SCHEMES
-from fmcs_bench.store import reader
 from fmcs_bench.training.methods import METHODS
 
 _SECOND = {"smallcnn": "WIDTH"}
 
 
-def lines(what: str, workspace: Workspace) -> list[str]:
-    """The names of one kind.
-
-    Args:
-        what: ``backbones``, ``datasets``, ``evaluators`` or ``methods``.
-        workspace: whose FMCS datasets are listed.
-    """
+def _names(what: str, workspace: Workspace) -> list[str]:
+    """The names of one kind; of datasets, also those of the workspace."""
     if what == "backbones":
+        from fmcs_bench.backbones.create import BACKBONE_LIBRARIES, BACKBONES
+
         return [*BACKBONES, *(f"{library}/{_SECOND.get(library, 'NAME')}" for library in BACKBONE_LIBRARIES)]
     if what == "datasets":
+        from fmcs_bench.images.base import IMAGE_DATASETS
+        from fmcs_bench.images.load import IMAGE_SCHEMES
+        from fmcs_bench.store import reader
+
         built = sorted(path.parent.name for path in workspace.datasets.glob("*/dataset.json"))
         sources = [*IMAGE_DATASETS, *(usage for _, usage in IMAGE_SCHEMES.values())]
         return [
@@ -35,6 +32,8 @@ def lines(what: str, workspace: Workspace) -> list[str]:
             *(f"  {name} (unfinished: type its build command again)" for name in reader.unfinished_datasets(workspace)),
         ]
     if what == "evaluators":
+        from fmcs_bench.evaluators.registry import EVALUATORS, find_evaluator
+
         found = []
         for name in EVALUATORS:
             kind = find_evaluator(name)
@@ -48,16 +47,23 @@ def lines(what: str, workspace: Workspace) -> list[str]:
     return [*METHODS, "single-NAME (any backbone)"]
 
 
-def describe_backbones(image_size: int, names: Sequence[str] = ()) -> list[Description]:
-    """The maps of backbones at one image size.
+@click.command("list")
+@click.argument("what", type=click.Choice(["backbones", "datasets", "evaluators", "methods"]))
+@click.option("--size", type=click.IntRange(8, 1024), help="backbones: show their maps of images of this many pixels.")
+@click.option("--name", "names", multiple=True, help="backbones: which, with --size; repeat.  [default: short names]")
+@workspace_option
+@json_option
+def list_(what: str, size: int | None, names: tuple[str, ...], workspace: str, as_json: bool) -> None:
+    """List what can be named: backbones, (image) datasets, evaluators, methods."""
+    if (size is None and (names or as_json)) or (size is not None and what != "backbones"):
+        raise click.UsageError("--name and --json need --size, and these belong to `fmcs-bench list backbones`")
+    if size is None:
+        click.echo("\n".join(_names(what, Workspace(workspace))))
+        return
+    from fmcs_bench.backbones.create import BACKBONES, describe, find_backbone
+    from fmcs_bench.cli.tables import backbone_table
 
-    Args:
-        image_size: side of the square images, in pixels.
-        names: of the backbones; none is all short names.
-
-    Raises:
-        UnknownNameError: no such backbone.
-    """
     for name in names:  # before any is made, which takes time
         find_backbone(name)
-    return [describe(name, image_size) for name in names or BACKBONES]
+    rows = [describe(name, size) for name in names or BACKBONES]
+    print_json([row.to_json() for row in rows]) if as_json else print_table(backbone_table(rows))

@@ -1,8 +1,7 @@
-"""What the commands share: their group, which turns errors into a line and an exit code; options; printing."""
+"""What the commands share: options made from the fields of ``Options`` classes, and printing."""
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable, Collection
 from types import NoneType
@@ -11,50 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic_core import PydanticUndefined
 
-from fmcs_bench.core.errors import FmcsBenchError
 from fmcs_bench.core.options import Flag, Options, flags
 from fmcs_bench.core.workspace import DEFAULT_WORKSPACE
 from fmcs_bench.images.options import ImageOptions
-from fmcs_bench.jobs.options import Execution
 
 if TYPE_CHECKING:
+    from fmcs_bench.results.board import Table
     from fmcs_bench.results.evaluator_board import EvaluatorBoard
     from fmcs_bench.results.training_board import TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Made = TypeVar("Made", bound=Options)
-
-
-class _Failure(click.ClickException):
-    """Shown as one or two lines on standard error, without a traceback."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click types it as a class variable and reads the instance's
-
-
-class Commands(click.Group):
-    """Turns the errors that a person can act on into a line and an exit code; keeps the order of the verbs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """See click: the order in which commands were added."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """See click."""
-        try:
-            return super().invoke(ctx)
-        except FmcsBenchError as error:
-            raise _Failure(str(error), error.exit_code) from error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            message = (
-                f"the disk is full ({error.filename or 'while writing'}); free some space and type the command again"
-            )
-            raise _Failure(message, 1) from error
-        except KeyboardInterrupt:
-            raise _Failure("stopped; type the same command again and it goes on where it was", 1) from None
 
 
 def options_of(
@@ -177,10 +143,6 @@ def device_option(command: Command) -> Command:
 
 
 data_dir_option = options_of(ImageOptions, only=("data_dir",))
-images_option = options_of(ImageOptions, only=("image_source",))
-stream_option = options_of(ImageOptions, only=("stream_images",))
-engine_options = options_of(Execution, without=("device",))
-ENGINE_FIELDS = ("engine", "address", "unit_cpus", "unit_gpus")
 
 
 def json_option(command: Command) -> Command:
@@ -200,3 +162,12 @@ def print_board(board: EvaluatorBoard | TrainingBoard) -> None:
     from fmcs_bench.cli import tables
 
     tables.print_board(Console(highlight=False), board)
+
+
+def print_table(table: Table[Any]) -> None:
+    """Print a table for a person, or as plain text for a pipe."""
+    from rich.console import Console
+
+    from fmcs_bench.cli import tables
+
+    tables.print_table(Console(highlight=False), table)
