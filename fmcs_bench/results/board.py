@@ -30,8 +30,8 @@ class Form(NamedTuple):
     scale: float = 1.0
 
 
-NUMBER, SCORE, DIFFERENCE = Form(".3f"), Form(".2f"), Form("+.2f")
-PERCENT, POINTS, SPREAD = Form(".1f", 100), Form("+.2f", 100), Form(".2f", 100)
+NUMBER, SCORE, DIFFERENCE = Form("z.3f"), Form(".2f"), Form("+z.2f")
+PERCENT, POINTS, SPREAD = Form(".1f", 100), Form("+z.2f", 100), Form(".2f", 100)
 COUNT, SECONDS, PLAIN, P_VALUE = Form(",.0f"), Form(",.1f"), Form("g"), Form(".3f")
 
 
@@ -99,8 +99,7 @@ class Column(Generic[Row]):
                 return Cell(str(value), "", mark, value.best)
             case bool() | str():
                 return Cell(str(value), "", mark)
-        number = round(value, 12) + 0.0  # what is 0 but for rounding has no sign
-        return Cell(f"{self.form.scale * number:{self.form.spec}}", "", mark, value)
+        return Cell(f"{self.form.scale * value:{self.form.spec}}", "", mark, value)
 
     def frame_columns(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         """Its columns of a DataFrame."""

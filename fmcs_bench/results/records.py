@@ -188,6 +188,7 @@ class TrainingRecord(Record):
 
     track: Literal["training"] = "training"
     trial: TrainingTrial = Field(alias="unit")
+    num_stages: int = Field(ge=2, description="of the FMCS dataset: the largest score")
     metrics: TrainingMetrics
 
     @property

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
@@ -22,7 +23,7 @@ CORRELATION: Range = (-1.0, 1.0)
 """What a quantity can be: the interval of its mean is cut off there."""
 _MAX_PAIRS = 40
 _SAME_DIGITS = 12
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6
 
 
 class Estimate(NamedTuple):
@@ -108,7 +109,7 @@ def estimate(values: ArrayLike, within: Range = ANY, *, confidence: float = 0.95
     if num == 1:
         return Estimate(mean, None, None, None, num)
     std = float(values_S.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, num - 1)) * std / math.sqrt(num)
+    half = _critical_t(num - 1, confidence) * std / math.sqrt(num)
     return Estimate(mean, max(mean - half, least), min(mean + half, greatest), std, num)
 
 
@@ -144,7 +145,7 @@ def paired_difference(
     summary = estimate(difference_S, within, confidence=confidence)
     if summary.std is None:
         return PairedDifference(summary, None, None)
-    detectable = _detectable(summary.std, len(difference_S), level=1 - confidence)
+    detectable = _noncentrality(summary.num, confidence) * summary.std / math.sqrt(summary.num)
     return PairedDifference(summary, sign_flip_p_value(difference_S), detectable)
 
 
@@ -256,16 +257,20 @@ def _is_better(a_S: np.ndarray, b_S: np.ndarray, confidence: float) -> bool:
     if a + b == 0:
         return bool(difference > 0)
     freedom = (a + b) ** 2 / (a**2 / (len(a_S) - 1) + b**2 / (len(b_S) - 1))
-    return bool(difference > stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(a + b))
+    return bool(difference > _critical_t(freedom, confidence) * np.sqrt(a + b))
 
 
-def _detectable(std: float, num: int, *, level: float, power: float = 0.8) -> float:
-    """Effect at which a paired t-test of ``num`` pairs with spread ``std`` has the given power."""
-    critical = stats.t.ppf(1 - level / 2, num - 1)
+def _critical_t(freedom: float, confidence: float) -> float:
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
+@cache
+def _noncentrality(num: int, confidence: float, power: float = 0.8) -> float:
+    """True effect, in standard errors, that a paired t-test of ``num`` pairs finds with this power."""
+    critical = _critical_t(num - 1, confidence)
     # The other tail is left out: it adds less than 1e-5 to the power here, and SciPy answers NaN that far out.
     # With one degree of freedom the root is at 1.28 times the critical value, with many at the critical value + 0.84.
-    noncentrality = optimize.brentq(lambda x: stats.nct.sf(critical, num - 1, x) - power, 0.0, 2 * critical + 1)
-    return float(noncentrality * std / np.sqrt(num))
+    return float(optimize.brentq(lambda x: stats.nct.sf(critical, num - 1, x) - power, 0.0, 2 * critical + 1))
 
 
 def _checked(values: ArrayLike) -> np.ndarray:

@@ -84,11 +84,12 @@ def row_of(record: AnyTrial) -> dict[str, Any]:
         "settings": record.settings,
         "method": record.method,
         "seed": record.seed,
+        "num_stages": record.num_stages,
     }
     row |= {f"recipe_{name}": value for name, value in _fields(record.trial.recipe).items()}
     if isinstance(record, EvaluatorRecord):
         row |= _fields(record.trial)
-        traits = ("num_stages", "differentiable", "channel_invariant", "any_shape", "control")
+        traits = ("differentiable", "channel_invariant", "any_shape", "control")
         row |= {name: getattr(record, name) for name in traits}
         for subset in SUBSETS:
             row |= {f"{name}_{subset}": value for name, value in _fields(record.metrics[subset]).items()}

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 _BySeed = Mapping[int, float | None] | Mapping[int, float]
 _OF_SHARES: Range = (-1.0, 1.0)
-_FROM_ONE: Range = (1.0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ class SweepPoint:
     @cached_property
     def score_difference(self) -> PairedDifference | None:
         """Score minus the baseline's at equal seeds; None as for ``difference``, and where one was not watched."""
-        return _paired(self.score_differences)
+        largest = self.records[0].num_stages - 1.0
+        return _paired(self.score_differences, (-largest, largest))
 
     @cached_property
     def accuracy_curve(self) -> tuple[Estimate, ...]:
@@ -339,8 +339,8 @@ def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequ
         validation_accuracy=statistics.estimate([each.validation_accuracy for each in metrics], SHARE),
         test_accuracy=statistics.estimate(list(tests.values()), SHARE),
         best_test_accuracy=statistics.estimate_of_all([each.best_test_accuracy for each in metrics], SHARE),
-        score=statistics.estimate_of_all(list(scores.values()), _FROM_ONE) if is_comparable else None,
-        epoch=statistics.estimate_of_all([each.epoch for each in metrics], _FROM_ONE),
+        score=statistics.estimate_of_all(list(scores.values()), (1, records[0].num_stages)) if is_comparable else None,
+        epoch=statistics.estimate_of_all([each.epoch for each in metrics], statistics.ERROR),
         test_differences=_differences(tests, {r.seed: _test(r) for r in baseline}),
         score_differences=_differences(scores, {r.seed: _score(r) for r in baseline}) if is_comparable else {},
         records=records,
@@ -376,7 +376,7 @@ def _differences(own: _BySeed, base: _BySeed) -> dict[int, float]:
     return {seed: a - b for seed, (a, b) in pairs.items() if a is not None and b is not None}
 
 
-def _paired(differences: Mapping[int, float], within: Range = statistics.ANY) -> PairedDifference | None:
+def _paired(differences: Mapping[int, float], within: Range) -> PairedDifference | None:
     values = list(differences.values())
     return statistics.paired_difference(values, [0.0] * len(values), within) if values else None
 

@@ -281,6 +281,7 @@ class _Training:
             predictions_sha256=hashlib.sha256(packed).hexdigest(),
             created=environment.now(),
             trial=trial,
+            num_stages=trainings.dataset.num_stages,
             metrics=recompute(predictions),
         )
         if trainings.options.keep_weights:

@@ -173,6 +173,7 @@ def training_record(
             evaluator=judge,
             evaluator_digest=_sha256(judge) if judge else None,
         ),
+        num_stages=NUM_STAGES,
         metrics=TrainingMetrics(
             validation_accuracy=validation,
             test_accuracy=test,
