@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,14 +27,14 @@ from fmcs_bench.core.errors import ConfigError, DatasetError, FmcsBenchError, Mi
 from fmcs_bench.core.options import Options
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.hub.contents import HEADS, Contents, blamed_on, is_whole, printable
 from fmcs_bench.hub.errors import hub_errors
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import publication, schema
-from fmcs_bench.store.location import Location, is_url, stays_inside
-from fmcs_bench.store.publication import KINDS, PART, Part, chosen
+from fmcs_bench.store.location import Location, is_url
+from fmcs_bench.store.publication import PART, Part, chosen
 from fmcs_bench.store.reader import FmcsDataset, read_manifest, read_part
 
-HEADS = (publication.FILE, schema.MANIFEST, PART)
 LARGEST_HEAD = 256_000_000
 """Bytes of one of ``HEADS``; a million files need about 130 MB."""
 PARALLEL = 8
@@ -43,9 +42,6 @@ PARALLEL = 8
 BLOCK_BYTES = 1 << 20
 REPOSITORY = re.compile(r"(?:hf://datasets/|https://(?:huggingface\.co|hf\.co)/datasets/)?([\w-][\w.-]*/[\w-][\w.-]*?)"
                         r"(?:(?:@|/tree/)([^@\s]+?))?/?")  # fmt: skip
-RESERVED = re.compile(r"(\.git|con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Parts of a name that Windows reads as a device, and the folder in which git finds programs to run."""
-
 Entries = Mapping[str, schema.FileEntry]
 
 
@@ -101,13 +97,14 @@ def download(
     place = Workspace(workspace)
     found = _find(os.fspath(source), revision, progress)
     target = Path(to) if to is not None else None
-    asked = ([only] if isinstance(only, str) else [*only] or None, [*runs] or None, [*stages] or None)
+    kinds = [only] if isinstance(only, str) else [*only]
+    asked = {"kinds": kinds or None, "runs": [*runs] or None, "stages": [*stages] or None}
     if not found.is_local and (offline or constants.HF_HUB_OFFLINE):
         folders = [target] if target is not None else sorted(place.datasets.glob("[!.]*"))
-        return _offline(found, folders, *asked)
+        return _offline(found, folders, asked)
     with place.locked(), _disk_errors(), tempfile.TemporaryDirectory() as heads:
         contents = _fetch_contents(found, Path(heads))
-        wanted = contents.wanted(*asked)
+        wanted = _chosen(contents.part, asked, str(found))
         return _bring(found, contents, wanted, target or place.dataset(contents.manifest.name), progress)
 
 
@@ -209,10 +206,7 @@ def _find(typed: str, revision: str | None, progress: Progress) -> _Place | _Rep
             raise ConfigError(f"{typed} names the revision {inside}, and --revision {revision}; give one of them")
         return _Repository(repository[1], inside or revision)
     if not is_folder and not is_url(typed):
-        raise MissingDataError(
-            f"{typed!r} is no folder here, and no owner/name of a repository of the Hub; a URL such as "
-            "https://host/folder or s3://bucket/folder is a third way"
-        )
+        raise MissingDataError(f"{typed!r} is no folder, no owner/name of a repository of the Hub and no URL")
     if revision is not None:
         raise ConfigError(f"revision = {revision!r}: {typed} has no revisions; only repositories of the Hub do")
     if repository is not None:
@@ -220,105 +214,24 @@ def _find(typed: str, revision: str | None, progress: Progress) -> _Place | _Rep
     return _Place(Location(typed))
 
 
-class _Contents:
-    """The JSON files of a dataset in a folder: valid, in agreement, and without a name that must not become a file.
-
-    Args:
-        folder: with ``dataset.json``; ``publication.json`` and ``part.json`` may be there.
-        source: where they are from, for messages.
-        available: what of the dataset the source has, where ``part.json`` does not say it.
-
-    Raises:
-        FmcsBenchError: a file is damaged, or contradicts another.
-    """
-
-    def __init__(self, folder: Path, source: str, available: Part | None = None) -> None:
-        self.folder, self.source = folder, source
-        with _blamed_on(source, folder):
-            self._dataset = FmcsDataset(folder, check=False)
-            self.manifest = self._dataset.manifest
-            self._check_manifest()
-            self.publication = publication.read(Location(folder), self.manifest)
-            self.published: Entries = {} if self.publication is None else self.publication.files
-            own = {publication.FILE, schema.MANIFEST, PART, schema.DOWNLOAD}
-            if wrong := own & self.manifest.files.keys() or {publication.FILE, schema.DOWNLOAD} & self.published.keys():
-                raise DatasetError(f"{source} is damaged: it names {min(wrong)} as a file of the data")
-            for name in HEADS:
-                here, entry = folder / name, self.published.get(name)
-                stated = name != publication.FILE and self.publication is not None and available is None
-                if stated and here.is_file() and (entry is None or not _is_whole(here, entry)):
-                    raise DatasetError(f"{source}: {name} does not have the SHA-256 that {publication.FILE} states")
-            check_names([*self.manifest.files, *(self.published.keys() - own), *own], source)
-        part = available or self._dataset.part
-        has_parquet = any(_is_parquet(name) for name in self.published)
-        kinds = tuple(kind for kind in part.kinds if kind != "parquet" or has_parquet)
-        if not kinds:
-            raise DatasetError(f"{source} has neither maps nor Parquet files nor checkpoints")
-        self.part, self._has_parquet = part.model_copy(update={"kinds": kinds}), has_parquet
-
-    def _check_manifest(self) -> None:
-        manifest = self.manifest
-        if not manifest.states_its_digest:
-            raise DatasetError(f"{schema.MANIFEST} was changed: its content does not have its digest")
-        if manifest.name != manifest.config.dataset_name:
-            raise DatasetError("its name is not that of its configuration")
-        if len({run.seed for run in manifest.runs}) != len(manifest.runs):
-            raise DatasetError("two runs have one seed")
-        if set(manifest.images.num_images) != set(SPLITS):
-            raise DatasetError(f"its splits are not {', '.join(SPLITS)}")
-
-    def wanted(self, kinds: Any, runs: Any, stages: Any) -> Part:
-        """A part of what the source has; None is all.
-
-        Raises:
-            ConfigError: something that the source does not have.
-        """
-        try:
-            asked = {
-                "kinds": chosen(kinds, self.part.kinds, "only"),
-                "runs": chosen(runs, self.part.runs, "run"),
-                "stages": chosen(stages, self.part.stages, "stage"),
-            }
-        except ConfigError as error:
-            raise ConfigError(f"{self.source} does not have all that was asked for: {error}") from None
-        return self.part.model_copy(update=asked)
-
-    def files(self, part: Part) -> dict[str, schema.FileEntry]:
-        """Size and SHA-256 of all files of a part, but those in ``HEADS``."""
-        with _blamed_on(self.source, self.folder):
-            names = part.files(self.manifest, self._dataset.maps_per_shard)
-        added = {
-            name: entry
-            for name, entry in self.published.items()
-            if name not in HEADS and ("parquet" in part.kinds or not _is_parquet(name))
-        }
-        return {name: self.manifest.files[name] for name in sorted(names)} | added
-
-    def part_file(self, part: Part) -> bytes | None:
-        """Content of ``part.json`` of a folder with this part; None where nothing is left out."""
-        complete = {"maps", "checkpoints"} <= set(part.kinds) and not self._has_parquet
-        stated = part.model_copy(update={"kinds": KINDS}) if complete else part
-        return None if stated.is_whole(self.manifest) else files.to_json(part.to_json())
-
-
-def _fetch_contents(source: _Place | _Repository, folder: Path) -> _Contents:
+def _fetch_contents(source: _Place | _Repository, folder: Path) -> Contents:
     """The contents of a source, whose JSON files come into ``folder``."""
     source.fetch(dict.fromkeys(HEADS, LARGEST_HEAD), folder)
     if not (folder / schema.MANIFEST).is_file():
         raise MissingDataError(f"{source} has no {schema.MANIFEST}: it is no FMCS dataset, or an unfinished one")
-    with _blamed_on(str(source), folder):
+    with blamed_on(str(source), folder):
         manifest = read_manifest(Location(folder))
         if set(read_part(Location(folder), manifest).splits) != set(SPLITS):  # which shards hold maps of a split?
             names = [f"{schema.MAPS}/{schema.run_group(run.seed)}/feature_maps/zarr.json" for run in manifest.runs]
             source.fetch(dict.fromkeys(names, BLOCK_BYTES), folder)
             for name in names:
-                if name not in manifest.files or not _is_whole(folder / name, manifest.files[name]):
+                if name not in manifest.files or not is_whole(folder / name, manifest.files[name]):
                     raise DatasetError(f"{name} is missing, or does not have its SHA-256")
-    return _Contents(folder, str(source))
+    return Contents(folder, str(source))
 
 
 def _bring(
-    source: _Place | _Repository, contents: _Contents, wanted: Part, target: Path, progress: Progress
+    source: _Place | _Repository, contents: Contents, wanted: Part, target: Path, progress: Progress
 ) -> FmcsDataset:
     """Everything that is wanted and not in the target yet, checked, and then moved there."""
     here = _part_in(target, contents)
@@ -336,7 +249,7 @@ def _bring(
         progress.say(f"{target} has all of it; nothing was downloaded")
         return FmcsDataset(target)
     if contents.publication is not None and contents.publication.superseded_by is not None:
-        progress.say(f"{source} is superseded by {_printable(contents.publication.superseded_by)}")
+        progress.say(f"{source} is superseded by {printable(contents.publication.superseded_by)}")
     if here is not None and goal != wanted:
         progress.say(
             f"{target} then holds {', '.join(goal.kinds)} of the runs {', '.join(map(str, goal.runs))}, stages "
@@ -347,7 +260,7 @@ def _bring(
     if beside.is_symlink():
         raise WorkspaceError(f"{beside} is a symbolic link; remove it")
     beside.mkdir(exist_ok=True)
-    _fetch(source, {n: e for n, e in missing.items() if not _is_whole(beside / n, e)}, beside, target, progress)
+    _fetch(source, {n: e for n, e in missing.items() if not is_whole(beside / n, e)}, beside, target, progress)
     origin = Origin.make(
         source=str(source),
         asked=source.asked,
@@ -399,7 +312,7 @@ def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target:
             batch = names[start : start + 4 * PARALLEL]
             source.fetch({name: missing[name].num_bytes for name in batch}, folder)
             for name in batch:
-                if not _is_whole(folder / name, missing[name]):
+                if not is_whole(folder / name, missing[name]):
                     problem = "does not have its SHA-256" if (folder / name).is_file() else "is missing"
                     (folder / name).unlink(missing_ok=True)
                     raise DatasetError(
@@ -409,7 +322,7 @@ def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target:
             task.advance(len(batch))
 
 
-def _part_in(target: Path, contents: _Contents) -> Part | None:
+def _part_in(target: Path, contents: Contents) -> Part | None:
     """What of this dataset is in the target folder; None where it is empty, or there is none.
 
     Raises:
@@ -435,7 +348,7 @@ def _part_in(target: Path, contents: _Contents) -> Part | None:
     return part.model_copy(update={"kinds": tuple(k for k in part.kinds if k != "parquet" or is_published)})
 
 
-def _is_here(target: Path, name: str, entry: schema.FileEntry, contents: _Contents) -> bool:
+def _is_here(target: Path, name: str, entry: schema.FileEntry, contents: Contents) -> bool:
     """Whether the target has this file. Files of the data were checked when they came, and never change."""
     path = target / name
     if not path.is_file() or path.stat().st_size != entry.num_bytes:
@@ -443,7 +356,7 @@ def _is_here(target: Path, name: str, entry: schema.FileEntry, contents: _Conten
     return name in contents.manifest.files or files.sha256_of_file(path) == entry.sha256
 
 
-def _both(here: Part, wanted: Part, contents: _Contents) -> Part:
+def _both(here: Part, wanted: Part, contents: Contents) -> Part:
     """The smallest part that holds two."""
     whole = Part.of(contents.manifest)
     return whole.model_copy(
@@ -454,12 +367,8 @@ def _both(here: Part, wanted: Part, contents: _Contents) -> Part:
     )
 
 
-def _offline(source: _Place | _Repository, folders: Iterable[Path], kinds: Any, runs: Any, stages: Any) -> FmcsDataset:
-    """The dataset, where all that is wanted of it is here.
-
-    Raises:
-        MissingDataError: it is not.
-    """
+def _offline(source: _Place | _Repository, folders: Iterable[Path], asked: Mapping[str, Any]) -> FmcsDataset:
+    """The dataset, where all that is asked for is here; what the source has is known from ``download.json``."""
     where = f"{source}@{source.asked}" if source.asked else str(source)
     advice = "type the command again without --offline and HF_HUB_OFFLINE"
     for folder in folders:
@@ -469,84 +378,28 @@ def _offline(source: _Place | _Repository, folders: Iterable[Path], kinds: Any, 
                 break
     else:
         raise MissingDataError(f"offline, and no download of {where} is on this machine; {advice}")
-    contents = _Contents(folder, where, origin.available)
-    needed = contents.files(contents.wanted(kinds, runs, stages))
-    if missing := sorted(name for name, entry in needed.items() if not _is_here(folder, name, entry, contents)):
-        raise MissingDataError(
-            f"offline, and {len(missing)} files of {where} are not in {folder}: {', '.join(missing[:10])}"
-            f"{', ...' if len(missing) > 10 else ''}; {advice}"
-        )
-    return FmcsDataset(folder)
+    dataset, wanted = FmcsDataset(folder), _chosen(origin.available, asked, where)
+    for name in asked:
+        if missing := [str(value) for value in getattr(wanted, name) if value not in getattr(dataset.part, name)]:
+            raise MissingDataError(f"offline, and {folder} lacks the {name} {', '.join(missing)} of {where}; {advice}")
+    return dataset
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse names that cannot all be files below one folder, on any file system.
-
-    Args:
-        names: with forward slashes.
-        where: they stand, for the message.
+def _chosen(available: Part, asked: Mapping[str, Any], source: str) -> Part:
+    """A part of what the source has; None is all.
 
     Raises:
-        DatasetError: a name leads out, is not portable, or two are one where case or accents are written differently.
-
-    Example:
-        >>> check_names(["a/B.json", "a/b.json"], "dataset.json")
-        Traceback (most recent call last):
-        fmcs_bench.core.errors.DatasetError: ... # doctest: +ELLIPSIS
+        ConfigError: something that the source does not have.
     """
-    seen: dict[str, str] = {}
-    for name in names:
-        if not is_portable(name):
-            raise DatasetError(
-                f"{where} names a file that would lie outside its folder or that not every system can hold: "
-                f"{name[:200]!r}; nothing was downloaded"
-            )
-        other = seen.setdefault(_one_form(name), name)
-        if other is not name:
-            raise DatasetError(f"{where} names {other[:200]!r} and {name[:200]!r}, which are one file on some systems")
-    for name in seen.values():
-        for end in (found.start() for found in re.finditer("/", name)):
-            if (file := seen.get(_one_form(name[:end]))) is not None:
-                raise DatasetError(f"{where} names {file[:200]!r} as a file and, for {name[:200]!r}, as a folder")
-
-
-def is_portable(name: str) -> bool:
-    r"""Whether a name is that of a file below a folder on every system, written in one way only.
-
-    Example:
-        >>> [is_portable(name) for name in ("a/b.json", "../b", "a//b", "./a", "a\\b", "a/nul.txt", "a\n", "a. /b")]
-        [True, False, False, False, False, False, False, False]
-    """
-    return (
-        stays_inside(name)
-        and len(name) <= 1000
-        and name.isprintable()
-        and re.search(r'[<>|"*]', name) is None
-        and all(
-            0 < len(part.encode()) <= 255 and part[0] != " " and part[-1] not in " ." and not RESERVED.fullmatch(part)
-            for part in name.split("/")
-        )
-    )
-
-
-def _one_form(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _is_parquet(name: str) -> bool:
-    return name.startswith(f"{publication.PARQUET}/")
-
-
-def _is_whole(path: Path, entry: schema.FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.num_bytes and files.sha256_of_file(path) == entry.sha256
+    try:
+        found = {name: chosen(values, getattr(available, name), name) for name, values in asked.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{source} does not have all that was asked for: {error}") from None
+    return available.model_copy(update=found)
 
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _printable(text: str) -> str:
-    return "".join(character for character in text[:200] if character.isprintable())
 
 
 def _require_no_links(root: Path, name: str) -> None:
@@ -555,17 +408,6 @@ def _require_no_links(root: Path, name: str) -> None:
         path = path / part
         if path.is_symlink():
             raise DatasetError(f"{path} is a symbolic link, which may lead out of {root}; put the file itself there")
-
-
-@contextmanager
-def _blamed_on(source: str, folder: Path) -> Iterator[None]:
-    """Errors of the readers of JSON, in one short line that names the source and not the folder it was put in."""
-    try:
-        yield
-    except (FmcsBenchError, ValueError, RecursionError) as error:
-        text = " ".join(_printable(" ".join(str(error).replace(str(folder), source).split())[:500]).split())
-        text = text if source in text else f"{source} is damaged: {text}"
-        raise (MissingDataError if isinstance(error, MissingDataError) else DatasetError)(text) from None
 
 
 @contextmanager
