@@ -276,7 +276,7 @@ def test_a_diverged_training_is_noted_and_stops_no_other(dataset, workspace):
         run(dataset, workspace, *names, **options)
     assert [path.stat().st_mtime_ns for path in notes] == stamps
     plan = plan_dataset(dataset, workspace, TrainOptions.make(methods=names, **options), device="cpu")
-    assert [(row.done, row.failed, row.left) for row in plan.rows] == [(2, 0, 0), (0, 2, 0)]
+    assert [(row["done"], row["failed"], row["left"]) for row in plan.rows] == [(2, 0, 0), (0, 2, 0)]
     with pytest.raises(UnitsFailedError):
         run(dataset, workspace, *names, **options, retry=True)
     assert all(path.stat().st_mtime_ns > stamp for path, stamp in zip(notes, stamps, strict=True))
@@ -328,8 +328,8 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     (record,) = trained(workspace).values()
     plan = plan_dataset(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
     (row,) = plan.rows
-    assert row.basis == "1 finished training"
-    assert row.seconds == pytest.approx(2 * record.cost.seconds)
+    assert row["basis"] == "1 finished training"
+    assert row["seconds"] == pytest.approx(2 * record.cost.seconds)
     shown = train_command(workspace, *arguments, "--plan")
     lines = shown.stdout.splitlines()
     assert lines[0].startswith(f"Plan for {dataset.id}, settings 2ep-")
@@ -337,4 +337,4 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     assert baseline.split()[:7] == ["baseline", "1", "2", "100-101", "1", "0", "1"]
     assert lines[-1].startswith("5 of 6 trainings are left, about ")
     done = plan_dataset(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=2, seeds=1), device="cpu")
-    assert (done.rows[0].done, done.rows[0].basis, done.seconds) == (1, "", 0.0)
+    assert (done.rows[0]["done"], done.rows[0]["basis"], done.seconds) == (1, "", 0.0)
