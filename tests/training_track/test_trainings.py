@@ -1,35 +1,41 @@
 """Methods, controls, weights, watcher and failures of the training track, on a tiny dataset."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import build_tiny, subprocess_environment
 from safetensors.torch import load_file
-from test_training_track_runner import run, trained
 
 from fmcs_bench.cli.main import main
-from fmcs_bench.core.errors import ConfigError, MissingDataError, UnitsFailedError
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, UnitsFailedError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
-from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore
-from fmcs_bench.store.reader import all_datasets
+from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.store import schema
+from fmcs_bench.store.reader import all_datasets, open_dataset
 from fmcs_bench.training.loop import accuracy
 from fmcs_bench.training.losses import Objective
-from fmcs_bench.training.methods import METHODS, Method
+from fmcs_bench.training.methods import METHODS, Method, methods
 from fmcs_bench.training.recipes import Recipe
 from fmcs_bench.training.trajectory import checkpoint_key, image_batches, initial_backbone
-from fmcs_bench.training_track import runner as experiments
+from fmcs_bench.training_track import runner
 from fmcs_bench.training_track.estimate import MEASURED, plan_dataset
 from fmcs_bench.training_track.networks import make_network
 from fmcs_bench.training_track.options import TrainOptions
-from fmcs_bench.training_track.plan import plan_trials
-from fmcs_bench.training_track.runner import recompute
+from fmcs_bench.training_track.plan import convergence_epochs, plan_trials
+from fmcs_bench.training_track.runner import recompute, train_dataset
 
 CPU = torch.device("cpu")
 ALL = (*METHODS, "single-smallcnn/8", "single-smallcnn/8-ral", "dueheadnet-add-none-ral-random")
@@ -47,6 +53,108 @@ def dataset(workspace):
     return all_datasets(workspace)[0]
 
 
+def run(dataset, workspace, *names, **options):
+    return train_dataset(dataset, workspace, TrainOptions.make(methods=names, **({"seeds": 2} | options)), device="cpu")
+
+
+def trained(workspace):
+    return {(r.method, r.seed): r for r in RecordStore(workspace.records).all(TrainingRecord)}
+
+
+def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, workspace):
+    board = run(dataset, workspace, "baseline", "ral", "dueheadnet-concat-diversify-ral", rafs=(0.9, 0.5))
+    store = RecordStore(workspace.records)
+    found = store.all(TrainingRecord)
+    assert len(found) == 2 * (1 + 2 + 2)
+    images = set()
+    for record in found:
+        predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+        assert recompute(predictions) == record.metrics
+        images.add(tuple(predictions["test/image"].tolist()))
+        assert len(record.curve) == record.trial.epochs == convergence_epochs(dataset)
+        best = record.curve[record.metrics.epoch - 1].validation  # the first of the highest
+        assert best == record.metrics.validation_accuracy == max(epoch.validation for epoch in record.curve)
+        assert all(epoch.validation < best for epoch in record.curve[: record.metrics.epoch - 1])
+    assert len(images) == 1
+    split_of = dict(zip(dataset.array("image_id")[:], dataset.array("split")[:], strict=True))
+    assert {split_of[i] for i in next(iter(images))} == {3}  # the source's own test images
+    accuracy = {(r.method, r.seed): r.metrics.test_accuracy for r in found}
+    row = next(row for row in board.rows if row.family in ("ral-norm", "ral-conv"))
+    label = f"{row.family}@{row.chosen.raf:g}"
+    expected = np.mean([accuracy[label, seed] - accuracy["baseline", seed] for seed in (100, 101)])
+    assert row.difference.estimate.mean == pytest.approx(expected)
+    assert {point.raf for point in row.sweep} == {0.9, 0.5}
+
+
+def test_equal_trainings_are_equal_to_the_bit_and_finished_ones_are_not_repeated(dataset, workspace, judged, tmp_path):
+    run(dataset, workspace, "baseline", seeds=1)
+    store = RecordStore(workspace.records)
+    (first,) = store.all(TrainingRecord)
+    stamp = store.path(first).stat().st_mtime_ns
+    run(dataset, workspace, "baseline", seeds=1)
+    assert store.path(first).stat().st_mtime_ns == stamp
+    other = Workspace(shutil.copytree(judged, tmp_path / "other"))
+    run(dataset, other, "baseline", seeds=1)
+    (again,) = RecordStore(other.records).all(TrainingRecord)
+    assert (again.curve, again.predictions_sha256, again.key) == (first.curve, first.predictions_sha256, first.key)
+
+
+def test_ral_with_raf_one_is_not_a_method_of_its_own(dataset, workspace):
+    assert methods(["ral"], [1.0]) == []
+    with pytest.raises(ConfigError, match="nothing to train"):
+        run(dataset, workspace, "ral", rafs=(1.0,))
+
+
+def test_training_needs_fresh_seeds(tmp_path):
+    dataset = build_tiny(tmp_path, seed=99)
+    with pytest.raises(ConfigError, match=r"seeds \[100, 101\] are those of runs"):
+        run(dataset, Workspace(tmp_path), "baseline")
+
+
+def test_ral_without_an_evaluator_says_how_to_get_one(dataset, tmp_path):
+    with pytest.raises(MissingDataError, match="fmcs-bench evaluate digits-smallcnn-16px-tiny"):
+        run(dataset, Workspace(tmp_path / "empty"), "ral")
+    run(dataset, Workspace(tmp_path / "empty"), "baseline", seeds=1)  # needs no evaluator
+
+
+def test_an_evaluator_that_was_not_fitted_is_named(dataset, workspace):
+    with pytest.raises(MissingDataError, match=r"evaluator set was fitted .* fitted are .*norm"):
+        run(dataset, workspace, "ral", evaluator="set")
+
+
+def test_other_images_than_the_dataset_s_are_refused(dataset, workspace):
+    path = dataset.path / schema.MANIFEST
+    value = json.loads(path.read_bytes())
+    value["images"]["sha256"] = "0" * 64
+    manifest = schema.Manifest.from_json(value)
+    value["dataset_digest"] = schema.dataset_digest(manifest.config, manifest.images, manifest.files)
+    path.write_text(json.dumps(value))
+    with pytest.raises(DatasetError, match=r"are not those that .* was built from"):
+        run(open_dataset(dataset.path), workspace, "baseline")
+
+
+def test_a_killed_training_goes_on_and_keeps_what_was_finished(workspace):
+    command = [
+        sys.executable, "-m", "fmcs_bench", "train", "--method", "baseline", "--method", "dueheadnet-add-align",
+        "--seeds", "3", "--device", "cpu", "--workspace", str(workspace.root),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=subprocess_environment())
+    folder = workspace.records / "training"
+    while process.poll() is None and len(list(folder.rglob("seed-*.json"))) < 2:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("seed-*.json")}
+    assert 2 <= len(stamps) < 6
+    done = subprocess.run(command, capture_output=True, text=True, env=subprocess_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 6 were finished before" in done.stderr
+    for path, stamp in stamps.items():
+        assert path.stat().st_mtime_ns == stamp
+    assert len(RecordStore(workspace.records).all(TrainingRecord)) == 6
+    assert "dueheadnet-add-align" in done.stdout
+
+
 def planned(dataset, workspace, *names, **options):
     return plan_trials(dataset, workspace, TrainOptions.make(methods=names, **options), CPU)[1]
 
@@ -60,7 +168,7 @@ def test_every_method_is_trained_paired_and_watched(dataset, workspace, monkeypa
             batches.append((images_BCHW.clone(), labels_B.clone()))
             return super().__call__(model, images_BCHW, labels_B)
 
-    monkeypatch.setattr(experiments, "Objective", Recorded)
+    monkeypatch.setattr(runner, "Objective", Recorded)
     options = {"epochs": 1, "seeds": 1, "rafs": (0.5, 0.0), "evaluator": "norm"}
     board = run(dataset, workspace, *ALL, **options, augmentation="flip")
     records = trained(workspace)
@@ -239,11 +347,10 @@ def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(
 def test_recipes_have_names_lengths_and_changes(dataset, workspace):
     own = planned(dataset, workspace, "baseline")[0]
     assert own.recipe == dataset.manifest.config.recipe
-    code = planned(dataset, workspace, "baseline", recipe="dueheadnet-code", lr=0.05)
-    unit = code[0]
-    assert unit.recipe == Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.05, weight_decay=5e-4, batch_size=128)
-    assert unit.epochs == 200
-    assert unit.settings != own.settings
+    trial = planned(dataset, workspace, "baseline", recipe="dueheadnet-code", lr=0.05)[0]
+    assert trial.recipe == Recipe(name="dueheadnet-code", optimizer="sgd", lr=0.05, weight_decay=5e-4, batch_size=128)
+    assert trial.epochs == 200
+    assert trial.settings != own.settings
     assert planned(dataset, workspace, "baseline", recipe="dueheadnet-readme", epochs=2)[0].epochs == 2
     assert planned(dataset, workspace, "baseline", recipe="fmce")[0].epochs == own.epochs
     with pytest.raises(ConfigError, match="unknown option"):
