@@ -64,14 +64,6 @@ def test_a_backbone_is_the_network_it_is_named_after(name):
         torch.testing.assert_close(model(IMAGES), plain(IMAGES))
 
 
-def test_resnet50_maps_are_what_its_last_block_gives():
-    model = create_backbone("resnet50", 7, seed=0).eval()
-    seen = []
-    model.net.layer4.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    with torch.no_grad():
-        assert torch.equal(model.features(IMAGES), seen[0])
-
-
 @pytest.mark.parametrize("name", ["smallcnn", "shufflenet_v2", "timm/resnet10t"])
 def test_the_seed_alone_decides_the_weights(name):
     torch.manual_seed(1)
@@ -175,20 +167,10 @@ def test_add_sums_the_maps_and_concat_puts_them_side_by_side():
             first, second = model.heads(IMAGES)
             maps = model.features(IMAGES)
             assert torch.equal(model(IMAGES), model.classify(maps))
+            assert fusion == "concat" or torch.equal(model.classify(maps), model.first.classify(maps))
         assert maps.shape[1] == num_channels
         assert torch.equal(maps, first + second if fusion == "add" else torch.cat([first, second], dim=1))
         assert map_shape(model, SIZE) == (num_channels, 8, 8)
-
-
-def test_with_add_the_classifier_is_the_first_networks_own():
-    model = dueheadnet.create("smallcnn", 10, fusion="add", image_size=SIZE, seed=0).eval()
-    with torch.no_grad():
-        maps = model.features(IMAGES)
-        assert torch.equal(model.classify(maps), model.first.classify(maps))
-
-
-def test_with_concat_the_classifier_is_the_one_of_the_code():
-    model = dueheadnet.create("smallcnn", 10, fusion="concat", image_size=SIZE, seed=0)
     assert [type(layer) for layer in model.head] == [nn.Linear, nn.GELU, nn.Dropout, nn.Linear]
     assert model.head[2].p == 0.5
 

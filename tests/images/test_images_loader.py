@@ -1,7 +1,6 @@
 """Worker processes that decode streamed images ahead: their number, order, errors and end."""
 
 import gc
-import itertools
 import multiprocessing
 import os
 import pickle
@@ -23,8 +22,6 @@ from fmcs_bench.images import encoded, loader
 from fmcs_bench.images.encoded import Files
 from fmcs_bench.images.load import load_images
 from fmcs_bench.images.loader import BatchReader, default_num_workers
-from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.training.trajectory import image_batches
 
 
 @pytest.fixture(autouse=True)
@@ -194,21 +191,3 @@ def test_an_interrupt_ends_everything(pets, tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("processes are left")
-
-
-def test_order_and_composition_are_those_of_a_tensor(pets):
-    held, streamed = both(f"folder:{pets}")
-    device = torch.device("cpu")
-    order = torch.randperm(len(held.indices("train")), generator=torch.Generator().manual_seed(0))
-    found = [
-        image_batches(dataset, Preprocessor(dataset, 12), "train", device=device).in_order(order, 8)
-        for dataset in (held, streamed)
-    ]
-    rows = held.indices("train")
-    parts = order.tensor_split(-(-len(order) // 8))
-    prepare = Preprocessor(held, 12)
-    for (a, labels_a), (b, labels_b), part in itertools.zip_longest(*found, parts):
-        assert torch.equal(a, b)
-        assert torch.equal(labels_a, labels_b)
-        assert torch.equal(a, prepare(torch.from_numpy(held.images_NCHW[rows[part.numpy()]])))
-        np.testing.assert_array_equal(labels_a, held.labels_N[rows[part.numpy()]])
