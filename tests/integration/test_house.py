@@ -1,0 +1,28 @@
+"""The repository stays small: run with ``pytest -s``, or this file with Python, to see the counts."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for a run without pytest
+
+from helpers import house
+
+
+def test_the_counts_are_printed(capsys):
+    print(house.report(house.counts()))
+    assert "lines of the package" in capsys.readouterr().out
+
+
+def test_a_small_file_that_one_file_imports_is_found(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "user.py").write_text("from package import small\nfrom package.shared import x\n")
+    (package / "other.py").write_text("import package.shared\nimport package.long\n")
+    (package / "small.py").write_text("")
+    (package / "shared.py").write_text("x = 1\n")
+    (package / "long.py").write_text("\n" * house.SMALL)
+    assert house.small_files_of_one(package) == ["package.small"]
+
+
+if __name__ == "__main__":
+    print(house.report(house.counts()))
