@@ -138,7 +138,7 @@ def look(place: Location) -> dict[str, int]:
     """
     if place.place.startswith("hf://"):
         raise ConfigError(f"{place} is a place of the Hub; give --repo owner/name, which uploads in few commits")
-    there = place.sizes(())
+    there = place.sizes()
     if there is None:
         raise ConfigError(f"{place} cannot be listed, so nothing is copied there; give --to a folder or a bucket")
     return there

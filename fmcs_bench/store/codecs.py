@@ -33,12 +33,12 @@ _SERIAL = 32_000
 
 
 def scale_name(array: str) -> str:
-    """Name of the array with the scale of an array of q8."""
+    """Name of the array with the scale of an array of q8; ``zero_point_name`` of that with its zero points."""
     return f"{array}_scale"
 
 
 def zero_point_name(array: str) -> str:
-    """Name of the array with the number that stands for zero in an array of q8."""
+    """See ``scale_name``."""
     return f"{array}_zero_point"
 
 
@@ -52,16 +52,9 @@ def create_maps(
     per_chunk: int,
     dimensions: tuple[str, str],
 ) -> zarr.Array[Any]:
-    """Create an array for maps, in place of one of that name.
+    """Create an array (rows, images, D, H, W) for maps, in place of one of that name.
 
-    Args:
-        group: where.
-        name: of the array.
-        codec: ``zstd`` or ``q8``.
-        shape: (rows, images, D, H, W).
-        per_shard: maps in a shard.
-        per_chunk: maps in an inner chunk, a divisor of ``per_shard``.
-        dimensions: names of the first two.
+    ``per_shard`` and ``per_chunk`` are maps in a shard and in an inner chunk; ``dimensions`` names the first two axes.
     """
     settings: Any = {"write_empty_chunks": True}  # looking for empty chunks costs half of zstd's speed
     return group.create_array(
@@ -147,10 +140,7 @@ class Quantised:
 
 
 def quantise(maps_NDHW: np.ndarray) -> Quantised:
-    """Spread the 256 numbers of 8 bits evenly over the range of each channel, with zero on one of them.
-
-    Args:
-        maps_NDHW: float16, finite.
+    """Spread the 256 numbers of 8 bits evenly over the range of each channel of finite maps, with zero on one of them.
 
     Example:
         >>> q = quantise(np.array([[[[0, 51]]]], np.float16))
@@ -179,23 +169,15 @@ def quantise(maps_NDHW: np.ndarray) -> Quantised:
     return Quantised(numbers_NDHW, scale_D, zero_point_D, largest, total)
 
 
-def dequantise(
-    numbers_NDHW: np.ndarray, scale_D: np.ndarray, zero_point_D: np.ndarray, out: np.ndarray | None = None
-) -> np.ndarray:
-    """The values of q8's numbers, float16 [N, D, H, W]; within half a scale of what was quantised.
-
-    Args:
-        numbers_NDHW: uint8, of images of one shard.
-        scale_D: float32, of that row and shard.
-        zero_point_D: uint8, of that row and shard.
-        out: float16, where the values go; None makes a new array.
+def dequantise(numbers_NDHW: np.ndarray, scale_D: np.ndarray, zero_point_D: np.ndarray) -> np.ndarray:
+    """The values of q8's numbers (uint8, of one row and shard), float16; within half a scale of what was quantised.
 
     Example:
         >>> numbers_NDHW = np.array([[[[5, 255]]]], np.uint8)
         >>> dequantise(numbers_NDHW, np.array([0.2], np.float32), np.array([5], np.uint8)).tolist()
         [[[[0.0, 50.0]]]]
     """
-    maps_NDHW = np.empty(numbers_NDHW.shape, np.float16) if out is None else out
+    maps_NDHW = np.empty(numbers_NDHW.shape, np.float16)
     # PyTorch rounds to float16 several times as fast as NumPy, to the same bits; in parts so small that it works in
     # the caller's thread, because readers have threads of their own.
     scale, zero_point = (torch.from_numpy(of_D.astype(np.float32))[:, None, None] for of_D in (scale_D, zero_point_D))

@@ -197,12 +197,7 @@ class Location:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file, to be read from any position; its reader repeats what fails.
-
-        Raises:
-            MissingDataError: there is no such file.
-            DatasetError: it cannot be opened.
-        """
+        """A file, to be read from any position; its reader repeats what fails. Errors are those of ``sha256``."""
         with self._request(self.shown(name), lambda: self._stream(name), attempts=1) as stream:
             yield stream
 
@@ -233,33 +228,15 @@ class Location:
         except Exception as error:  # noqa: BLE001  (each protocol has errors of its own)
             raise self.unreadable(what, error) from None
 
-    def sizes(self, names: Collection[str]) -> dict[str, int] | None:
-        """Size of these files, by name, without those that are missing; None where the protocol cannot list files.
-
-        At a URL, one request lists all files of the folder.
+    def sizes(self) -> dict[str, int] | None:
+        """Size of all files by their names, -1 of a link to nothing; None where the protocol cannot list files.
 
         Raises:
             DatasetError: the listing fails.
         """
-        if self.local is None:
-            return self._listing()
-        here = {name: self.local / name for name in names}
-        return {name: file.stat().st_size for name, file in here.items() if file.is_file()}
-
-    def names(self) -> list[str] | None:
-        """Names of all files of the folder, sorted; None where the protocol cannot list files.
-
-        Raises:
-            DatasetError: the listing fails.
-        """
-        if self.local is None:
-            listing = self._listing()
-            return None if listing is None else sorted(listing)
-        here = self.local
-        return sorted(file.relative_to(here).as_posix() for file in here.rglob("*") if not file.is_dir())
-
-    def _listing(self) -> dict[str, int] | None:
-        """Sizes of all files at the URL, by their names."""
+        if self.local is not None:
+            here = [(file.relative_to(self.local), file) for file in self.local.rglob("*") if not file.is_dir()]
+            return {name.as_posix(): file.stat().st_size if file.exists() else -1 for name, file in here}
         if _protocol(self._url) in NOT_LISTED:
             return None
 
@@ -282,25 +259,16 @@ class Location:
     def put(self, file: Path, name: str) -> None:
         """Copy a file of this machine to the URL, over what is there.
 
-        Args:
-            file: to copy.
-            name: path inside the folder.
-
         Raises:
             WorkspaceError: it cannot be written.
         """
         try:
             self._request(self.shown(name), lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
-        except DatasetError as error:
+        except (DatasetError, MissingDataError) as error:
             raise WorkspaceError(str(error).replace(" cannot be read: ", " cannot be written: ", 1)) from None
 
     def zarr_store(self, name: str, expected: Collection[str]) -> Store:
-        """A Zarr store to read from; a missing file is an error, and not the fill value.
-
-        Args:
-            name: of the store's folder inside this one.
-            expected: paths inside the store of all files that must be there.
-        """
+        """The Zarr store in a folder, read-only; an expected file that is missing is an error, not the fill value."""
         store: Store
         if self.local is not None:
             store = LocalStore(self.local / name, read_only=True)
@@ -323,14 +291,7 @@ class Location:
 
 
 class _StrictStore(WrapperStore[Store]):
-    """A store that knows which keys there must be, repeats requests, and raises our errors.
-
-    Args:
-        store: does the reading.
-        location: of the dataset.
-        name: of the store's folder there.
-        expected: keys that must be there.
-    """
+    """A store that knows which keys there must be, repeats requests, and raises our errors."""
 
     def __init__(self, store: Store, location: Location, name: str, expected: Collection[str]) -> None:
         super().__init__(store)

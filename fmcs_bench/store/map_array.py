@@ -143,17 +143,12 @@ def _decompress(data: memoryview, out: np.ndarray) -> None:
 class MapArray:
     """One array of maps [row, image, channel, y, x], read as float16; it can be pickled, and threads may share it.
 
-    Args:
-        location: of the dataset.
-        name: path of the array in the store, such as ``run-0/feature_maps``.
-        codec: of the dataset.
-        files: names of all files of the dataset.
-
     Attributes:
+        name: path of the array in the store, such as ``run-0/feature_maps``.
         is_direct: whether shard files are read without zarr-python, as they are on this machine in the writer's layout.
 
     Raises:
-        DatasetError: there is no such array, or its metadata is damaged.
+        DatasetError: there is no such array, its metadata is damaged, or, when maps are read, a file is.
     """
 
     def __init__(self, location: Location, name: str, codec: str, files: frozenset[str]) -> None:
@@ -201,11 +196,7 @@ class MapArray:
         return self._shards.per_chunk if self._shards is not None else max(int(self._zarr().chunks[1]), ZARR_UNIT)
 
     def read_map(self, row: int, image: int) -> np.ndarray:
-        """One map, float16 [D, H, W], by its positions on the first two axes.
-
-        Raises:
-            DatasetError: a file is missing or damaged.
-        """
+        """One map, float16 [D, H, W], by its positions on the first two axes."""
         unit, take = divmod(image, self.unit)
         return np.asarray(self.read_unit(row, unit, np.array([take]) if self.unit > 1 else None)[0])
 
@@ -219,9 +210,6 @@ class MapArray:
             unit: number of the unit; it begins at the image ``unit * self.unit``.
             take_U: int64, positions of the maps inside the unit; None is all, in their order.
             out: float16, contiguous, where the maps go; None makes a new array.
-
-        Raises:
-            DatasetError: a file is missing or damaged.
         """
         if self._shards is not None and take_U is None and self.codec != "q8":
             return self._shards.read(row, unit, out)
@@ -319,12 +307,7 @@ class MapIndex:
 
 
 class Job(NamedTuple):
-    """Maps of one unit of an array, and their places in the result.
-
-    Attributes:
-        take_U: positions in the unit; None is all, in their order.
-        place_U: positions in the result.
-    """
+    """Maps of one unit of an array, at ``take_U`` (None: all), and their places in the result."""
 
     array: MapArray
     row: int
@@ -401,7 +384,7 @@ def gather(
     *,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Read M maps from anywhere, in the order given.
+    """Read M maps from anywhere, float16 [M, D, H, W], in the order given.
 
     Args:
         arrays: that the maps are in.
@@ -409,12 +392,6 @@ def gather(
         row_M: int64, position of the stage or checkpoint, from 0.
         image_M: int64, position on the second axis.
         threads: that decode; None is one for each core that this process may use.
-
-    Returns:
-        float16 [M, D, H, W].
-
-    Raises:
-        DatasetError: a file is missing or damaged.
     """
     maps_MDHW = np.empty((len(source_M), *arrays[0].map_shape), np.float16)
     threads = usable_cores() if threads is None else threads

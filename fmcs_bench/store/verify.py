@@ -75,7 +75,7 @@ class Report:
 
 @contextmanager
 def guarded(fault: Fault, what: str) -> Iterator[None]:
-    """Make a fault of whatever a library raises over damaged bytes; which error that is, only the library knows."""
+    """Make a fault of any error that a library raises for damaged bytes."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -118,8 +118,8 @@ class Verifier:
     def check_files(self, fault: Fault) -> str:
         """SHA-256 and size of every file, also of those that publishing added, and no other files."""
         expected = {name: self.manifest.files[name] for name in sorted(self.dataset.files)}
-        names = self.location.names()
-        own = (PART,) if schema.DOWNLOAD in (names or ()) else ()  # a download says itself which part it is
+        sizes = self.location.sizes()  # None where the protocol cannot list files
+        own = (PART,) if schema.DOWNLOAD in (sizes or ()) else ()  # a download has a part.json of its own
         if self.publication is not None:
             expected |= {
                 name: entry
@@ -127,7 +127,6 @@ class Verifier:
                 if name not in own
                 and ("parquet" in self.dataset.part.kinds or not name.startswith(f"{publication.PARQUET}/"))
             }
-        sizes = self.location.sizes(expected)  # None where the place has no listing
         for name, entry in expected.items():
             with guarded(fault, name):
                 if not self.location.keeps_inside(name):
@@ -138,13 +137,13 @@ class Verifier:
                     fault(f"{name} has {sizes[name]:,} bytes, not {entry.num_bytes:,}")
                 elif self.location.sha256(name) != entry.sha256:
                     fault(f"{name} was changed: its SHA-256 is not that of the manifest")
-        for name in names or ():
+        for name in sorted(sizes or ()):
             if name not in expected and name not in BESIDE and not name.startswith(".cache/"):
                 fault(f"{name} is not in the manifest")
         size = sum(entry.num_bytes for entry in expected.values())
         left_out = len(self.manifest.files) - len(self.dataset.files)
         also = f"; a part, without {left_out:,} files of the whole" if left_out else ""
-        others = "no others" if names is not None else "others cannot be listed here"
+        others = "no others" if sizes is not None else "others cannot be listed here"
         return f"{len(expected):,} files, {size / 1e6:,.1f} MB, {others}{also}"
 
     def check_images(self, fault: Fault) -> str:
@@ -178,25 +177,20 @@ class Verifier:
                 steps = [stage.step for stage in run.stages]
                 same_cqi = len(again.cqi) == len(run_file.cqi) and np.allclose(again.cqi, run_file.cqi, rtol=1e-6)
                 convergence_epoch = run_file.convergence_step / run_file.run.steps_per_epoch
-                for holds, told in (
-                    ((run_file.run.seed, run_file.role) == (run.seed, run.role), "seed or role is not the manifest's"),
-                    (run_file.stages == run.stages, "its stages are not those of the manifest"),
-                    (
-                        [stage.stage for stage in run.stages] == list(range(1, self.config.stages + 1)),
-                        "stages not 1 to K",
-                    ),
-                    (steps == sorted(set(steps)), f"the stages end at the steps {steps}, which do not increase"),
-                    (_same_stages(again, run_file), "its stages do not follow from its losses"),
-                    (same_cqi, "its CQI does not follow from its losses"),
-                    (again.convergence_step == run_file.convergence_step, "its convergence point does not follow"),
-                    (len(checkpoints) == run.num_checkpoints, "another number of checkpoints than in the manifest"),
-                    (
-                        np.isclose(convergence_epoch, run.convergence_epoch),
-                        "another convergence epoch than the manifest's",
-                    ),
-                ):
+                numbers = [stage.stage for stage in run.stages]
+                for text, holds in {
+                    "seed or role is not the manifest's": (run_file.run.seed, run_file.role) == (run.seed, run.role),
+                    "its stages are not those of the manifest": run_file.stages == run.stages,
+                    "stages not 1 to K": numbers == list(range(1, self.config.stages + 1)),
+                    f"the stages end at the steps {steps}, which do not increase": steps == sorted(set(steps)),
+                    "its stages do not follow from its losses": _same_stages(again, run_file),
+                    "its CQI does not follow from its losses": same_cqi,
+                    "its convergence point does not follow": again.convergence_step == run_file.convergence_step,
+                    "not the manifest's number of checkpoints": len(checkpoints) == run.num_checkpoints,
+                    "not the manifest's convergence epoch": np.isclose(convergence_epoch, run.convergence_epoch),
+                }.items():
                     if not holds:
-                        fault(f"{name}: {told}")
+                        fault(f"{name}: {text}")
             for what in ("step", "epoch", "train_loss", "validation_accuracy"):
                 array = f"{schema.run_group(run.seed)}/{what}"
                 with guarded(fault, array):
@@ -277,9 +271,8 @@ class Verifier:
                 with guarded(fault, f"trajectory maps of run {run.seed}"):
                     self._compare_trajectory(fault, run)
         if self.manifest.map_error is not None and largest != self.manifest.map_error.largest:
-            fault(
-                f"the arrays state a largest error of {largest:.6g}, the manifest {self.manifest.map_error.largest:.6g}"
-            )
+            stated = self.manifest.map_error.largest
+            fault(f"the arrays state a largest error of {largest:.6g}, the manifest {stated:.6g}")
         return f"{num_maps:,} maps, all values finite; maps along the test run agree with its stages"
 
     def check_checkpoints(self, fault: Fault) -> str:

@@ -152,17 +152,17 @@ class DatasetWriter:
         return [start for start in starts if not self._note(seed, array, first_row, start).exists()]
 
     def write(self, seed: int, array: str, first_row: int, start: int, block_KNDHW: np.ndarray) -> None:
-        """Write a block: the maps of one shard's images at neighbouring rows. Threads go on after the call returns.
+        """Write a block: the maps of one shard's images at neighbouring rows. Threads continue after the call returns.
 
-        Two blocks are in memory at most: the call waits until the block before is encoded. ``block_KNDHW`` must stay as
-        it is until the next call, or ``flush``, has returned.
+        At most two blocks are in memory: the call waits until the block before is encoded.
 
         Args:
             seed: of the run.
             array: ``feature_maps`` or ``trajectory_maps``.
             first_row: position of the first stage or checkpoint, from 0.
             start: position of the first image; a multiple of ``maps_per_shard``.
-            block_KNDHW: float16, finite; a whole shard of images, or the rest of the array.
+            block_KNDHW: float16, finite; a whole shard of images, or the rest of the array. It must not change until
+                the next call, or ``flush``, has returned.
 
         Raises:
             DatasetError: a value of a block before is not finite (float16 ends at 65,504).
@@ -189,12 +189,7 @@ class DatasetWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Wait until all blocks are on the disk.
-
-        Raises:
-            DatasetError: a value is not finite.
-            OSError: a shard could not be written.
-        """
+        """Wait until all blocks are on the disk; errors are those of ``write``."""
         blocks, self._blocks = self._blocks, deque()
         for block in blocks:
             block.wait()
@@ -202,11 +197,7 @@ class DatasetWriter:
             block.check()
 
     def finish(self, seed: int, array: str) -> None:
-        """End an array of which all blocks were written.
-
-        Raises:
-            OSError: the last block could not be written.
-        """
+        """End an array of which all blocks were written; errors are those of ``write``."""
         self.flush()
         if self.codec != "q8":
             return
