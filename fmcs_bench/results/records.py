@@ -85,21 +85,23 @@ class Record(Options):
     cost: Cost
     predictions_sha256: Sha256
     created: str
+    trial: EvaluatorTrial | TrainingTrial = Field(alias="unit")
+    num_stages: int = Field(ge=2, description="of the FMCS dataset: the largest score")
 
     @property
     @abstractmethod
     def method(self) -> str:
-        """Name of the method or evaluator: a row of the board."""
+        """Name of the evaluator with its head, or of the training method with its RAF: a row of the board."""
 
     @property
-    @abstractmethod
     def seed(self) -> int:
         """Seed of this repetition."""
+        return self.trial.seed
 
     @property
-    @abstractmethod
     def settings(self) -> str:
         """Names what is equal for all records that are compared: length, recipe, limits."""
+        return self.trial.settings
 
     @property
     def dataset_id(self) -> str:
@@ -127,7 +129,6 @@ class EvaluatorRecord(Record):
     track: Literal["evaluator"] = "evaluator"
     trial: EvaluatorTrial = Field(alias="unit")
     evaluator_digest: Sha256
-    num_stages: int = Field(ge=2)
     differentiable: bool
     channel_invariant: bool
     any_shape: bool
@@ -152,25 +153,15 @@ class EvaluatorRecord(Record):
 
     @property
     def method(self) -> str:
-        """Name of the evaluator, with its head where that is not softmax."""
+        """See ``Record``."""
         return self.trial.method
-
-    @property
-    def seed(self) -> int:
-        """Seed of the fit."""
-        return self.trial.seed
-
-    @property
-    def settings(self) -> str:
-        """See ``EvaluatorTrial``."""
-        return self.trial.settings
 
 
 class TrainingMetrics(Options):
     """Accuracies of the weights that were chosen. The test images are read once, with these weights.
 
-    ``best_test_accuracy`` is the highest over all epochs, chosen on the test images themselves: it flatters, and exists
-    only to stand beside sources that report it. None where it was not asked for.
+    ``best_test_accuracy`` is the highest over all epochs: it is too high, and stands beside sources that report it.
+    None where it was not asked for.
     """
 
     validation_accuracy: Share
@@ -188,23 +179,12 @@ class TrainingRecord(Record):
 
     track: Literal["training"] = "training"
     trial: TrainingTrial = Field(alias="unit")
-    num_stages: int = Field(ge=2, description="of the FMCS dataset: the largest score")
     metrics: TrainingMetrics
 
     @property
     def method(self) -> str:
-        """Family of the method, with its RAF where it has one."""
+        """See ``Record``."""
         return self.trial.label
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training."""
-        return self.trial.seed
-
-    @property
-    def settings(self) -> str:
-        """See ``TrainingTrial``."""
-        return self.trial.settings
 
 
 AnyRecord = TypeVar("AnyRecord", EvaluatorRecord, TrainingRecord)

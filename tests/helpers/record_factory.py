@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,14 +30,8 @@ STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 130, 190, 280, 400, 600)
 PROBS_KNK = np.random.default_rng(0).dirichlet(np.ones(NUM_STAGES), (NUM_STAGES, 12)).astype(np.float32)
 PREDICTIONS = pack_predictions({"test_run/probs": PROBS_KNK})
 EVALUATORS = {
-    "conv": 0.62,
-    "set": 0.41,
-    "resnet": 0.44,
-    "linear": 0.83,
-    "norm": 1.12,
-    "conv~permuted": 1.71,
-    "chance": 1.75,
-}
+    "conv": 0.62, "set": 0.41, "resnet": 0.44, "linear": 0.83, "norm": 1.12, "conv~permuted": 1.71, "chance": 1.75,
+}  # fmt: skip
 
 
 def environment() -> Environment:
@@ -267,38 +260,11 @@ def watched_records(
     return found
 
 
-RAFS = (0.95, 0.9, 0.85, 0.8, 0.78, 0.75, 0.7, 0.5, 0.2, 0.0)
 NETWORKS = tuple(
     {"network": "dueheadnet", "fusion": fusion, "constraint": constraint}
     for fusion in ("add", "concat")
     for constraint in ("none", "align", "diversify")
 )
-
-
-def large_grid(num_seeds: int = 5, *, rafs: Sequence[float] = RAFS) -> list[TrainingRecord]:
-    """Twenty-five families, of which eight are controls: RAL with six evaluators, DueHeadNet with and without RAL."""
-    plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
-    evaluators = {
-        "set": 0.008,
-        "conv": -0.004,
-        "resnet": 0.002,
-        "attention+corn": 0.006,
-        "random": -0.003,
-        "permuted": -0.006,
-    }
-    for name, gain in evaluators.items():
-        plans += [(*_loss(name, raf=raf), gain - 0.05 * (1 - raf) ** 2) for raf in rafs]
-    plans += [(Method.make(**network), None, 0.004 * i) for i, network in enumerate(NETWORKS)]
-    for name in ("set", "random"):
-        for i, network in enumerate(NETWORKS):
-            plans += [(*_loss(name, raf=r, **network), 0.003 * i - 0.03 * (1 - r) ** 2) for r in rafs if r > 0]
-    return watched_records(plans, num_seeds)
-
-
-def _loss(name: str, **options: Any) -> tuple[Method, str]:
-    """RAL with an evaluator of this name, or with ``set`` as one of its controls."""
-    control = options | ({"evaluator_kind": name} if name in ("random", "permuted") else {})
-    return Method.make(**control), {"random": "set", "permuted": "set~permuted"}.get(name, name)
 
 
 def write(root: Path, records: Iterable[EvaluatorRecord | TrainingRecord]) -> RecordStore:

@@ -122,30 +122,11 @@ def test_the_order_of_the_maps_changes_nothing():
         assert stage_metrics(probs[order], stages[order], groups[order]).to_json() == pytest.approx(expected)
 
 
-def test_groups_matter_only_as_names_of_images():
-    probs, stages, groups = random_answers()
-    expected = stage_metrics(probs, stages, groups)
-    assert stage_metrics(probs, stages, 5_000 - 3 * groups).to_json() == pytest.approx(expected.to_json())
-    rng = np.random.default_rng(0)
-    other_images = np.concatenate([rng.permutation(groups[:NUM_IMAGES]) for _ in range(NUM_STAGES)])
-    mixed = stage_metrics(probs, stages, other_images)
-    assert (mixed.accuracy, mixed.mae, mixed.ece) == (expected.accuracy, expected.mae, expected.ece)
-    assert mixed.violations != expected.violations
-
-
 def test_rounding_makes_no_order_of_equal_answers():
     stages, groups = np.repeat(np.arange(4), 50), np.tile(np.arange(50), 4)
     probs = np.full((200, 4), 0.25) + np.random.default_rng(0).normal(0, 1e-8, (200, 4))
     found = stage_metrics(probs, stages, groups)
     assert (found.tau_b, found.violations) == (0, 0)
-
-
-def test_float32_answers_with_rounding_give_the_same_metrics():
-    probs, stages, groups = random_answers()
-    rough = (probs * 1.0004).astype(np.float32)
-    check_probabilities(rough, *probs.shape, evaluator="x", split="y")
-    found, expected = stage_metrics(rough, stages, groups), stage_metrics(probs, stages, groups)
-    assert found.to_json() == pytest.approx(expected.to_json(), abs=1e-3)
 
 
 def test_confidence_on_the_edge_of_a_bin_belongs_below():
@@ -163,11 +144,7 @@ def test_rank_correlation_equals_pearson_of_mean_ranks():
     assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
     assert rank_correlation(a, np.exp(a)) == pytest.approx(1)
     assert rank_correlation(a, -a) == pytest.approx(-1)
-
-
-def test_rank_correlation_with_a_constant_is_undefined():
-    assert rank_correlation(np.arange(5), np.ones(5)) is None
-    assert rank_correlation(np.zeros(5), np.arange(5)) is None
+    assert rank_correlation(a, np.ones(50)) is None
 
 
 GOOD = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], dtype=np.float32)

@@ -165,12 +165,6 @@ def test_a_moved_record_is_refused_and_told_where_it_belongs(store, record):
         other.unlink()
 
 
-def test_a_record_of_one_track_is_none_of_the_other(store):
-    path = store.write(KINDS["training"], factory.PREDICTIONS)
-    with pytest.raises(RecordError, match="no valid EvaluatorRecord"):
-        store.read(EvaluatorRecord, path)
-
-
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "a\\b", "", ".hidden", "/x", "a\0", "a\n", "x" * 129])
 def test_hostile_names_never_become_a_record(name):
     value = KINDS["evaluator"].to_json()
@@ -190,20 +184,6 @@ def test_hostile_names_never_become_a_record(name):
 def test_a_digest_is_64_hexadecimal_digits(digest):
     with pytest.raises(ConfigError, match="dataset_digest"):
         EvaluatorRecord.from_json(KINDS["evaluator"].to_json() | {"dataset_digest": digest})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"evaluator": None},
-        {"evaluator_digest": None},
-        {"evaluator": None, "evaluator_digest": None},
-        {"method": factory.Method()},
-    ],
-)
-def test_a_judge_belongs_to_methods_with_raf_below_one_alone(change):
-    with pytest.raises(ValidationError, match="evaluator with its digest"):
-        TrainingTrial(**(dict(KINDS["training"].trial) | change))
 
 
 def test_the_name_of_a_trial_has_what_it_is():

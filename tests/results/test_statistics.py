@@ -86,12 +86,6 @@ def test_the_smallest_p_is_that_of_differences_of_one_sign(num: int) -> None:
     assert mixed >= found.smallest_p
 
 
-def test_the_smallest_p_after_holm_is_that_of_the_only_effect_in_the_family() -> None:
-    strongest = [1 / 16, 0.9, 0.7, 1.0]
-    assert statistics.smallest_holm_p_value([1 / 16] * 4) == statistics.holm(strongest)[0] == 0.25
-    assert statistics.smallest_holm_p_value([1 / 16]) == 1 / 16
-
-
 def test_sign_flip_enumerates_many_seeds_and_refuses_too_many() -> None:
     assert statistics.sign_flip_p_value(np.ones(20)) == 2 / 2**20
     many = numbers(0, 36)

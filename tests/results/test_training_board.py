@@ -100,28 +100,6 @@ def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: Traini
             assert point.score_difference.estimate[1:3] == pytest.approx((expected.low, expected.high))
 
 
-def test_every_point_of_the_sweep_has_its_difference(board: TrainingBoard) -> None:
-    base = [record.metrics.test_accuracy for record in row_of(board, "baseline").chosen.records]
-    for row in board.rows:
-        if row.family == "baseline":
-            continue
-        for point in row.sweep:
-            own = [record.metrics.test_accuracy for record in point.records]
-            expected = stats.ttest_rel(own, base).confidence_interval()
-            assert point.difference is not None
-            assert point.difference.estimate[1:3] == pytest.approx((expected.low, expected.high))
-            assert list(point.test_differences.values()) == pytest.approx(np.subtract(own, base))
-        assert row.difference is row.chosen.difference
-
-
-def test_without_an_epoch_that_was_chosen_the_score_is_that_of_the_last() -> None:
-    records = [factory.training_record(seed=seed, curve=[(0.5, 2.0), (0.4, 3.0 + seed)]) for seed in range(2)]
-    point = board_of(records).rows[0].chosen
-    assert point.score is not None
-    assert point.score.mean == 3.5
-    assert (point.epoch, point.best_test_accuracy) == (None, None)
-
-
 def test_what_one_seed_lacks_is_not_shown() -> None:
     watched = factory.training_record(seed=0, curve=[(0.5, 2.0)], epoch=1, best_test=0.9)
     point = board_of([watched, factory.training_record(seed=1)]).rows[0].chosen
@@ -162,11 +140,6 @@ def test_the_smallest_p_follows_from_the_seeds_and_after_holm_from_the_rows(num_
     # All three differences are of one sign at all seeds, so no p-value could be smaller.
     assert {row.difference.p_value for row in board.rows if row.difference} == {board.smallest_p}
     assert min(row.holm_p for row in board.rows if row.holm_p) == board.smallest_holm_p
-
-
-def test_without_a_test_there_is_no_smallest_p() -> None:
-    board = board_of([factory.training_record(), factory.training_record(0.9)])
-    assert (board.num_tested, board.smallest_p, board.smallest_holm_p) == (0, None, None)
 
 
 def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> None:
