@@ -48,6 +48,10 @@ def evaluator_for_training(dataset: FmcsDataset, workspace: Workspace, evaluator
     """
     name = None if evaluator is None else resolve_evaluator(evaluator)
     board = _board(dataset, workspace)
+    if board is None:
+        raise MissingDataError(
+            f"no evaluator was fitted on {dataset.id} yet; type `fmcs-bench evaluate {dataset.manifest.name}` first"
+        )
     row = board.chosen if name is None else next((row for row in board.rows if row.evaluator == name), None)
     if row is None:
         raise MissingDataError(
@@ -63,21 +67,17 @@ def evaluator_for_training(dataset: FmcsDataset, workspace: Workspace, evaluator
     return min(row.records, key=lambda record: (record.metrics["validation_run"].mae, record.seed))
 
 
-def _board(dataset: FmcsDataset, workspace: Workspace) -> EvaluatorBoard:
-    """The evaluators that were fitted on a dataset with the usual settings, or with the only ones there are."""
+def _board(dataset: FmcsDataset, workspace: Workspace) -> EvaluatorBoard | None:
+    """The evaluators fitted on a dataset with the usual settings, or the only ones; None where there are none."""
     every = [r for r in RecordStore(workspace.records).all(EvaluatorRecord) if r.dataset_id == dataset.id]
     boards = {board.settings: board for board in evaluator_boards(every)}
-    if not boards:
-        raise MissingDataError(
-            f"no evaluator was fitted on {dataset.id} yet; type `fmcs-bench evaluate {dataset.manifest.name}` first"
-        )
     usual = EvaluatorTrial(evaluator="any", seed=0).settings
     if usual not in boards and len(boards) > 1:
         raise ConfigError(
             f"evaluators were fitted on {dataset.id} with several settings ({', '.join(boards)}), none of them the "
             "usual ones; type `fmcs-bench evaluate` without --limit, --test-limit and --grid first"
         )
-    return boards.get(usual) or next(iter(boards.values()))
+    return boards.get(usual) or next(iter(boards.values()), None)
 
 
 def permuted_control(fitted: EvaluatorRecord, workspace: Workspace) -> EvaluatorRecord:
@@ -152,11 +152,8 @@ class TrainingEvaluators:
             fitted = evaluator_for_training(dataset, workspace, evaluator)
             if any(method.evaluator_kind == "permuted" for method in methods):
                 permuted = permuted_control(fitted, workspace)
-        try:
-            has_chosen = _board(dataset, workspace).chosen is not None
-        except MissingDataError:
-            has_chosen = False
-        if has_chosen:
+        board = _board(dataset, workspace)
+        if board is not None and board.chosen is not None:
             watcher = evaluator_for_training(dataset, workspace)
         return cls(workspace, device, fitted, permuted, watcher)
 

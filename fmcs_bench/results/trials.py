@@ -92,12 +92,7 @@ class EvaluatorTrial(Options):
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
-        """Every combination of the grid's values, the last field changing fastest; without a grid, one empty one.
-
-        Example:
-            >>> EvaluatorTrial(evaluator="a", seed=0, grid={"lr": (0.1, 0.01), "batch_size": (64,)}).combinations
-            ({'batch_size': 64, 'lr': 0.01}, {'batch_size': 64, 'lr': 0.1})
-        """
+        """Every combination of the grid's values, the last field changing fastest; without a grid, one empty one."""
         return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
 
     def with_recipe(self, combination: Combination) -> Self:
@@ -133,12 +128,7 @@ class EvaluatorTrial(Options):
 
     @property
     def settings(self) -> str:
-        """Names everything but evaluator, head, code, labels and seed; only fits with equal settings are compared.
-
-        Example:
-            >>> EvaluatorTrial(evaluator="a", seed=0).settings == EvaluatorTrial(evaluator="b", seed=1).settings
-            True
-        """
+        """Names everything but evaluator, head, code, labels and seed; only fits with equal settings are compared."""
         varied = {"evaluator", "head", "code", "labels", "seed"}
         return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
 

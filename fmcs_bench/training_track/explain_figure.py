@@ -5,11 +5,11 @@ N images, P networks, H height, W width.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from fmcs_bench.backbones.gradcam import Saliency
@@ -17,30 +17,9 @@ from fmcs_bench.core.figure_style import MUTED, ORANGE, house_style, short
 
 COLORS = "viridis"
 """Perceptually uniform, and readable with every kind of colour vision."""
-
-CELL, GAP, LINE, MARGIN = 0.92, 0.09, 0.19, 0.16
-"""Sizes in inches: of a cell, between cells, of a line of small print, around the sheet."""
-
-LABELS, HEAD, FOOT = 1.05, 1.04, 0.62
-"""Sizes in inches: width of the column of labels, height of titles, height of the colour scale."""
-
+CELL = 1.15
+"""Width and height of a cell with its small print, in inches."""
 DISPLAY_PIXELS, NAME_LENGTH = 128, 12
-
-
-class _Sheet:
-    """A figure with positions in inches from its upper left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.figure, self.width, self.height = Figure(figsize=(width, height)), width, height
-
-    def show(self, left: float, top: float, wide: float, high: float, picture_HW3: np.ndarray) -> None:
-        box = (left / self.width, 1 - (top + high) / self.height, wide / self.width, high / self.height)
-        axes = self.figure.add_axes(box)
-        axes.set_axis_off()
-        axes.imshow(picture_HW3, interpolation="none", aspect="auto")
-
-    def write(self, left: float, top: float, text: str, **style: Any) -> None:
-        self.figure.text(left / self.width, 1 - top / self.height, text, **({"va": "top"} | style))
 
 
 @house_style()
@@ -55,34 +34,41 @@ def saliency_figure(saliency: Saliency, title: str) -> Figure:
         title: dataset and run, or dataset and method.
     """
     num_networks, num_images = saliency.predicted_PN.shape
-    first, step, row = MARGIN + LABELS, CELL + GAP, CELL + LINE + GAP
-    body = MARGIN + HEAD
-    sheet = _Sheet(max(MARGIN + first + (num_networks + 1) * step, 6.6), body + num_images * row + FOOT)
+    width = max(CELL * (num_networks + 2), 6.6)
+    figure = Figure(figsize=(width, CELL * num_images + 1.7), layout="constrained")
     heading = f"Grad-CAM: {short(title, 120)}"
-    room = (sheet.width - 2 * MARGIN) * 72 / (0.7 * len(heading))  # a bold letter is 0.7 times as wide as high
-    sheet.write(MARGIN, MARGIN, heading, fontsize=min(11.5, room), fontweight="bold")
+    room = (width - 0.3) * 72 / (0.7 * len(heading))  # a bold letter is 0.7 times as wide as high
+    figure.suptitle(heading, fontsize=min(11.5, room), fontweight="bold")
+    grid = figure.subplots(num_images, num_networks + 1, squeeze=False)
+    for n, axes_P in enumerate(grid):
+        name = short(saliency.classes[int(saliency.labels_N[n])], NAME_LENGTH)
+        _show(axes_P[0], _magnified(saliency.images_NHWC[n]), f"id {saliency.image_ids_N[n]}", MUTED)
+        axes_P[0].set_ylabel(name, fontsize=9.5, fontweight="bold", rotation="horizontal", ha="right", va="center")
+        for p, axes in enumerate(axes_P[1:]):
+            predicted = int(saliency.predicted_PN[p, n])
+            color = MUTED if predicted == saliency.labels_N[n] else ORANGE
+            cell = overlay(saliency.images_NHWC[n], saliency.cams_PNHW[p, n])
+            _show(axes, cell, short(saliency.classes[predicted], NAME_LENGTH), color)
+    for axes, name in zip(grid[0], ["image\nval. accuracy", *saliency.networks], strict=True):
+        axes.set_title(name, fontsize=9, loc="center")
     whose = "the class that the network predicts" if saliency.target == "predicted" else "the image's label"
-    sheet.write(MARGIN, MARGIN + 0.27, f"where the maps hold evidence for {whose}", fontsize=9, color=MUTED)
-    for column, name in enumerate(["image", *saliency.networks]):
-        centre, top = first + column * step + CELL / 2, body - 2 * LINE - 0.02
-        upper, _, lower = name.partition("\n")
-        sheet.write(centre, top, upper, ha="center", fontsize=9, fontweight="bold")
-        sheet.write(centre, top + LINE, lower, ha="center", fontsize=8, color=MUTED)
-    sheet.write(first - 0.1, body - LINE - 0.02, "val. accuracy", ha="right", fontsize=8, color=MUTED)
-    for n in range(num_images):
-        top = body + n * row
-        _name_row(sheet, first - 0.1, top + CELL / 2, saliency, n)
-        sheet.show(first, top, CELL, CELL, _magnified(saliency.images_NHWC[n]))
-        for network in range(num_networks):
-            left = first + (network + 1) * step
-            sheet.show(left, top, CELL, CELL, overlay(saliency.images_NHWC[n], saliency.cams_PNHW[network, n]))
-            _name_answer(sheet, left + CELL / 2, top + CELL + 0.03, saliency, network, n)
-    _explain_scale(sheet, first, body + num_images * row + 0.12)
-    return sheet.figure
+    scale = figure.colorbar(
+        ScalarMappable(cmap=COLORS), ax=grid, location="bottom", shrink=0.5, aspect=40, ticks=[0, 1]
+    )
+    scale.ax.set_xticklabels(["no evidence", "most in the cell"], fontsize=8)
+    scale.set_label(f"evidence for {whose}; below each cell the predicted class, orange where it is wrong", fontsize=8)
+    return figure
+
+
+def _show(axes: Axes, image_HW3: np.ndarray, below: str, color: str) -> None:
+    axes.imshow(image_HW3, interpolation="none")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.set_xlabel(below, fontsize=8, color=color, fontweight="bold" if color == ORANGE else "normal")
 
 
 def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
-    """A map, by its largest value, over an image.
+    """A map, scaled by its largest value, over an image in grey.
 
     Args:
         image_HWC: float in [0, 1], three channels.
@@ -94,12 +80,7 @@ def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
     most = float(cam_HW.max())
     share_HW = _magnified((cam_HW / most if most > 0 else cam_HW)[..., None])[..., 0]
     grey_HW = _magnified(image_HWC) @ np.array([0.299, 0.587, 0.114])
-    return _mixed(grey_HW, share_HW)
-
-
-def _mixed(grey_HW: np.ndarray, share_HW: np.ndarray) -> np.ndarray:
-    color_HW3 = colormaps[COLORS](share_HW)[..., :3]
-    return np.asarray(0.38 * grey_HW[..., None] + 0.62 * color_HW3)
+    return np.asarray(0.38 * grey_HW[..., None] + 0.62 * colormaps[COLORS](share_HW)[..., :3])
 
 
 def _magnified(image_HWC: np.ndarray) -> np.ndarray:
@@ -108,27 +89,3 @@ def _magnified(image_HWC: np.ndarray) -> np.ndarray:
     image = torch.from_numpy(np.ascontiguousarray(image_HWC, dtype=np.float32)).permute(2, 0, 1)[None]
     found = torch.nn.functional.interpolate(image, scale_factor=float(times), mode="bilinear")
     return found[0].permute(1, 2, 0).numpy()
-
-
-def _name_row(sheet: _Sheet, right: float, middle: float, saliency: Saliency, n: int) -> None:
-    name = short(saliency.classes[int(saliency.labels_N[n])], NAME_LENGTH)
-    sheet.write(right, middle - 0.01, name, ha="right", va="bottom", fontsize=9.5, fontweight="bold")
-    sheet.write(right, middle + 0.04, f"id {saliency.image_ids_N[n]}", ha="right", fontsize=7, color=MUTED)
-
-
-def _name_answer(sheet: _Sheet, centre: float, top: float, saliency: Saliency, network: int, n: int) -> None:
-    predicted = int(saliency.predicted_PN[network, n])
-    right = predicted == saliency.labels_N[n]
-    style = {"color": MUTED} if right else {"color": ORANGE, "fontweight": "bold"}
-    sheet.write(centre, top, short(saliency.classes[predicted], NAME_LENGTH), ha="center", fontsize=8, **style)
-
-
-def _explain_scale(sheet: _Sheet, left: float, top: float) -> None:
-    """The colour scale over a mid grey, and the meaning of the small print."""
-    sheet.show(left, top, 1.5, 0.13, _mixed(np.full((1, 256), 0.5), np.linspace(0, 1, 256)[None]))
-    sheet.write(left, top + 0.17, "nothing", fontsize=7.5, color=MUTED)
-    sheet.write(left + 1.5, top + 0.17, "most of this cell", ha="right", fontsize=7.5, color=MUTED)
-    beside = left + 1.75
-    sheet.write(beside, top - 0.02, "below each cell: the predicted class;", fontsize=8)
-    wrong = "bold and orange where it is not the label"
-    sheet.write(beside, top + 0.15, wrong, fontsize=8, color=ORANGE, fontweight="bold")

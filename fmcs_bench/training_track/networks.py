@@ -39,11 +39,7 @@ TOLERANCE = 0.25
 
 
 def make_network(trial: TrainingTrial, num_classes: int) -> Backbone:
-    """The network of a trial with its initial weights; a single network and a first head of one seed are equal.
-
-    Raises:
-        FmcsBenchError: see ``make``.
-    """
+    """The network of a trial with its initial weights; a single network and a first head of one seed are equal."""
     return make(
         trial.method,
         trial.backbone,
@@ -70,7 +66,7 @@ def make(
     Raises:
         UnknownNameError: no such backbone.
         ConfigError: it cannot take these images, cannot be a head of DueHeadNet, or has no published weights.
-        MissingDataError: published weights cannot be had.
+        MissingDataError: published weights are not available.
     """
     name, options = (backbone, options) if method.backbone is None else (method.backbone, BackboneOptions())
     if method.network == "single":
@@ -87,22 +83,15 @@ def scored_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
 
 
 def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int) -> str:
-    """The single backbone whose number of parameters is nearest to that of DueHeadNet, of the same kind.
+    """The single backbone of the same kind whose number of parameters is nearest, as a ratio, to that of DueHeadNet.
 
-    DueHeadNet is the one with the fusion ``add``: two heads and one classifier. Near is a ratio, so that half and
-    double are equally far.
-
-    Args:
-        backbone: of DueHeadNet.
-        options: of that backbone.
-        num_classes: of the image dataset.
-        image_size: side of the images, in pixels.
+    DueHeadNet is the one with the fusion ``add``: two heads and one classifier.
 
     Returns:
-        A name for ``create_backbone``; of ``smallcnn`` a width, as ``smallcnn/23``.
+        A name for ``create_backbone``; for ``smallcnn`` a width, as ``smallcnn/23``.
 
     Raises:
-        ConfigError: the backbone is of no kind that comes in sizes, or no size is within 25 %.
+        ConfigError: no kind of this backbone is known, or no size is within 25 %.
 
     Example:
         >>> equal_parameters("smallcnn", BackboneOptions(), num_classes=10, image_size=32)
@@ -154,14 +143,6 @@ def longer(
 
     The ratio is that of the FLOPs of one step, forward and backward, of matrix products and convolutions, counted by
     PyTorch on the CPU with two images. It does not depend on weights or time.
-
-    Args:
-        backbone: of both.
-        options: of the backbone.
-        evaluator: frozen, on the CPU.
-        epochs: of RAL.
-        num_classes: of the image dataset.
-        image_size: side of the images, in pixels.
     """
     images_BCHW = torch.ones(2, 3, image_size, image_size)
 
@@ -190,8 +171,7 @@ def observe(
         precision: of the network.
 
     Returns:
-        The predicted class of every image, int64 [N]; and the expected FMCS, in [1, K], mean over images (and over the
-        two maps of an image where two heads are scored).
+        Predicted classes, int64 [N]; and the expected FMCS, in [1, K], mean over images (and over both scored heads).
     """
     model.eval()
     predicted, total = [], 0.0
