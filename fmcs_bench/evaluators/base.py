@@ -38,6 +38,10 @@ from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.selection import MapSet
 
 MapShape = tuple[int, int, int]
+TRAITS = ("differentiable", "channel_invariant", "any_shape")
+"""Traits that every evaluator states."""
+DEFAULT_TRAITS = ("deterministic", "takes_heads", "uses_recipe", "control")
+"""Traits with a default."""
 
 
 class Evaluator(ABC):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fmcs_bench.core import files
-from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, UnknownNameError
+from fmcs_bench.core.errors import ConfigError, DatasetError, UnknownNameError
 from fmcs_bench.core.options import Options
 from fmcs_bench.evaluators.base import Evaluator, MapShape
 from fmcs_bench.evaluators.registry import create_evaluator, evaluator_code
@@ -80,8 +80,6 @@ def _read(folder: Path) -> tuple[FittedInfo, bytes]:
     try:
         info = FittedInfo.from_json(json.loads((folder / DESCRIPTION).read_bytes()))
         data = (folder / WEIGHTS).read_bytes()
-    except HubError:
-        raise  # of a place in a bucket nothing is known then
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"there is no fitted evaluator in {folder}: {error}") from None
     if hashlib.sha256(data).hexdigest() != info.sha256:

@@ -21,7 +21,7 @@ from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError, nearest
 from fmcs_bench.core.options import NAME_PATTERN
 from fmcs_bench.core.registry import Registry
-from fmcs_bench.evaluators.base import Evaluator, MapShape
+from fmcs_bench.evaluators.base import DEFAULT_TRAITS, TRAITS, Evaluator, MapShape
 from fmcs_bench.evaluators.heads import HEADS
 from fmcs_bench.evaluators.models.attention import AttentionEvaluator
 from fmcs_bench.evaluators.models.boosting import BoostingEvaluator
@@ -39,7 +39,7 @@ from fmcs_bench.evaluators.models.spectrum import SpectrumEvaluator
 from fmcs_bench.results.trials import EvaluatorTrial, Head, Labels
 
 EVALUATORS: Registry[type[Evaluator]] = Registry("evaluator", group="fmcs_bench.evaluators")
-_OURS: tuple[type[Evaluator], ...] = (
+_BUILT_IN: tuple[type[Evaluator], ...] = (
     ChanceEvaluator,
     NormEvaluator,
     MomentsEvaluator,
@@ -54,14 +54,11 @@ _OURS: tuple[type[Evaluator], ...] = (
     LogisticEvaluator,
     BoostingEvaluator,
 )
-for _kind in _OURS:
+for _kind in _BUILT_IN:
     EVALUATORS.add(_kind.name, _kind)
 
 PERMUTED_CONTROL = "conv"
 """A fit of this one on permuted labels is on every board, because the published evaluator is of its kind."""
-TRAITS = ("differentiable", "channel_invariant", "any_shape")
-SWITCHES = ("deterministic", "takes_heads", "uses_recipe", "control")
-"""Traits that have a default."""
 
 
 @dataclass(frozen=True)
@@ -160,26 +157,21 @@ def parse_evaluators(typed: Sequence[str], head: Head = "softmax") -> list[Evalu
     if head not in HEADS:
         raise ConfigError(f"unknown head {head!r}; {nearest(head, HEADS)}")
     if not typed:
-        every = [
-            EvaluatorFit(name, head) for name in EVALUATORS if head == "softmax" or find_evaluator(name).takes_heads
-        ]
-        return [*every, EvaluatorFit(PERMUTED_CONTROL, head, "permuted")]
+        names = [name for name in EVALUATORS if head == "softmax" or find_evaluator(name).takes_heads]
+        return [*(EvaluatorFit(name, head) for name in names), EvaluatorFit(PERMUTED_CONTROL, head, "permuted")]
     found: dict[EvaluatorFit, None] = {}
-    kinds: dict[str, tuple[str, str | None]] = {}
+    codes: dict[str, tuple[str, str | None]] = {}
     for text in typed:
         fit, tilde, labels = resolve_evaluator(text).partition("~")
         name, _, own = fit.partition("+")
-        kind = (
-            find_evaluator(name).__qualname__,
-            evaluator_code(name),
-        )  # a wrong name is told before anything is fitted
-        if kinds.setdefault(name, kind) != kind:
+        kind, code = find_evaluator(name), evaluator_code(name)
+        if codes.setdefault(name, (kind.__qualname__, code)) != (kind.__qualname__, code):
             raise ConfigError(f"{text!r} and one more evaluator have the name {name!r}; rename one of them")
         chosen = next((known for known in HEADS if known == (own or head)), None)
         if chosen is None:
             raise ConfigError(f"unknown head {own!r} in {text!r}; {nearest(own, HEADS)}")
-        if chosen != "softmax" and not find_evaluator(name).takes_heads:
-            raise ConfigError(f"the evaluator {name} has no network, so it has no head {chosen!r}; leave the head out")
+        if chosen != "softmax" and not kind.takes_heads:
+            raise ConfigError(f"the evaluator {name} is no network, so it has no head {chosen!r}; leave the head out")
         if tilde and labels != "permuted":
             raise ConfigError(f"unknown labels {labels!r} in {text!r}; after ~ only permuted is allowed")
         found[EvaluatorFit(name, chosen, "permuted" if tilde else "true")] = None
@@ -200,19 +192,19 @@ def resolve_evaluator(typed: str) -> str:
         ConfigError: no such class in it, it is no evaluator, or its name is taken.
         PluginError: the file raises an error, which is the cause.
     """
-    place, colon, class_and_head = typed.rpartition(":")
+    file, colon, class_and_head = typed.rpartition(":")
     if not colon:
         if typed.endswith(".py"):
             raise ConfigError(f"{typed!r} is a file; name the evaluator's class too: {typed}:Class")
         return typed
     class_name, ending = re.fullmatch(r"([^+~]*)(.*)", class_and_head, flags=re.DOTALL).groups()  # type: ignore[union-attr]  # it always matches
-    kind, sha256 = _class_of_file(Path(place), class_name)
+    kind, sha256 = _class_of_file(Path(file), class_name)
     fault = _fault(kind)
     if fault:
-        raise ConfigError(f"{class_name} of {place} cannot be used: {fault}")
+        raise ConfigError(f"{class_name} of {file} cannot be used: {fault}")
     if kind.name in EVALUATORS:
-        raise ConfigError(f"{class_name} of {place} has the name {kind.name!r}, which is taken; rename it")
-    _FROM_FILES[kind.name] = _FromFile(kind, sha256, f"{Path(place).resolve()}:{class_name}")
+        raise ConfigError(f"{class_name} of {file} has the name {kind.name!r}, which is taken; rename it")
+    _FROM_FILES[kind.name] = _FromFile(kind, sha256, f"{Path(file).resolve()}:{class_name}")
     return f"{kind.name}{ending}"
 
 
@@ -246,7 +238,7 @@ def _fault(kind: object) -> str:
     lacking = [*sorted(kind.__abstractmethods__), *(name for name in ("name", *TRAITS) if not hasattr(kind, name))]
     if lacking:
         return f"it lacks {', '.join(lacking)}"
-    wrong = [name for name in (*TRAITS, *SWITCHES) if not isinstance(getattr(kind, name), bool)]
+    wrong = [name for name in (*TRAITS, *DEFAULT_TRAITS) if not isinstance(getattr(kind, name), bool)]
     if wrong:
         return f"{', '.join(wrong)} must be True or False"
     if not (isinstance(kind.name, str) and re.fullmatch(NAME_PATTERN, kind.name)):

@@ -24,7 +24,8 @@ from fmcs_bench.core.errors import FmcsBenchError, MissingDataError, RecordError
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.evaluator_track import runner as evaluator_runner
 from fmcs_bench.evaluator_track.protocol import SIDES
-from fmcs_bench.evaluators.registry import EVALUATORS, TRAITS
+from fmcs_bench.evaluators.base import TRAITS
+from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.images.base import IMAGE_DATASETS
 from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits
 from fmcs_bench.images.load import load_images

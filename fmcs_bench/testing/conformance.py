@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -29,14 +30,13 @@ from torch import nn
 from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.core.options import NAME_PATTERN
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.evaluators.base import Evaluator
+from fmcs_bench.evaluators.base import DEFAULT_TRAITS, TRAITS, Evaluator
 from fmcs_bench.results.records import Epoch
 from fmcs_bench.results.trials import EvaluatorTrial, Head
 from fmcs_bench.store.selection import MapSet
 from fmcs_bench.training.recipes import Recipe
 
 NUM_CAUSES = 3
-_SWITCHES = ("takes_heads", "uses_recipe", "control")
 
 
 def tiny_map_set(
@@ -137,7 +137,7 @@ class EvaluatorConformance:
         """Name and traits."""
         name: object = getattr(self.evaluator, "name", None)
         _check(isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) is not None, f"name = {name!r} is no name")
-        for trait in ("differentiable", "channel_invariant", "any_shape", "deterministic", *_SWITCHES):
+        for trait in (*TRAITS, *DEFAULT_TRAITS):
             value = getattr(self.evaluator, trait, None)
             _check(isinstance(value, bool), f"{trait} = {value!r} must be True or False")
         number: object = self.fitted().num_parameters
@@ -241,7 +241,7 @@ class EvaluatorConformance:
         size = (2, *self.map_shape)
         largest = float(np.finfo(np.float16).max)
         dead = self.make()
-        zero = [MapSet(np.zeros_like(s.maps_MDHW), *_labels(s)) for s in (self.maps(0), self.maps(1))]
+        zero = [replace(s, maps_MDHW=np.zeros_like(s.maps_MDHW)) for s in (self.maps(0), self.maps(1))]
         dead.fit(*zero)
         spike = np.zeros(size, dtype=np.float16)
         spike[:, 0, 0, 0] = largest
@@ -329,10 +329,6 @@ def _check(holds: bool, message: str) -> None:
     """Assert, also under ``python -O`` and outside of pytest's rewriting."""
     if not holds:
         raise AssertionError(message)
-
-
-def _labels(maps: MapSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return maps.stages_M, maps.image_ids_M, maps.runs_M
 
 
 def _gradient(log_probs_BK: torch.Tensor, maps_BDHW: torch.Tensor) -> torch.Tensor:
