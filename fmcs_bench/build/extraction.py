@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from fmcs_bench.backbones.base import Backbone
-from fmcs_bench.training.recipes import Precision
+from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.images.dataset import ImageDataset
 from fmcs_bench.images.loader import BatchReader
 from fmcs_bench.images.preprocessing import Preprocessor
-from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.store.writer import DatasetWriter
 from fmcs_bench.training.loop import autocast
+from fmcs_bench.training.recipes import Precision
 
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
 """Images that go through a backbone at once; on a CPU, more of them only take more memory and leave its cache."""

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from matplotlib.figure import Figure
-
-from fmcs_bench.training import convergence
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+
 from fmcs_bench.core.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, PINK, house_style, save
-from fmcs_bench.training.recipes import ConvergenceRule
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import FmcsDataset
+from fmcs_bench.training import convergence
+from fmcs_bench.training.recipes import ConvergenceRule
 
 
 def run_figure(run_file: schema.RunFile, rule: ConvergenceRule) -> Figure:

@@ -18,27 +18,25 @@ import numpy as np
 import torch
 
 from fmcs_bench.backbones.create import find_backbone, map_shape, num_parameters
-from fmcs_bench.core import environment, files
 from fmcs_bench.build.units import BuildTrial, Done, TrainRun, Workshop, images_of
-from fmcs_bench.store.config import BuildConfig
-from fmcs_bench.jobs.local import Engine, run_trials
+from fmcs_bench.core import environment, files
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError, DatasetError
-from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.store.writer import DatasetWriter
-from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.store.schema import Manifest, RunFile
-from fmcs_bench.store import codecs, schema
-from fmcs_bench.store.schema import choose_stages
-from fmcs_bench.store.writer import list_files
-from fmcs_bench.training.loop import choose_device
-from fmcs_bench.training.trajectory import Run, checkpoint_path, initial_backbone
 from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
 from fmcs_bench.images.load import source_name
 from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.jobs.local import Engine, run_trials
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.jobs.ray import engine_of
+from fmcs_bench.store import schema
+from fmcs_bench.store.config import BuildConfig
+from fmcs_bench.store.reader import FmcsDataset, open_dataset
+from fmcs_bench.store.schema import Manifest, RunFile, choose_stages
+from fmcs_bench.store.writer import DatasetWriter, list_files
+from fmcs_bench.training.loop import choose_device
+from fmcs_bench.training.trajectory import Run, checkpoint_path, initial_backbone
 
 CHOICE_OF_STAGES = ("stages", "markers", "convergence")
 """Options that do not change how a run is trained."""
@@ -46,7 +44,7 @@ PARTS_PER_PLACE = 4
 """Trials that the blocks of a run's array are cut into, for each trial that is done at the same time: no worker waits
 long for the last, and few networks are loaded for a handful of images."""
 SECONDS_UNTIL_SEEN = 90
-"""After which files of another machine are seen here: a network file system may cache for a minute that there is none."""
+"""After which files of other machines are seen here: a network file system may cache their absence for a minute."""
 
 
 def build(
@@ -138,9 +136,7 @@ class _Build:
         probe = initial_backbone(config, len(self.images.classes), seed=0)
         self.num_parameters = num_parameters(probe)
         self.map_shape = map_shape(probe, config.image_size)
-        self.workshop = Workshop(
-            config, path, image_options, self.images.sha256, self.map_shape, self.device, progress
-        )
+        self.workshop = Workshop(config, path, image_options, self.images.sha256, self.map_shape, self.device, progress)
         self.workshop.images = self.images
         self.environment = Environment.current(self.device, torch.get_num_threads(), "build")
         self.seconds = {"training": 0.0, "extraction": 0.0}

@@ -208,7 +208,9 @@ class Workshop:
                 for first_row, steps, start in (left[i] for i in part):
                     blocks.setdefault((first_row, steps), []).append(start)
                 if blocks:
-                    trials.append(ComputeMaps(seed, array, tuple((*key, tuple(found)) for key, found in blocks.items())))
+                    trials.append(
+                        ComputeMaps(seed, array, tuple((*key, tuple(found)) for key, found in blocks.items()))
+                    )
         return trials
 
     def find(self, trial: BuildTrial) -> Done | None:
@@ -216,9 +218,7 @@ class Workshop:
         if isinstance(trial, TrainRun):
             file = self.folder(trial.seed) / "run.json"
             return Done(run=Run.from_json(json.loads(file.read_bytes()))) if file.exists() else None
-        is_left = any(
-            set(starts) & set(self._missing(trial.seed, trial.array, row)) for row, _, starts in trial.blocks
-        )
+        is_left = any(set(starts) & set(self._missing(trial.seed, trial.array, row)) for row, _, starts in trial.blocks)
         return None if is_left else Done()
 
     def work(self, trial: BuildTrial) -> Done:
@@ -237,9 +237,7 @@ class Workshop:
         else:
             for first_row, steps, starts in trial.blocks:
                 self._compute(trial, first_row, steps, starts)
-        return Done(
-            time.monotonic() - begin, Environment.current(self.device, torch.get_num_threads(), "build"), run
-        )
+        return Done(time.monotonic() - begin, Environment.current(self.device, torch.get_num_threads(), "build"), run)
 
     def _missing(self, seed: int, array: str, first_row: int) -> list[int]:
         return self.writer.missing(seed, array, first_row, len(self.positions(seed, array)))

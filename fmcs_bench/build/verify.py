@@ -13,16 +13,15 @@ import numpy as np
 import torch
 
 from fmcs_bench.backbones.create import find_backbone
-from fmcs_bench.images.dataset import SPLITS
-from fmcs_bench.images.options import ImageOptions
-from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.core.errors import ConfigError, DatasetError
-from fmcs_bench.images.dataset import ImageDataset
-from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.seeding import derive
-from fmcs_bench.store.reader import FmcsDataset, dataset_location
+from fmcs_bench.core.workspace import PathLike, Workspace
+from fmcs_bench.images.dataset import SPLITS, ImageDataset
+from fmcs_bench.images.options import ImageOptions
+from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.store import schema
+from fmcs_bench.store.reader import FmcsDataset, dataset_location
 from fmcs_bench.store.verify import Check, Fault, Report, Verifier, excess, guarded
 from fmcs_bench.training.loop import autocast, choose_device
 from fmcs_bench.training.trajectory import load_checkpoint

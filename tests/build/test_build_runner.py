@@ -11,8 +11,8 @@ import pytest
 from conftest import TINY, build_tiny, subprocess_environment
 
 from fmcs_bench.build import runner as builder
-from fmcs_bench.build.verify import verify
 from fmcs_bench.build.units import TrainRun
+from fmcs_bench.build.verify import verify
 from fmcs_bench.core import files
 from fmcs_bench.core.errors import ConfigError, ConvergenceError, DatasetError, UnknownNameError, WorkspaceError
 from fmcs_bench.core.workspace import Workspace

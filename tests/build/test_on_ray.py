@@ -8,9 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers.building import LARGEST_SHARD, Watched
 from conftest import build_tiny, subprocess_environment
-from helpers.desk import Desk
+from helpers.building import LARGEST_SHARD, Watched
 from PIL import Image
 from test_build_runner import BUILD
 from test_ray import Said
@@ -18,9 +17,7 @@ from test_ray import Said
 from fmcs_bench.build import runner as builder
 from fmcs_bench.build.verify import verify
 from fmcs_bench.core.errors import ConvergenceError, DivergedError, ImageError
-from fmcs_bench.core.progress import SILENT
 from fmcs_bench.core.workspace import Workspace
-from fmcs_bench.jobs.local import LOCAL, Job
 from fmcs_bench.store import schema, writer
 from fmcs_bench.training.recipes import ConvergenceRule, Recipe
 
