@@ -357,14 +357,16 @@ def _training_section(board: TrainingBoard) -> Section:
 
 def _summary(board: TrainingBoard) -> str:
     """What the board shows, in a sentence."""
-    found = [row.difference.estimate for row in board.rows if row.difference is not None and not row.control]
+    # At RAF 0 nothing is learned about the classes.
+    rows = [row for row in board.rows if not row.control and row.chosen.raf > 0]
+    found = [row.difference.estimate for row in rows if row.difference is not None]
     above = sum(estimate.low is not None and estimate.low > 0 for estimate in found)
     below = sum(estimate.high is not None and estimate.high < 0 for estimate in found)
     if board.baseline is None:
         return "There is no baseline with these settings, so no method is compared."
     accuracy = " ".join(board.baseline.chosen.test_accuracy.parts(".1f", 100))
     return (
-        f"The baseline has a test accuracy of {accuracy} %. Of {len(found)} methods (without controls), {above} have "
+        f"The baseline has a test accuracy of {accuracy} %. Of {len(found)} methods (without controls and RAF 0), {above} have "
         f"an interval of the difference above 0, and {below} have one below 0."
     )
 
