@@ -52,9 +52,6 @@ def _check_options(command: Command) -> Command:
     """Add the options of everything that checks results."""
     for option in (
         click.option(
-            "--allow-unknown-dataset", is_flag=True, help="Check results of an unknown dataset too, without its images."
-        ),
-        click.option(
             "--datasets",
             "more",
             multiple=True,
@@ -77,7 +74,6 @@ def leaderboard_check(
     context: click.Context,
     source: str | None,
     more: tuple[str, ...],
-    allow_unknown_dataset: bool,
     data_dir: str | None,
     workspace: str,
     as_json: bool,
@@ -94,7 +90,6 @@ def leaderboard_check(
             Path(source or (COMMITTED if COMMITTED.is_dir() else workspace)),
             datasets=[CARDS, Path(workspace, "datasets"), *map(Path, more)],
             data_dir=Path(data_dir) if data_dir else None,
-            allow_unknown_dataset=allow_unknown_dataset,
             progress=progress,
         )
     print_json(report.to_json()) if as_json else click.echo(str(report))
@@ -112,7 +107,6 @@ def leaderboard_add(
     methods: tuple[str, ...],
     to: str,
     more: tuple[str, ...],
-    allow_unknown_dataset: bool,
     data_dir: str | None,
     workspace: str,
 ) -> None:
@@ -127,7 +121,6 @@ def leaderboard_add(
             methods=methods,
             datasets=[CARDS, Path(workspace, "datasets"), Path(source, "datasets"), *map(Path, more)],
             data_dir=Path(data_dir) if data_dir else None,
-            allow_unknown_dataset=allow_unknown_dataset,
             progress=progress,
         )
     click.echo(str(added))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from fmcs_bench.core.errors import ConfigError, FmcsBenchError, MissingDataError
 from fmcs_bench.core.figure_style import encode
 from fmcs_bench.core.workspace import PathLike, Workspace
 from fmcs_bench.leaderboard import method_page
-from fmcs_bench.leaderboard.check import Fault, Report, Trial, find_manifests, read_trials, usable
 from fmcs_bench.leaderboard.claims import CLAIM_COLUMNS, Comparison, compare, load_claims
 from fmcs_bench.leaderboard.claims import NAME as CLAIMS
 from fmcs_bench.leaderboard.figures import evaluators as evaluator_figures
 from fmcs_bench.leaderboard.figures import training as training_figures
+from fmcs_bench.leaderboard.load import Fault, Report, Trial, find_manifests, read_trials, usable
 from fmcs_bench.leaderboard.page import (
     Code,
     Fold,
@@ -264,7 +264,6 @@ def _evaluator_section(board: EvaluatorBoard, predictions: Callable[[EvaluatorRe
     intro = f"Lowest error on the test run: {best.evaluator}, {error}.{chosen}"
     name = anchor("evaluators", board.dataset_id, board.settings)
 
-    @cache
     def answers() -> dict[str, Breakdown]:
         return {row.evaluator: break_down([predictions(record) for record in row.records]) for row in board.rows}
 
@@ -299,13 +298,7 @@ def _evaluator_section(board: EvaluatorBoard, predictions: Callable[[EvaluatorRe
         "For every evaluator, the share of each predicted stage for each true stage of the test run.",
         "Shares of the maps of each true stage of the test run, mean over seeds; on the diagonal the recall (%).",
     )
-    calibration = picture(
-        "calibration",
-        lambda: evaluator_figures.calibration_figure(board, answers()),
-        "For every evaluator, how often its most probable stage is right, by the probability that it gives.",
-        "Calibration on the test run. The area of a dot is its share of maps; below the line, answers are too sure.",
-    )
-    items.append(Fold("Confusion of stages, and calibration", (confusion, calibration)))
+    items.append(Fold("Which stages are confused", (confusion,)))
     return Section(f"{name}-board", f"Evaluators, settings {board.settings}", tuple(items), 3)
 
 
@@ -321,10 +314,6 @@ _TRAINING_TEXTS = {
     "raf": (
         "Test accuracy at every RAF, a panel for every method with an evaluator, beside the baseline.",
         "RAF is chosen on validation images; the test accuracy of the others is shown so that nothing is hidden.",
-    ),
-    "curves": (
-        "Validation accuracy after every epoch, a panel for every method with an evaluator, beside the baseline.",
-        "Accuracy on the validation images at the chosen RAF. Bands are 95 % intervals over seeds.",
     ),
 }
 
@@ -347,7 +336,6 @@ def _training_section(board: TrainingBoard) -> Section:
 
     folds = (
         Fold("All RAF values, and what choosing one gains", (*pictures("raf"), *table("choice"), *table("sweep"))),
-        Fold("Accuracy after every epoch", pictures("curves")),
         Fold("Every seed", table("seeds")),
     )
     items = (Text(_summary(board)), *table("page"), *pictures("differences", "scores"))
@@ -366,8 +354,8 @@ def _summary(board: TrainingBoard) -> str:
         return "There is no baseline with these settings, so no method is compared."
     accuracy = " ".join(board.baseline.chosen.test_accuracy.parts(".1f", 100))
     return (
-        f"The baseline has a test accuracy of {accuracy} %. Of {len(found)} methods (without controls and RAF 0), {above} have "
-        f"an interval of the difference above 0, and {below} have one below 0."
+        f"The baseline has a test accuracy of {accuracy} %. Of {len(found)} methods (no controls, no RAF 0), {above} "
+        f"have an interval of the difference above 0, and {below} have one below 0."
     )
 
 

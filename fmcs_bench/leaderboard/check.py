@@ -9,18 +9,15 @@ N images, K stages, P checkpoints, T images along the test run.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fmcs_bench.core.errors import FmcsBenchError, MissingDataError, RecordError
+from fmcs_bench.core.errors import FmcsBenchError, MissingDataError
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.evaluator_track import runner as evaluator_runner
 from fmcs_bench.evaluator_track.protocol import SIDES
@@ -29,88 +26,24 @@ from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.images.base import IMAGE_DATASETS
 from fmcs_bench.images.dataset import SPLITS, ImageDataset, assign_splits
 from fmcs_bench.images.load import load_images
-from fmcs_bench.leaderboard.reproduce import USUAL_SEEDS
+from fmcs_bench.leaderboard.load import Arrays, Report, Tell, Trial, find_manifests, read_trials
 from fmcs_bench.results import metrics, tables
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, TrainingRecord, unit_key
-from fmcs_bench.results.store import RecordStore, predictions_path
-from fmcs_bench.store import schema
+from fmcs_bench.results.tables import AnyTrial
 from fmcs_bench.store.schema import Manifest
 from fmcs_bench.store.verify import guarded
 from fmcs_bench.training.convergence import checkpoint_steps
+from fmcs_bench.training.methods import NUM_SEEDS
 from fmcs_bench.training_track import runner as training_runner
+from fmcs_bench.training_track.plan import FIRST_SEED
 
-MAX_MANIFEST_BYTES = 50_000_000
-MAX_RECORD_BYTES = 1_000_000
-MAX_PREDICTIONS_BYTES = 64_000_000
-"""The largest so far, of 9 stages and 10,000 images in each subset, are a tenth of it."""
+USUAL_SEEDS = {"evaluator": range(NUM_SEEDS), "training": range(FIRST_SEED, FIRST_SEED + NUM_SEEDS)}
+FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+CLOCK_SKEW = timedelta(hours=1)
 TOLERANCE = 1e-8
 """Largest difference of a metric that is explained by probabilities in float32."""
 SCORE_TOLERANCE = 1e-6
 """The same of mean scores along the test run; ``fmcs_bench.results.tables`` has those of rounded predictions."""
-FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-CLOCK_SKEW = timedelta(hours=1)
-_MAX_SHOWN = 300
-
-Arrays = Mapping[str, np.ndarray]
-Tell = Callable[[str, object], None]
-"""Called with what is wrong, and what is expected."""
-AnyTrial = EvaluatorRecord | TrainingRecord
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong, or worth a note; every part is one line of plain text."""
-
-    where: str
-    what: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; expected {self.expected}"
-
-
-@dataclass
-class Report:
-    """Everything that was checked; prints as a line for each fault and note, and one about the whole."""
-
-    num_trials: int = 0
-    faults: list[Fault] = field(default_factory=list)
-    notes: list[Fault] = field(default_factory=list)
-
-    def tell(self, where: str, *, note: bool = False) -> Tell:
-        """A function that adds a fault or a note about one file, with everything that is not printable made so."""
-        into = self.notes if note else self.faults
-        return lambda what, expected: into.append(Fault(_plain(where), _plain(what), _plain(expected)))
-
-    def __str__(self) -> str:
-        lines = [f"fault  {fault}" for fault in self.faults] + [f"note   {note}" for note in self.notes]
-        return "\n".join([*lines, f"{self.num_trials:,} trials checked: {len(self.faults) or 'no'} faults"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"ok": not self.faults} | asdict(self)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A record with its predictions.
-
-    Attributes:
-        where: path of the record, or the name of the trial.
-        record: of either track.
-        arrays: its predictions.
-        rounded: the predictions are as ``fmcs_bench.results.tables`` rounds them.
-    """
-
-    where: str
-    record: AnyTrial
-    arrays: Arrays
-    rounded: bool = False
-
-    @property
-    def board(self) -> tuple[str, str, str]:
-        """What it can be compared with: track, dataset and settings."""
-        return self.record.track, self.record.dataset_id, self.record.settings
 
 
 class KnownDatasets:
@@ -128,174 +61,42 @@ class KnownDatasets:
 
     def images(self, manifest: Manifest) -> ImageDataset | None:
         """The images that a dataset was built from; None where they are not here."""
-        if manifest.id not in self._images:
-            self._images[manifest.id] = self._load(manifest)
-        return self._images[manifest.id]
-
-    def _load(self, manifest: Manifest) -> ImageDataset | None:
         config, name = manifest.config, manifest.config.image_dataset
-        if name not in IMAGE_DATASETS or (name != "digits" and self._data_dir is None):
-            return None
-        skip_broken = manifest.images.num_broken > 0
-        try:
-            found = load_images(
-                name, self._data_dir, limit=config.limit, image_size=config.image_size, skip_broken=skip_broken
-            )
-            return found if found.sha256 == manifest.images.sha256 else None
-        except FmcsBenchError:
-            return None
-
-
-def find_manifests(folders: Iterable[Path], broken: Callable[[Path, str], None] | None = None) -> dict[str, Manifest]:
-    """The manifests of all datasets in some folders, by dataset id and ordered by it.
-
-    Args:
-        folders: each holds a folder for each dataset, as ``data_cards`` and ``<workspace>/datasets`` do; one that is
-            not there holds none.
-        broken: called with the path and the reason of a manifest that cannot be used; None skips it.
-
-    Example:
-        >>> find_manifests([Path("nowhere")])
-        {}
-    """
-    found: dict[str, Manifest] = {}
-    for path in sorted(path for folder in folders for path in folder.glob(f"*/{schema.MANIFEST}")):
-        try:
-            if path.stat().st_size > MAX_MANIFEST_BYTES:
-                raise ValueError(f"it has more than {MAX_MANIFEST_BYTES:,} bytes")
-            manifest = Manifest.from_json(json.loads(path.read_bytes()))
-            if not manifest.states_its_digest:
-                raise ValueError("it was changed: its digest is not that of its content")
-        except (ValueError, OSError, RecursionError) as error:  # a ConfigError is a ValueError
-            if broken is not None:
-                broken(path, str(error))
-            continue
-        found[manifest.id] = manifest
-    return dict(sorted(found.items()))
-
-
-def read_trials(folder: Path, report: Report) -> list[Trial]:
-    """All trials of a folder that can be read, each with its predictions; the others are faults.
-
-    Args:
-        folder: a workspace, or a folder of results such as the repository's ``leaderboard``.
-        report: gets faults.
-    """
-    return _read_tables(folder, report) if (folder / "results").is_dir() else _read_records(folder / "records", report)
-
-
-def _read_tables(folder: Path, report: Report) -> list[Trial]:
-    found: list[Trial] = []
-    for track in tables.KINDS:
-        name = f"results/{track}.parquet"
-        if not (folder / name).exists():
-            continue
-        records: list[AnyTrial] = []
-        with _named(name, folder, report):
-            records = tables.read(folder, track)
-        for dataset in dict.fromkeys(record.dataset for record in records):
-            own = [record for record in records if record.dataset == dataset]
-            with _named(f"predictions/{track}-{dataset}.parquet", folder, report):
-                pairs = list(tables.read_predictions(folder, own))
-                found += [Trial(record.name, record, arrays, rounded=True) for record, arrays in pairs]
-    return found
-
-
-def _read_records(root: Path, report: Report) -> list[Trial]:
-    store, found = RecordStore(root), []
-    for kind in tables.KINDS.values():
-        for path in store.paths(kind):
-            name = path.relative_to(root).as_posix()
-            with _named(name, root, report):
-                for file, limit in ((path, MAX_RECORD_BYTES), (predictions_path(path), MAX_PREDICTIONS_BYTES)):
-                    if file.exists() and file.stat().st_size > limit:
-                        raise RecordError(f"{file.name} has {file.stat().st_size:,} bytes; at most {limit:,} are read")
-                record: AnyTrial = store.read(kind, path)  # type: ignore[type-var]
-                found.append(Trial(name, record, store.predictions(record)))
-    return found
-
-
-@contextmanager
-def _named(where: str, folder: Path, report: Report) -> Iterator[None]:
-    """What cannot be read inside becomes a fault, without the place of this folder: a page is for everybody."""
-    try:
-        yield
-    except (FmcsBenchError, OSError, ValueError, KeyError, RecursionError) as error:
-        text = " ".join(str(error).replace(f"{folder}/", "").split())
-        report.tell(where)(text or type(error).__name__, "a file that fmcs-bench wrote")
-
-
-def usable(trials: Iterable[Trial], report: Report) -> list[Trial]:
-    """The trials that can be shown beside each other; the others are faults.
-
-    All fits of one board have the same stages and checkpoints, and metrics and predictions of every map.
-    """
-    found, forms = [], dict[object, Counter[object]]()
-    for trial in trials:
-        form = _form(trial)
-        if form is None:
-            report.tell(trial.where)("incomplete metrics, trajectory or predictions", "a record that fmcs-bench wrote")
-            continue
-        found.append((trial, form))
-        forms.setdefault(trial.board, Counter())[form] += 1
-    kept = []
-    for trial, form in found:
-        ((usual, number), *_) = forms[trial.board].most_common(1)
-        if form == usual:
-            kept.append(trial)
-        else:
-            report.tell(trial.where)("stages or checkpoints differ", f"those of the other {number} fits of this board")
-    return kept
-
-
-def _form(trial: Trial) -> object:
-    """What must be equal on one board; None where a board cannot show the trial."""
-    record = trial.record
-    if isinstance(record, TrainingRecord):
-        return "training"
-    along, probs, num_stages = record.trajectory, trial.arrays.get("test_run/probs"), record.num_stages
-    is_shaped = probs is not None and probs.ndim == 3 and probs.shape[::2] == (num_stages, num_stages) and probs.size
-    has_lengths = len(along.step) == len(along.score) == len(along.validation_accuracy) > 0
-    return (num_stages, along.step) if is_shaped and has_lengths and set(record.metrics) == set(SUBSETS) else None
+        if manifest.id not in self._images:
+            self._images[manifest.id] = None
+            if name == "digits" or (name in IMAGE_DATASETS and self._data_dir is not None):
+                with suppress(FmcsBenchError):
+                    found = load_images(
+                        name,
+                        self._data_dir,
+                        limit=config.limit,
+                        image_size=config.image_size,
+                        skip_broken=manifest.images.num_broken > 0,
+                    )
+                    self._images[manifest.id] = found if found.sha256 == manifest.images.sha256 else None
+        return self._images[manifest.id]
 
 
 def check(
-    source: Path,
-    *,
-    datasets: Sequence[Path] = (),
-    data_dir: Path | None = None,
-    complete: bool = False,
-    allow_unknown_dataset: bool = False,
-    progress: Progress = SILENT,
+    source: Path, *, datasets: Sequence[Path] = (), data_dir: Path | None = None, progress: Progress = SILENT
 ) -> Report:
-    """Check all results of a folder.
+    """Check all results of a workspace or of a folder of results, which must be complete.
 
     Args:
         source: a workspace, or a folder such as the repository's ``leaderboard``.
         datasets: folders of known datasets, see ``find_manifests``.
         data_dir: see ``KnownDatasets``.
-        complete: see ``check_trials``.
-        allow_unknown_dataset: see ``check_trials``.
         progress: shows trials.
 
     Raises:
         MissingDataError: there is no result.
     """
     report = Report()
-    manifests = find_manifests(
-        datasets, lambda path, reason: report.tell(str(path))(reason, "a manifest that fmcs-bench wrote")
-    )
+    known = KnownDatasets(find_manifests(datasets, report), data_dir)
     trials = read_trials(source, report)
     if not trials and not report.faults:
         raise MissingDataError(f"there are no results in {source}; name a workspace or a folder with results")
-    check_trials(
-        trials,
-        report,
-        KnownDatasets(manifests, data_dir),
-        complete=complete,
-        allow_unknown_dataset=allow_unknown_dataset,
-        progress=progress,
-    )
+    check_trials(trials, report, known, strict=(source / "results").is_dir(), progress=progress)
     return report
 
 
@@ -305,9 +106,7 @@ def check_trials(
     known: KnownDatasets,
     *,
     beside: Sequence[Trial] = (),
-    complete: bool = False,
-    allow_unknown_dataset: bool = False,
-    now: datetime | None = None,
+    strict: bool = True,
     progress: Progress = SILENT,
 ) -> None:
     """Check trials; a fault in one never stops the checks of the others.
@@ -317,12 +116,9 @@ def check_trials(
         report: gets faults and notes.
         known: the datasets that they may be about.
         beside: trials of the same boards that were checked before.
-        complete: a method without the usual seeds, or a board without a baseline, is a fault and not a note.
-        allow_unknown_dataset: a trial of an unknown dataset gets a note, and its images are not checked.
-        now: the present time; None asks the clock.
+        strict: an unknown dataset, a missing seed and a missing baseline are faults and not notes.
         progress: shows trials.
     """
-    now = now or datetime.now(UTC)
     with progress.task("checking trials", len(trials)) as task:
         for trial in trials:
             tell = report.tell(trial.where)
@@ -332,16 +128,16 @@ def check_trials(
 
             with guarded(broken, "it cannot be checked"):
                 report.num_trials += 1
-                _check_notes(trial.record, now, tell)
+                _check_notes(trial.record, tell)
                 if _check_arrays(trial, tell):
                     check_metrics(trial, tell)
-                    _check_dataset(trial, known, tell, report.tell(trial.where, note=allow_unknown_dataset))
+                    _check_dataset(trial, known, tell, report.tell(trial.where, note=not strict))
             task.advance()
     _check_copies([*beside, *trials], report)
-    _check_groups(trials, beside, report, complete=complete)
+    _check_groups(trials, beside, report, strict=strict)
 
 
-def _check_notes(record: AnyTrial, now: datetime, tell: Tell) -> None:
+def _check_notes(record: AnyTrial, tell: Tell) -> None:
     key = unit_key(record.trial, record.dataset_digest, record.environment)
     if record.key != key:
         tell(f"key {record.key}", f"{key}, the digest of trial, dataset, code, libraries and device")
@@ -349,7 +145,7 @@ def _check_notes(record: AnyTrial, now: datetime, tell: Tell) -> None:
         created = datetime.fromisoformat(record.created)
     except ValueError:
         created = None
-    if created is None or created.tzinfo is None or not FIRST_DAY <= created <= now + CLOCK_SKEW:
+    if created is None or created.tzinfo is None or not FIRST_DAY <= created <= datetime.now(UTC) + CLOCK_SKEW:
         tell(f"created {record.created!r}", f"an ISO 8601 time with its zone between {FIRST_DAY.date()} and now")
     epochs = [epoch.epoch for epoch in record.curve]
     if epochs != list(range(1, len(epochs) + 1)):
@@ -358,19 +154,15 @@ def _check_notes(record: AnyTrial, now: datetime, tell: Tell) -> None:
 
 def _check_arrays(trial: Trial, tell: Tell) -> bool:
     """The predictions have the arrays of their track, of the right kinds and shapes, and no other."""
-    record, arrays = trial.record, trial.arrays
-    wanted = dict(
-        _evaluator_arrays(record, arrays) if isinstance(record, EvaluatorRecord) else _training_arrays(record, arrays)
-    )
-    good = True
-    for name in sorted(wanted.keys() | arrays.keys()):
-        if name not in wanted or name not in arrays:
-            tell(f"predictions {'lack' if name in wanted else 'have'} {name!r}", ", ".join(sorted(wanted)))
-            good = False
-            continue
-        (kinds, shape), found = wanted[name], arrays[name]
-        if found.dtype.kind not in kinds or found.shape != shape or 0 in shape:
-            tell(f"{name!r} is {found.dtype} {list(found.shape)}", f"shape {list(shape)}, not empty")
+    arrays, good = trial.arrays, True
+    wanted = _wanted(trial.record, arrays)
+    for name in sorted(wanted.keys() ^ arrays.keys()):
+        tell(f"predictions {'lack' if name in wanted else 'have'} {name!r}", ", ".join(sorted(wanted)))
+        good = False
+    for name in sorted(wanted.keys() & arrays.keys()):
+        (kinds, *shape), found = wanted[name], arrays[name]
+        if found.dtype.kind not in str(kinds) or list(found.shape) != shape or 0 in shape:
+            tell(f"{name!r} is {found.dtype} {list(found.shape)}", f"shape {shape}, not empty")
             good = False
         elif found.dtype.kind == "f" and not np.isfinite(found).all():
             tell(f"{name!r} holds NaN or infinity", "finite numbers")
@@ -378,29 +170,25 @@ def _check_arrays(trial: Trial, tell: Tell) -> bool:
     return good
 
 
-_Shapes = Iterator[tuple[str, tuple[str, tuple[int, ...]]]]
-"""Names of arrays, with the kinds of their types and their shapes."""
+def _wanted(record: AnyTrial, arrays: Arrays) -> dict[str, tuple[str | int, ...]]:
+    """Names of arrays, with the kinds of their types and their shapes."""
 
+    def num_images(place: str) -> int:
+        return arrays[f"{place}/image"].size if f"{place}/image" in arrays else 0
 
-def _evaluator_arrays(record: EvaluatorRecord, arrays: Arrays) -> _Shapes:
-    for place in (*SUBSETS, *(f"test_on/{name}" for name in record.test_on)):
-        num_images = arrays[f"{place}/image"].size if f"{place}/image" in arrays else 0
-        yield f"{place}/probs", ("f", (record.num_stages, num_images, record.num_stages))
-        yield f"{place}/image", ("iu", (num_images,))
-        yield f"{place}/run", ("iu", (num_images,))
-    scores = arrays.get("trajectory/score")
-    num_followed = scores.shape[1] if scores is not None and scores.ndim == 2 else 0
-    yield "trajectory/score", ("f", (len(record.trajectory.step), num_followed))
-
-
-def _training_arrays(record: TrainingRecord, arrays: Arrays) -> _Shapes:
-    yield "epoch", ("iu", (1,))
+    wanted: dict[str, tuple[str | int, ...]] = {}
+    if isinstance(record, EvaluatorRecord):
+        for place in (*SUBSETS, *(f"test_on/{name}" for name in record.test_on)):
+            num = num_images(place)
+            wanted[f"{place}/probs"] = "f", record.num_stages, num, record.num_stages
+            wanted |= {f"{place}/{name}": ("iu", num) for name in ("image", "run")}
+        scores = arrays.get("trajectory/score", np.empty((0, 0)))
+        return wanted | {"trajectory/score": ("f", len(record.trajectory.step), scores.shape[-1])}
     for place in ("validation", "test"):
-        num_images = arrays[f"{place}/image"].size if f"{place}/image" in arrays else 0
-        for name in ("image", "label", "predicted"):
-            yield f"{place}/{name}", ("iu", (num_images,))
-        if place == "test" and training_runner.EVERY_EPOCH in arrays:
-            yield training_runner.EVERY_EPOCH, ("iu", (len(record.curve), num_images))
+        wanted |= {f"{place}/{name}": ("iu", num_images(place)) for name in ("image", "label", "predicted")}
+    if training_runner.EVERY_EPOCH in arrays:
+        wanted[training_runner.EVERY_EPOCH] = "iu", len(record.curve), num_images("test")
+    return wanted | {"epoch": ("iu", 1)}
 
 
 def check_metrics(trial: Trial, tell: Tell) -> None:
@@ -496,11 +284,11 @@ def _check_dataset(trial: Trial, known: KnownDatasets, tell: Tell, unknown: Tell
         ids = ", ".join(known.manifests) or "none"
         unknown(f"the dataset {record.dataset} with the digest {record.dataset_digest} is unknown", f"one of {ids}")
         return
+    if record.num_stages != manifest.config.stages:
+        tell(f"num_stages {record.num_stages}", f"{manifest.config.stages}, of the dataset")
     if isinstance(record, TrainingRecord):
         _check_training_images(record, arrays, manifest, known, tell)
         return
-    if record.num_stages != manifest.config.stages:
-        tell(f"num_stages {record.num_stages}", f"{manifest.config.stages}, of the dataset")
     for subset in SUBSETS:
         _check_subset(subset, subset, record, arrays, manifest, known, tell)
     _check_checkpoints(record, manifest, arrays["trajectory/score"], tell)
@@ -638,7 +426,7 @@ def _may_agree(one: AnyTrial, other: AnyTrial) -> bool:
     return fixed or one.seed == other.seed
 
 
-def _check_groups(trials: Sequence[Trial], beside: Sequence[Trial], report: Report, *, complete: bool) -> None:
+def _check_groups(trials: Sequence[Trial], beside: Sequence[Trial], report: Report, *, strict: bool) -> None:
     """The seeds of one method agree on what the seed does not decide, and are complete."""
     boards: dict[tuple[str, str, str], dict[str, list[Trial]]] = {}
     for trial in (*beside, *trials):
@@ -649,22 +437,14 @@ def _check_groups(trials: Sequence[Trial], beside: Sequence[Trial], report: Repo
             _check_alike(group[0], trial, report.tell(trial.where))
         missing = sorted(set(USUAL_SEEDS[board[0]]) - {trial.record.seed for trial in group})
         if missing:
-            report.tell("/".join((*board, method)), note=not complete)(f"no seeds {missing}", "the usual seeds")
+            report.tell("/".join((*board, method)), note=not strict)(f"no seeds {missing}", "the usual seeds")
     for board in dict.fromkeys(trial.board for trial in trials):
         if board[0] == "training" and "baseline" not in boards[board]:
-            report.tell("/".join(board), note=not complete)("no baseline", "one, to which methods are compared")
+            report.tell("/".join(board), note=not strict)("no baseline", "one, to which methods are compared")
 
 
 def _check_alike(first: Trial, trial: Trial, tell: Tell) -> None:
-    one, other = first.record, trial.record
-    pairs = {"dataset_digest": (one.dataset_digest, other.dataset_digest)}
-    if isinstance(one, TrainingRecord) and isinstance(other, TrainingRecord):
-        pairs["evaluator_digest"] = (str(one.trial.evaluator_digest), str(other.trial.evaluator_digest))
-    if isinstance(one, EvaluatorRecord) and isinstance(other, EvaluatorRecord):
-        pairs["code"] = (str(one.trial.code), str(other.trial.code))
-    if isinstance(one, TrainingRecord) or one.differentiable:  # the number of nodes of a tree depends on the seed
-        pairs["num_parameters"] = (str(one.cost.num_parameters), str(other.cost.num_parameters))
-    for name, (own, given) in pairs.items():
+    for name, own, given in zip(_SHARED, _shared(first.record), _shared(trial.record), strict=True):
         if own != given:
             tell(f"{name} {given}", f"{own}, as in {first.where}")
     for name in sorted(first.arrays.keys() & trial.arrays.keys()):
@@ -672,13 +452,13 @@ def _check_alike(first: Trial, trial: Trial, tell: Tell) -> None:
             tell(f"{name} is about different images than in {first.where}", "the same images for all seeds")
 
 
-def _plain(value: object) -> str:
-    r"""Text on one line, without control characters, and not endless.
+_SHARED = ("dataset_digest", "code or evaluator", "num_parameters")
 
-    Example:
-        >>> _plain("red \x1b[31m\nend")
-        'red \\x1b[31m\\nend'
-    """
-    text = str(value)
-    text = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+def _shared(record: AnyTrial) -> tuple[object, ...]:
+    """What all seeds of a method share."""
+    if isinstance(record, TrainingRecord):
+        return record.dataset_digest, record.trial.evaluator_digest, record.cost.num_parameters
+    # The number of nodes of a tree depends on the seed.
+    parameters = record.cost.num_parameters if record.differentiable else None
+    return record.dataset_digest, record.trial.code, parameters

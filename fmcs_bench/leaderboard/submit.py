@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fmcs_bench.core.errors import ConfigError, MissingDataError, RecordError
 from fmcs_bench.core.progress import SILENT, Progress
-from fmcs_bench.leaderboard.check import KnownDatasets, Report, check_trials, find_manifests, read_trials
+from fmcs_bench.leaderboard.check import KnownDatasets, check_trials
+from fmcs_bench.leaderboard.load import Report, find_manifests, read_trials
 from fmcs_bench.results import tables
 
 
@@ -46,7 +47,6 @@ def add(
     methods: Collection[str] = (),
     datasets: Sequence[Path] = (),
     data_dir: Path | None = None,
-    allow_unknown_dataset: bool = False,
     progress: Progress = SILENT,
 ) -> Added:
     """Check trials and append them to a folder of results.
@@ -57,7 +57,6 @@ def add(
         methods: only these, without RAF, such as ``ral-set`` or ``my_evaluator``; empty is all.
         datasets: see ``check.check``.
         data_dir: see ``check.check``.
-        allow_unknown_dataset: see ``check.check_trials``.
         progress: shows trials.
 
     Raises:
@@ -86,15 +85,8 @@ def add(
             "overwritten: explain in the pull request why they should be"
         )
     new = [trial for trial in trials if trial.record.name not in present]
-    check_trials(
-        new,
-        report,
-        KnownDatasets(find_manifests(datasets), data_dir),
-        beside=list(present.values()),
-        complete=True,
-        allow_unknown_dataset=allow_unknown_dataset,
-        progress=progress,
-    )
+    known = KnownDatasets(find_manifests(datasets, report), data_dir)
+    check_trials(new, report, known, beside=list(present.values()), progress=progress)
     if report.faults:
         raise RecordError(f"{report}\nnothing was added; only trials without faults are")
     if new:

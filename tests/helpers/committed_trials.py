@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fmcs_bench.evaluator_track.runner import recompute
-from fmcs_bench.leaderboard.check import Fault, KnownDatasets, Report, Trial, check_trials, find_manifests
+from fmcs_bench.leaderboard.check import KnownDatasets, check_trials
+from fmcs_bench.leaderboard.load import Fault, Report, Trial, find_manifests
 from fmcs_bench.results import tables
 from fmcs_bench.results.metrics import rank_correlation
 from fmcs_bench.results.records import EvaluatorRecord
@@ -61,7 +62,7 @@ def with_arrays(trial: Trial, change: Callable[[dict[str, np.ndarray]], object])
     return replace(trial, arrays=arrays)
 
 
-def faults_of(*checked: Trial, known: KnownDatasets = KNOWN, **options: Any) -> list[Fault]:
+def faults_of(*checked: Trial, known: KnownDatasets = KNOWN, strict: bool = False) -> list[Fault]:
     report = Report()
-    check_trials(checked, report, known, now=NOW, **options)
+    check_trials(checked, report, known, strict=strict)
     return report.faults

@@ -20,7 +20,8 @@ from helpers.committed_trials import CARDS, NOW, edited, faults_of, with_arrays
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import MissingDataError
 from fmcs_bench.evaluator_track import runner
-from fmcs_bench.leaderboard.check import KnownDatasets, Report, Trial, check, find_manifests, read_trials
+from fmcs_bench.leaderboard.check import KnownDatasets, check
+from fmcs_bench.leaderboard.load import Report, Trial, find_manifests, read_trials
 from fmcs_bench.results import tables
 
 UNVERIFIABLE = re.compile(
@@ -44,9 +45,9 @@ TRIALS = {"evaluator": evaluator, "training": training}
 def test_committed_trials_have_no_fault() -> None:
     fits = committed.trials("evaluator", "conv")
     assert len(fits) == 5
-    assert faults_of(*fits, complete=True) == []
+    assert faults_of(*fits, strict=True) == []
     both = [*committed.trials("training", "baseline"), *committed.trials("training", "ral-invariants@0.9")]
-    assert faults_of(*both, complete=True) == []
+    assert faults_of(*both, strict=True) == []
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
@@ -134,7 +135,7 @@ RECORDS: dict[str, tuple[str, Change, str]] = {
 @pytest.mark.parametrize("case", RECORDS)
 def test_a_changed_record_is_a_fault(case: str) -> None:
     track, change, words = RECORDS[case]
-    faults = faults_of(edited(TRIALS[track](), change))
+    faults = faults_of(edited(TRIALS[track](), change), strict=True)
     assert any(words in fault.what for fault in faults), [str(fault) for fault in faults]
     assert all(str(fault).isprintable() and fault.expected and fault.where for fault in faults)
 
@@ -210,26 +211,26 @@ def test_a_result_is_neither_there_twice_nor_copied_under_a_different_name() -> 
 
 def test_missing_seeds_and_a_missing_baseline_are_notes_or_faults() -> None:
     report = Report()
-    committed.check_trials([training()], report, committed.KNOWN)
+    committed.check_trials([training()], report, committed.KNOWN, strict=False)
     assert report.faults == []
     assert {note.what.split(",")[0] for note in report.notes} >= {"no baseline"}
-    faults = faults_of(training(), complete=True)
+    faults = faults_of(training(), strict=True)
     assert {"no baseline", "no seeds [101, 102, 103, 104]"} == {fault.what for fault in faults}
 
 
-def test_a_trial_of_an_unknown_dataset_is_checked_where_that_is_allowed() -> None:
+def test_an_unknown_dataset_is_a_fault_in_a_folder_of_results_and_a_note_in_a_workspace() -> None:
     nowhere = KnownDatasets({})
-    assert any("is unknown" in fault.what for fault in faults_of(evaluator(), known=nowhere))
-    assert faults_of(evaluator(), known=nowhere, allow_unknown_dataset=True) == []
+    assert any("is unknown" in fault.what for fault in faults_of(evaluator(), known=nowhere, strict=True))
+    assert faults_of(evaluator(), known=nowhere) == []
 
 
 def test_a_changed_manifest_makes_its_dataset_unknown(tmp_path: Path) -> None:
     shutil.copytree(CARDS / "digits-smallcnn-32px-base", tmp_path / "digits")
     path = tmp_path / "digits/dataset.json"
     path.write_text(path.read_text().replace('"stages": 7', '"stages": 8'))
-    found: list[str] = []
-    assert find_manifests([tmp_path], lambda _, reason: found.append(reason)) == {}
-    assert "changed" in found[0] or "digest" in found[0]
+    report = Report()
+    assert find_manifests([tmp_path], report) == {}
+    assert "changed" in report.faults[0].what
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from helpers import record_factory as factory
 
 from fmcs_bench.core.errors import RecordError
-from fmcs_bench.leaderboard.check import find_manifests
 from fmcs_bench.leaderboard.claims import (
     CLAIM_COLUMNS,
     HELD_OUT,
@@ -20,6 +19,7 @@ from fmcs_bench.leaderboard.claims import (
     load_claims,
     verdict,
 )
+from fmcs_bench.leaderboard.load import find_manifests
 from fmcs_bench.results.board import Table
 from fmcs_bench.results.statistics import Estimate
 from fmcs_bench.training.methods import Method

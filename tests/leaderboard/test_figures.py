@@ -99,13 +99,6 @@ def test_the_confusion_figure_shows_every_share_and_the_recall(board: EvaluatorB
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
 
 
-def test_the_calibration_figure_draws_the_bins(board: EvaluatorBoard) -> None:
-    found = breakdowns(board)
-    drawn = points(evaluators.calibration_figure(board, found))
-    for breakdown in found.values():
-        assert {(round(part.confidence, 6), round(part.accuracy, 6)) for part in breakdown.bins} <= drawn
-
-
 def test_many_evaluators_have_panels_up_to_a_number_and_the_chosen_one_is_among_them() -> None:
     names = [f"e{i}" for i in range(MAX_PANELS + 2)]
     records = [factory.evaluator_record(name, mae=0.5 + i / 100) for i, name in enumerate(names)]
@@ -154,16 +147,6 @@ def test_the_raf_figure_draws_every_raf_and_fills_the_chosen_one(trainings: Trai
     assert 100 * far.chosen.test_accuracy.mean < figure.axes[0].get_ylim()[0] - 50
 
 
-def test_curves_are_the_means_of_the_seeds_beside_those_of_the_baseline(trainings: TrainingBoard) -> None:
-    drawn = points(training.accuracy_curve_figure(trainings))
-    row = next(row for row in trainings.rows if row.family == "ral-set")
-    assert trainings.baseline is not None
-    for one in (row.chosen, trainings.baseline.chosen):
-        curve = {(float(e), round(100 * value.mean, 6)) for e, value in enumerate(one.accuracy_curve, start=1)}
-        assert len(curve) == 8
-        assert curve <= drawn
-
-
 def test_score_against_accuracy_has_both_differences_with_their_intervals(trainings: TrainingBoard) -> None:
     figure = training.score_figure(trainings)
     for row in trainings.rows:
@@ -182,7 +165,7 @@ def test_a_board_has_only_the_figures_that_it_has_something_for(trainings: Train
     assert of([factory.training_record()]) == set()
     assert of([factory.training_record(0.5)]) == {"raf"}
     assert of([factory.training_record(), factory.training_record(0.5)]) == {"raf", "differences"}
-    assert set(training.drawable(trainings)) == {"raf", "differences", "scores", "curves"}
+    assert set(training.drawable(trainings)) == {"raf", "differences", "scores"}
     for figure in training.drawable(training_boards(factory.training_records(1))[0]).values():  # one seed is enough
         assert encode(figure(training_boards(factory.training_records(1))[0]), "svg")
 

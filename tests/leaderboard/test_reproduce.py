@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers import record_factory as factory
 
-from fmcs_bench.leaderboard.reproduce import command
+from fmcs_bench.leaderboard.method_page import command
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import recipe

@@ -14,7 +14,8 @@ from helpers.page_reader import tree
 
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError, MissingDataError, RecordError
-from fmcs_bench.leaderboard.check import Trial, check
+from fmcs_bench.leaderboard.check import check
+from fmcs_bench.leaderboard.load import Trial
 from fmcs_bench.leaderboard.submit import add
 from fmcs_bench.results import tables
 from fmcs_bench.results.store import RecordStore, pack_predictions

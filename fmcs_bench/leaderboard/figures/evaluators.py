@@ -124,36 +124,6 @@ def confusion_figure(board: EvaluatorBoard, breakdowns: Mapping[str, Breakdown])
     return figure
 
 
-@house_style()
-def calibration_figure(board: EvaluatorBoard, breakdowns: Mapping[str, Breakdown]) -> Figure:
-    """Calibration curves on the test run: how often the most probable stage is right, by its probability.
-
-    The bins are those of the calibration error; the area of a dot is the share of maps in it.
-
-    Args:
-        board: gives the order and the calibration errors.
-        breakdowns: by evaluator.
-    """
-    rows = panel_rows(board)
-    figure, grid = _panels(rows, height=1.75)
-    for row, axes in zip(rows, grid, strict=True):
-        bins = breakdowns[row.evaluator].bins
-        confidence, accuracy = [part.confidence for part in bins], [part.accuracy for part in bins]
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED, zorder=1.5)
-        axes.plot(confidence, accuracy, color=_color(row), linewidth=1.2, zorder=2)
-        sizes = [4 + 90 * part.share for part in bins]
-        axes.scatter(confidence, accuracy, s=sizes, color=_color(row), linewidths=0, zorder=3)
-        error = np.mean([record.metrics["test_run"].ece for record in row.records])
-        axes.text(0.04, 0.93, f"ECE {error:.2f}", fontsize=8, va="top")
-        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    legend = [
-        Line2D([], [], color=BLUE, marker="o", linewidth=1.2, label="answers, all seeds together"),
-        Line2D([], [], color=MUTED, linewidth=1, linestyle=DASHED, label="perfectly calibrated"),
-    ]
-    _finish(figure, board, rows, legend, "probability of the most probable stage", "share that is right")
-    return figure
-
-
 def panel_rows(board: EvaluatorBoard) -> list[EvaluatorRow]:
     """The rows that have a panel: all, or the first ``MAX_PANELS`` with the chosen one among them."""
     first = list(board.rows[:MAX_PANELS])

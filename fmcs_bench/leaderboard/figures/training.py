@@ -1,20 +1,17 @@
-"""Figures of a training board: differences to the baseline, accuracy by RAF and by epoch, score against accuracy."""
+"""Figures of a training board: differences to the baseline, accuracy by RAF, score against accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from fmcs_bench.core.figure_style import BLUE, INK, MUTED, ORANGE, PAPER, house_style, short
 from fmcs_bench.leaderboard.figures import (
     DASHED,
-    MAX_PANELS,
     far_below,
     interval,
     numbers_beside,
@@ -37,7 +34,6 @@ def drawable(board: TrainingBoard) -> dict[str, Callable[[TrainingBoard], Figure
         "differences": (bool(compared), difference_figure),
         "scores": (any(row.chosen.score_difference is not None for row in compared), score_figure),
         "raf": (any(row.chosen.raf < 1 for row in rows), raf_figure),
-        "curves": (any(map(_has_curve, rows)), accuracy_curve_figure),
     }
     return {name: figure for name, (has_data, figure) in found.items() if has_data}
 
@@ -122,38 +118,6 @@ def raf_figure(board: TrainingBoard) -> Figure:
 
 
 @house_style()
-def accuracy_curve_figure(board: TrainingBoard) -> Figure:
-    """Validation accuracy after every epoch: the chosen RAF of every family with an evaluator, beside the baseline.
-
-    A line is the mean over seeds, its band the 95 % interval.
-
-    Raises:
-        RecordError: seeds of one method were not trained for the same number of epochs.
-    """
-    rows = [row for row in board.rows if _has_curve(row)]
-    figure, grid = panels(min(len(rows), MAX_PANELS), columns=3, height=1.75, width=2.8)
-    for axes, row in zip(grid, rows, strict=False):
-        if board.baseline is not None:
-            _line(axes, board.baseline.chosen.accuracy_curve, INK, dashed=True)
-        _line(axes, row.chosen.accuracy_curve, _color(row), dashed=False)
-        axes.tick_params(labelbottom=True)  # families may be trained for different numbers of epochs
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
-        control = ", control" if row.control else ""
-        axes.set_title(f"{short(row.family, 40)}\nRAF {row.chosen.raf:g}{control}", fontsize=8, fontweight="normal")
-    left_out = len(rows) - len(grid)
-    figure.supxlabel(f"epoch; {left_out} more methods are not shown" if left_out else "epoch", fontsize=9.5)
-    figure.supylabel("validation accuracy (%)", fontsize=9.5)
-    legend = [
-        Line2D([], [], color=BLUE, linewidth=2, label="method at its chosen RAF"),
-        Line2D([], [], color=ORANGE, linewidth=2, label="control"),
-        Line2D([], [], color=INK, linewidth=1, linestyle=DASHED, label="baseline"),
-        Line2D([], [], color=MUTED, linewidth=7, alpha=0.3, label="95 % interval over seeds"),
-    ]
-    figure.legend(handles=legend, loc="outside upper left", ncols=4, columnspacing=1.6, handlelength=1.9)
-    return figure
-
-
-@house_style()
 def score_figure(board: TrainingBoard) -> Figure:
     """What training changed: score and test accuracy, each minus the baseline's at equal seeds, with 95 % intervals.
 
@@ -209,10 +173,6 @@ def in_points(share: Estimate) -> Estimate:
     return Estimate(100 * share.mean, low, high, std, share.num)
 
 
-def _has_curve(row: TrainingRow) -> bool:
-    return row.chosen.raf < 1 and len(row.chosen.accuracy_curve) > 1
-
-
 def _draw_sweep(axes: Axes, row: TrainingRow, rafs: Sequence[float], cut: float) -> None:
     found = [(rafs.index(point.raf), point, in_points(point.test_accuracy)) for point in row.sweep]
     found = [(x, point, estimate) for x, point, estimate in found if estimate.mean >= cut]
@@ -231,15 +191,6 @@ def _mark_far_below(axes: Axes, row: TrainingRow, rafs: Sequence[float], cut: fl
         if mean < cut:
             axes.plot(x, bottom, "v", color=_color(row), markerfacecolor=_fill(row, point), markersize=6)
             axes.annotate(f"{mean:.1f}", (x, bottom), (0, 5), textcoords="offset points", ha="center", fontsize=8)
-
-
-def _line(axes: Axes, curve: Sequence[Estimate], color: str, *, dashed: bool) -> None:
-    epochs, curve = np.arange(1, len(curve) + 1), [in_points(estimate) for estimate in curve]
-    low = [estimate.mean if estimate.low is None else estimate.low for estimate in curve]
-    high = [estimate.mean if estimate.high is None else estimate.high for estimate in curve]
-    axes.fill_between(epochs, low, high, color=MUTED if dashed else color, alpha=0.22, linewidth=0)
-    mean = [estimate.mean for estimate in curve]
-    axes.plot(epochs, mean, color=color, linewidth=1 if dashed else 1.7, linestyle=DASHED if dashed else "-", zorder=3)
 
 
 def _title(row: TrainingRow) -> str:
