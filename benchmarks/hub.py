@@ -119,19 +119,14 @@ def loading_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int
     rows = fb.load(folder, split=split)
     again_seconds = time.perf_counter() - begin
     shape = dataset.manifest.map_shape
-    numpy_rows = fb.load(folder, split=split, library="numpy")
-    plain, plain_numpy = rows.with_format("torch"), rows.with_format("numpy")
+    plain = rows.with_format("torch")
     index = [np.random.default_rng(i).integers(len(rows), size=BATCH_SIZE) for i in range(batches)]
     counter = iter(range(10_000))
 
     def by_hand(batch: dict[str, Any]) -> Any:
         return batch["feature_map"].reshape(-1, *shape).half()
 
-    def numpy_by_hand(batch: dict[str, Any]) -> Any:
-        return batch["feature_map"].reshape(-1, *shape).astype(np.float16)
-
-    for ours, theirs in ((rows[index[0]], by_hand(plain[index[0]])), (numpy_rows[:9], numpy_by_hand(plain_numpy[:9]))):
-        assert (ours["feature_map"] == theirs).all()
+    assert (rows[index[0]]["feature_map"] == by_hand(plain[index[0]])).all()
 
     def random_rate(some: Any, use: Callable[[Any], Any]) -> float:
         return per_second(batches * BATCH_SIZE, lambda: [use(some[i]) for i in index])
@@ -152,7 +147,6 @@ def loading_rates(dataset: FmcsDataset, part: Part, folder: Path, *, rounds: int
     }
     for name, rate, pair in (
         ("random_torch", random_rate, ((rows, maps), (plain, by_hand))),
-        ("random_numpy", random_rate, ((numpy_rows, maps), (plain_numpy, numpy_by_hand))),
         ("epoch_torch", epoch_rate, ((rows, maps), (plain, by_hand))),
     ):
         ours, theirs, ratio = by_turns(lambda r=rate, p=pair[0]: r(*p), lambda r=rate, p=pair[1]: r(*p), rounds)

@@ -155,16 +155,14 @@ def megabytes(num_bytes: int) -> str:
 
 def software_bibtex(manifest: schema.Manifest) -> str:
     """How to cite fmcs-bench and this dataset."""
-    return "\n".join(
-        [
-            f"@misc{{{manifest.name.replace('.', '-')},",
-            f"  title = {{FMCS dataset {manifest.name}, digest {manifest.dataset_digest[:12]}}},",
-            "  author = {{The fmcs-bench developers}},",
-            f"  year = {{{manifest.created[:4]}}},",
-            f"  note = {{made with fmcs-bench {manifest.environment.fmcs_bench}}}",
-            "}",
-        ]
-    )
+    lines = [
+        f"@misc{{{manifest.name.replace('.', '-')},",
+        f"  title = {{FMCS dataset {manifest.name}, digest {manifest.dataset_digest[:12]}}},",
+        "  author = {{The fmcs-bench developers}},",
+        f"  year = {{{manifest.created[:4]}}},",
+        f"  note = {{made with fmcs-bench {manifest.environment.fmcs_bench}}}",
+    ]
+    return "\n".join([*lines, "}"])
 
 
 # The command that builds the dataset again
@@ -301,17 +299,10 @@ def _sized(size: tuple[int, int] | str) -> str:
 
 def _run(run: schema.RunInfo) -> dict[str, Any]:
     head = ["FMCS", "epoch", "step", "training loss (nats)", "validation accuracy", "way to convergence"]
-    body = [
-        [
-            str(stage.stage),
-            f"{stage.epoch:.2f}",
-            f"{stage.step:,}",
-            f"{stage.train_loss:.4f}",
-            percent(stage.validation_accuracy),
-            f"{stage.progress:.3f}",
-        ]
-        for stage in run.stages
-    ]
+    body = []
+    for stage in run.stages:
+        way = [str(stage.stage), f"{stage.epoch:.2f}", f"{stage.step:,}", f"{stage.train_loss:.4f}"]
+        body.append([*way, percent(stage.validation_accuracy), f"{stage.progress:.3f}"])
     return {
         "seed": run.seed,
         "role": run.role,
@@ -327,17 +318,8 @@ def _split_table(facts: Facts) -> str:
     for split in facts.publication.parquet:
         role, images = CONFIGURATIONS[split.configuration][split.split]
         seeds = [run.seed for run in facts.manifest.runs if run.role == role and run.seed in facts.part.runs]
-        body.append(
-            [
-                markdown.code(split.configuration),
-                markdown.code(split.split),
-                f"{role} ({_listed(seeds)})",
-                images,
-                f"{split.num_rows:,}",
-                str(len(split.files)),
-                megabytes(facts.num_bytes(split)),
-            ]
-        )
+        names = [markdown.code(split.configuration), markdown.code(split.split), f"{role} ({_listed(seeds)})", images]
+        body.append([*names, f"{split.num_rows:,}", str(len(split.files)), megabytes(facts.num_bytes(split))])
     return markdown.rows(["configuration", "split", "runs (seeds)", "images", "rows", "files", "size"], body)
 
 

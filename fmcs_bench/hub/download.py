@@ -122,11 +122,7 @@ class _Place:
         return str(self.location)
 
     def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
-        """Copy files of at most these sizes into a folder; what is missing stays away.
-
-        Raises:
-            DatasetError: a file cannot be read, or is larger.
-        """
+        """Copy files of at most these sizes into a folder; what is missing stays away."""
         pool = ThreadPoolExecutor(PARALLEL)
         try:
             for done in [pool.submit(self._copy, name, most, folder / name) for name, most in sizes.items()]:
@@ -281,9 +277,11 @@ def _bring(
             _require_no_links(target, name)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (beside / name).replace(target / name)
-        (target / PART).unlink(missing_ok=True)
-    for name, data in heads.items():
-        files.write_atomically((target if here is not None else beside) / name, data)
+    folder = beside if here is None else target
+    for name, data in heads.items():  # part.json last: until then the folder is the part that it was
+        files.write_atomically(folder / name, data)
+    if PART not in heads:
+        (folder / PART).unlink(missing_ok=True)
     if here is None:
         if target.is_dir():
             target.rmdir()  # it is empty
@@ -294,12 +292,7 @@ def _bring(
 
 
 def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target: Path, progress: Progress) -> None:
-    """Fetch files into a folder, and keep those that have their SHA-256.
-
-    Raises:
-        WorkspaceError: the disk is too small.
-        DatasetError: a file does not come, or has other content.
-    """
+    """Fetch files into a folder, and keep those that have their SHA-256."""
     needed, free = sum(entry.num_bytes for entry in missing.values()), shutil.disk_usage(folder).free
     if needed > free:
         raise WorkspaceError(
@@ -323,11 +316,7 @@ def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target:
 
 
 def _part_in(target: Path, contents: Contents) -> Part | None:
-    """What of this dataset is in the target folder; None where it is empty, or there is none.
-
-    Raises:
-        WorkspaceError: it holds something else.
-    """
+    """What of this dataset is in the target folder; None where it is empty, or there is none."""
     way_out = "choose another folder with --to, or move this one away"
     if target.is_dir() and not any(target.iterdir()):
         return None
@@ -358,13 +347,11 @@ def _is_here(target: Path, name: str, entry: schema.FileEntry, contents: Content
 
 def _both(here: Part, wanted: Part, contents: Contents) -> Part:
     """The smallest part that holds two."""
-    whole = Part.of(contents.manifest)
-    return whole.model_copy(
-        update={
-            name: tuple(v for v in getattr(whole, name) if v in getattr(here, name) or v in getattr(wanted, name))
-            for name in ("kinds", "runs", "stages", "splits")
-        }
-    )
+    whole, both = Part.of(contents.manifest), {}
+    for name in ("kinds", "runs", "stages", "splits"):
+        either = {*getattr(here, name), *getattr(wanted, name)}
+        both[name] = tuple(value for value in getattr(whole, name) if value in either)
+    return whole.model_copy(update=both)
 
 
 def _offline(source: _Place | _Repository, folders: Iterable[Path], asked: Mapping[str, Any]) -> FmcsDataset:
@@ -386,11 +373,7 @@ def _offline(source: _Place | _Repository, folders: Iterable[Path], asked: Mappi
 
 
 def _chosen(available: Part, asked: Mapping[str, Any], source: str) -> Part:
-    """A part of what the source has; None is all.
-
-    Raises:
-        ConfigError: something that the source does not have.
-    """
+    """A part of what the source has; None is all."""
     try:
         found = {name: chosen(values, getattr(available, name), name) for name, values in asked.items()}
     except ConfigError as error:

@@ -4,8 +4,8 @@ Flow: folder or repository -> ``publication.json`` -> Parquet files of the split
 Hub's cache at one commit, or streamed -> ``datasets.load_dataset`` -> a format in which maps are [D, H, W].
 
 Nothing but these files is read or fetched, and no code of the repository runs. The formats of ``datasets`` give flat
-maps and make float32 of them. Importing this module adds one format for each library and type of number:
-``fmcs_torch_float16``, ...; they read fixed-size lists without a copy. The ``id`` of the values' feature is the shape.
+maps and make float32 of them. Importing this module adds the format ``fmcs``, which reads fixed-size lists without a
+copy. The ``id`` of the values' feature is the shape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -29,13 +29,12 @@ from datasets.formatting.formatting import TensorFormatter
 
 from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning, nearest
 from fmcs_bench.hub.errors import hub_errors
-from fmcs_bench.hub.parquet import MAPS, parse_shape
+from fmcs_bench.hub.parquet import MAPS
 from fmcs_bench.store import publication
 from fmcs_bench.store.location import stays_inside
 from fmcs_bench.store.publication import ParquetSplit, Publication
 
-DTYPES = {"torch": ("float16", "bfloat16", "float32"), "numpy": ("float16", "float32")}
-"""Types of maps, by the library that holds them."""
+FORMAT = "fmcs"
 
 
 def load(
@@ -45,26 +44,21 @@ def load(
     split: str | None = None,
     streaming: bool = False,
     revision: str | None = None,
-    library: Literal["torch", "numpy"] = "torch",
-    dtype: torch.dtype | np.dtype[Any] | type | str = "float16",
 ) -> datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict | datasets.IterableDatasetDict:
-    """Load a published FMCS dataset, one map in a row.
+    """Load a published FMCS dataset as tensors, one map in a row.
 
-    A row has ``feature_map`` [D, H, W], ``fmcs`` (0 .. K - 1, a class), ``stage`` (1 .. K), ``run`` (seed),
+    A row has ``feature_map`` (float16 [D, H, W]), ``fmcs`` (0 .. K - 1, a class), ``stage`` (1 .. K), ``run`` (seed),
     ``image_id``, ``label`` (a class) and ``epoch``. Another format, as ``with_format(None)``, gives maps as flat lists,
     as they are in the files. Only the files of the splits that are asked for are fetched.
 
     Args:
-        name_or_path: ``owner/name`` of a dataset repository on the Hub, or a published folder. A folder of that name
-            comes first.
+        name_or_path: a published folder, or ``owner/name`` of a dataset repository on the Hub.
         configuration: ``default`` (train on the training runs, test on a run that no evaluator has seen), ``same_run``
             or ``unseen``.
         split: as for ``datasets.load_dataset``: ``train``, ``validation``, ``test``, also ``train[:10%]``; None is a
             dictionary of all.
         streaming: read rows as they are needed, and keep nothing on the disk.
         revision: branch, tag or commit of the repository; None is ``main``. All files come from one commit.
-        library: that holds maps and numbers.
-        dtype: of the maps: ``float16`` as they are stored, ``float32``, or ``bfloat16`` with torch.
 
     Raises:
         ConfigError: a value that is not allowed; no such configuration or split.
@@ -79,7 +73,6 @@ def load(
         >>> first["feature_map"].shape  # doctest: +SKIP
         torch.Size([1024, 7, 7])
     """
-    number = _number(library, dtype)
     text = os.fspath(name_or_path)
     folder, repo = Path(text).expanduser(), ""
     if not text or not folder.is_dir():
@@ -110,15 +103,16 @@ def load(
         root = str(_from_hub(repo, file.name, names, source) if repo else folder)
         for name in names:
             _check(Path(root) / name, name, published, source)
-    files = {part.split: [f"{root}/{name}" for name in part.files] for part in parts}
+    # ``datasets`` reads paths as patterns; a name with ``[`` is that name
+    files = {part.split: [glob.escape(f"{root}/{name}") for name in part.files] for part in parts}
     with hub_errors(source) if repo and streaming else nullcontext():
         try:
-            rows = datasets.load_dataset("parquet", data_files=_literal(files), split=split, streaming=streaming)
+            rows = datasets.load_dataset("parquet", data_files=files, split=split, streaming=streaming)
         except (datasets.exceptions.DatasetGenerationError, pa.ArrowInvalid) as error:
             raise DatasetError(f"the Parquet files of {source} are damaged: {error.__cause__ or error}") from None
         except (ValueError, NotImplementedError) as error:  # such as a slice of a split that is streamed
             raise ConfigError(f"split = {split!r}, streaming = {streaming} of {source}: {error}") from None
-    return _with_maps(rows, library, number)
+    return _with_maps(rows)
 
 
 def _from_hub(repo: str, revision: str | None, names: Sequence[str], source: str) -> Path:
@@ -134,25 +128,6 @@ def _from_hub(repo: str, revision: str | None, names: Sequence[str], source: str
                 repo, repo_type="dataset", revision=revision, allow_patterns=[glob.escape(name) for name in names]
             )
         )
-
-
-def _literal(files: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """``datasets`` reads paths as patterns; a name with ``[`` is that name."""
-    return {split: [glob.escape(path) for path in paths] for split, paths in files.items()}
-
-
-def _number(library: str, dtype: Any) -> str:
-    if library not in DTYPES:
-        raise ConfigError(f"library = {library!r}; allowed are {', '.join(DTYPES)}")
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES["torch"]:
-        try:
-            name = np.dtype(dtype).name  # of np.float16, which is a class
-        except TypeError:
-            name = str(dtype)
-    if name not in DTYPES[library]:
-        raise ConfigError(f"dtype = {dtype!r}; allowed with {library} are {', '.join(DTYPES[library])}")
-    return name
 
 
 def _read_publication(file: Path, source: str) -> Publication:
@@ -195,16 +170,11 @@ def _check(path: Path, name: str, published: Publication, source: str) -> None:
         )
 
 
-def format_name(library: str, dtype: str) -> str:
-    """Name of a format, for ``with_format``."""
-    return f"fmcs_{library}_{dtype}"
-
-
-def _with_maps(rows: Any, library: str, dtype: str) -> Any:
-    """Rows, or a dictionary of splits, in one of the formats of this module."""
+def _with_maps(rows: Any) -> Any:
+    """Rows, or a dictionary of splits, in the format of this module."""
     if isinstance(rows, dict):
-        return type(rows)({split: _with_maps(of_split, library, dtype) for split, of_split in rows.items()})
-    rows = rows.with_format(format_name(library, dtype))
+        return type(rows)({split: _with_maps(of_split) for split, of_split in rows.items()})
+    rows = rows.with_format(FORMAT)
     column = rows.info.features[MAPS]
     column.feature = MapValue(column.feature.dtype, id=column.feature.id)
     return rows
@@ -213,7 +183,7 @@ def _with_maps(rows: Any, library: str, dtype: str) -> Any:
 class MapValue(datasets.Value):  # type: ignore[misc]  # the library ships no types
     """The feature of a value of a map; equal to the ``Value`` that is in the files, and written as one.
 
-    Rows that are sent to another process take it along. Reading it there imports this module, which adds the formats.
+    Rows that are sent to another process take it along. Reading it there imports this module, which adds the format.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -222,10 +192,8 @@ class MapValue(datasets.Value):  # type: ignore[misc]  # the library ships no ty
     __hash__ = None  # type: ignore[assignment]  # as features are
 
 
-class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no types
-    """Rows as NumPy arrays: maps as ``dtype``, other numbers as they are stored."""
-
-    dtype: ClassVar[str]
+class TensorMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no types
+    """Rows as tensors, numbers as they are stored."""
 
     def format_row(self, pa_table: pa.Table) -> dict[str, Any]:
         """The first row: a map [D, H, W], and numbers."""
@@ -251,61 +219,32 @@ class NumpyMaps(TensorFormatter):  # type: ignore[misc]  # the library ships no 
                 values = chunk.values.slice(chunk.offset * size, len(chunk) * size)  # flatten() would copy
                 maps_BDHW[start : start + len(chunk)] = values.to_numpy().reshape(len(chunk), *maps_BDHW.shape[1:])
                 start += len(chunk)
-            return self._maps(maps_BDHW)
+            return torch.from_numpy(maps_BDHW)
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            return self._numbers(column.to_numpy())
+            return torch.tensor(column.to_numpy())  # a copy: Arrow's memory cannot be written to
         values = column.to_pylist()  # of a column that somebody added or changed
         return self._of_python(name, values) if name == MAPS else values
 
     def _of_python(self, name: str, value: Any) -> Any:
         if isinstance(value, list) and value and isinstance(value[0], np.ndarray | np.number | torch.Tensor):
-            return self._stack(value)
+            return torch.stack([torch.as_tensor(one) for one in value])
         if name == MAPS and isinstance(value, list):
             values = np.asarray(value, np.float16)
             is_flat = values.ndim <= 2  # a row or a batch of flat maps
-            return self._maps(values.reshape(*values.shape[:-1], *self._shape()) if is_flat else values)
+            return torch.from_numpy(values.reshape(*values.shape[:-1], *self._shape()) if is_flat else values)
         if isinstance(value, int | float | np.ndarray | np.number) and not isinstance(value, bool):
-            return self._numbers(np.asarray(value))
+            return torch.as_tensor(np.asarray(value))
         return value
 
-    def _shape(self) -> tuple[int, int, int]:
+    def _shape(self) -> tuple[int, ...]:
         feature = (self.features or {}).get(MAPS)
-        shape = parse_shape(getattr(getattr(feature, "feature", None), "id", None))
+        shape = re.fullmatch(r"(\d+)x(\d+)x(\d+)", getattr(getattr(feature, "feature", None), "id", None) or "")
         if shape is None:
             raise DatasetError(
                 f"the shape of the maps is not known: the feature of {MAPS}'s values has no id like '1024x7x7'; load "
-                "the data set with fmcs_bench.load, or choose another format"
+                "the dataset with fmcs_bench.load, or choose a different format"
             )
-        return shape
-
-    def _maps(self, maps: np.ndarray) -> Any:
-        return maps.astype(self.dtype, copy=False)
-
-    def _numbers(self, numbers: np.ndarray) -> Any:
-        return numbers
-
-    def _stack(self, values: list[Any]) -> Any:
-        return np.stack(values)
+        return tuple(map(int, shape.groups()))
 
 
-class TorchMaps(NumpyMaps):
-    """Rows as tensors: maps as ``dtype``, other numbers as they are stored."""
-
-    def _maps(self, maps: np.ndarray) -> Any:
-        return torch.from_numpy(maps).to(getattr(torch, self.dtype))
-
-    def _numbers(self, numbers: np.ndarray) -> Any:
-        return torch.tensor(numbers)  # a copy: Arrow's memory cannot be written to
-
-    def _stack(self, values: list[Any]) -> Any:
-        return torch.stack([torch.as_tensor(value) for value in values])
-
-
-def _add_formats() -> None:
-    for library, kind in (("torch", TorchMaps), ("numpy", NumpyMaps)):
-        for dtype in DTYPES[library]:
-            name = format_name(library, dtype)
-            formatting._register_formatter(type(f"{kind.__name__}_{dtype}", (kind,), {"dtype": dtype}), name)
-
-
-_add_formats()
+formatting._register_formatter(TensorMaps, FORMAT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,17 +159,6 @@ def export(
 def map_bytes(manifest: schema.Manifest) -> int:
     """Of one map in float16."""
     return math.prod(manifest.map_shape) * np.dtype(np.float16).itemsize
-
-
-def parse_shape(text: str | None) -> tuple[int, int, int] | None:
-    """(D, H, W) of the ``id`` of a feature; None where it is no shape.
-
-    Example:
-        >>> parse_shape("1024x7x7")
-        (1024, 7, 7)
-    """
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text or "")
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def arrow_schema(manifest: schema.Manifest) -> pa.Schema:

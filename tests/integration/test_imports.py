@@ -108,7 +108,7 @@ def test_a_named_image_dataset_does_without_the_hub_library():
 
 def test_reading_maps_loads_neither_statistics_nor_figures_nor_networks():
     code = (
-        "import fmcs_bench as fb, sys; fb.open, fb.build, fb.download, fb.verify, fb.load\n"
+        "import fmcs_bench as fb, sys; fb.open, fb.build, fb.download, fb.verify\n"
         "print([m for m in ('sklearn', 'scipy', 'matplotlib', 'jinja2', 'timm', 'torchvision', 'datasets', 'ray')"
         " if m in sys.modules])"
     )
