@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -75,6 +76,16 @@ def hub(tmp_path, monkeypatch):
         save_file(state, snapshot / "model.safetensors")
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def generate():
+    """The script that makes the committed data cards."""
+    path = Path(__file__).parents[1] / "data_cards/generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def build_tiny(workspace: Path, **options) -> FmcsDataset:

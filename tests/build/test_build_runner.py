@@ -2,13 +2,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import nullcontext
 
 import pytest
 from conftest import TINY, build_tiny, subprocess_environment
+from helpers.building import BUILD
 
 from fmcs_bench.build import runner as builder
 from fmcs_bench.build.units import TrainRun
@@ -20,12 +20,6 @@ from fmcs_bench.jobs.local import Job, LocalEngine
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.schema import WORK
 from fmcs_bench.training.recipes import ConvergenceRule
-
-BUILD = [
-    sys.executable, "-m", "fmcs_bench", "build", "--backbone", "smallcnn", "--image-size", "16", "--stages", "3",
-    "--epochs", "6", "--limit", "60", "--checkpoints", "12", "--name", "tiny", "--batch-size", "16", "--lr", "3e-3",
-    "--cqi-threshold", "0.3", "--device", "cpu",
-]  # fmt: skip
 
 
 def start_build(workspace):

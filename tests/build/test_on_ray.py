@@ -9,10 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import build_tiny, subprocess_environment
-from helpers.building import LARGEST_SHARD, Watched
+from helpers.building import BUILD, LARGEST_SHARD, Watched
+from helpers.desk import Said
 from PIL import Image
-from test_build_runner import BUILD
-from test_ray import Said
 
 from fmcs_bench.build import runner as builder
 from fmcs_bench.build.verify import verify

@@ -3,22 +3,10 @@
 import re
 
 import pytest
+from helpers.hostile import HOSTILE
 from markdown_it import MarkdownIt
 
 from fmcs_bench.core.markdown import block, code, escape, rows
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "a | b",
-    "[x](javascript:alert(1))",
-    "![x](http://tracker/y.png)",
-    "`code` ``and`` more",
-    "*a* _b_ ~~c~~ **d**",
-    "<img src=x onerror=y> &amp; &lt;",
-    "$x^2$ \\( y \\) #1 \\",
-    "---",
-    "one\n---\ntwo\r\n# three",
-]
 
 
 def rendered(text):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -9,6 +10,12 @@ from fmcs_bench.build.units import Workshop
 from fmcs_bench.store import writer
 from fmcs_bench.store.writer import DatasetWriter
 
+BUILD = [
+    sys.executable, "-m", "fmcs_bench", "build", "--backbone", "smallcnn", "--image-size", "16", "--stages", "3",
+    "--epochs", "6", "--limit", "60", "--checkpoints", "12", "--name", "tiny", "--batch-size", "16", "--lr", "3e-3",
+    "--cqi-threshold", "0.3", "--device", "cpu",
+]  # fmt: skip
+"""The command that builds the tiny dataset."""
 LARGEST_SHARD = 2**15
 """64 of the tiny dataset's maps in a shard, so that a run has several blocks."""
 

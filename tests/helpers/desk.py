@@ -1,9 +1,10 @@
-"""What a unit of work may do to its worker; units are names. Imported by workers, so it imports little."""
+"""What a trial may do to its worker; trials are names. Imported by workers, so it imports little."""
 
 import os
 import signal
 import time
 import warnings
+from contextlib import nullcontext
 
 from fmcs_bench.core.errors import EvaluatorError
 
@@ -40,3 +41,20 @@ class Desk:
         if unit.startswith("dies after") and first:
             os.kill(os.getpid(), signal.SIGKILL)
         return f"{unit} is done"
+
+
+class Said:
+    """A progress display that remembers."""
+
+    def __init__(self):
+        self.lines, self.advanced, self.total = [], 0, None
+
+    def task(self, _description, total):
+        self.total = total
+        return nullcontext(self)
+
+    def advance(self, steps=1):
+        self.advanced += steps
+
+    def say(self, message):
+        self.lines.append(message)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import build_tiny, subprocess_environment
+from helpers.hostile import HOSTILE
 from helpers.published_folder import changed, facts_of
 from markdown_it import MarkdownIt
-from test_markdown import HOSTILE
 
 import fmcs_bench as fb
 from fmcs_bench.backbones.options import BackboneOptions

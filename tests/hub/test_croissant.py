@@ -8,9 +8,9 @@ from dataclasses import replace
 import mlcroissant
 import numpy as np
 import pytest
+from helpers.hostile import HOSTILE
 from helpers.published_folder import changed, facts_of
 from pyarrow import parquet as pq
-from test_markdown import HOSTILE
 
 from fmcs_bench.hub import parquet
 from fmcs_bench.hub.croissant import FILE, croissant, encode

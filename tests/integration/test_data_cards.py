@@ -1,6 +1,5 @@
 """The committed data cards are those that their manifests give."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,14 +13,6 @@ from fmcs_bench.store.schema import Manifest
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "data_cards"
 NAMES = sorted(path.name for path in CARDS.iterdir() if path.is_dir() and path.name != "__pycache__")
-
-
-@pytest.fixture(scope="module")
-def generate():
-    spec = importlib.util.spec_from_file_location("generate", CARDS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_card_is_listed(generate):

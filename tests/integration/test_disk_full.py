@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import subprocess_environment
-from test_build_runner import BUILD
+from helpers.building import BUILD
 
 # In a mount namespace of its own: a disk of a few hundred KB, which grows after each attempt.
 PROGRAM = """

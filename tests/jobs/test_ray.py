@@ -6,12 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 from conftest import subprocess_environment
-from helpers.desk import Desk
+from helpers.desk import Desk, Said
 
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError, EngineError, EvaluatorError, UnitsFailedError
@@ -36,23 +35,6 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every pro
 def places(judged, tmp_path):
     """Two equal workspaces: for the local engine, and for the cluster."""
     return [Workspace(shutil.copytree(judged, tmp_path / name)) for name in ("local", "ray")]
-
-
-class Said:
-    """A progress display that remembers."""
-
-    def __init__(self):
-        self.lines, self.advanced, self.total = [], 0, None
-
-    def task(self, _description, total):
-        self.total = total
-        return nullcontext(self)
-
-    def advance(self, steps=1):
-        self.advanced += steps
-
-    def say(self, message):
-        self.lines.append(message)
 
 
 def by_address(workspace, kind):
