@@ -29,7 +29,7 @@ class Contents:
         source: where they are from, for messages.
 
     Raises:
-        FmcsBenchError: a file is damaged, or contradicts another.
+        FmcsBenchError: a file is damaged, or two contradict each other.
     """
 
     def __init__(self, folder: Path, source: str) -> None:
@@ -90,11 +90,6 @@ def check_names(names: Iterable[str], where: str) -> None:
 
     Raises:
         DatasetError: a name leads out, is not portable, or two are one where case or accents are written differently.
-
-    Example:
-        >>> check_names(["a/B.json", "a/b.json"], "dataset.json")
-        Traceback (most recent call last):
-        fmcs_bench.core.errors.DatasetError: ... # doctest: +ELLIPSIS
     """
     seen: dict[str, str] = {}
     for name in names:

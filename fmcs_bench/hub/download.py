@@ -296,7 +296,7 @@ def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target:
     needed, free = sum(entry.num_bytes for entry in missing.values()), shutil.disk_usage(folder).free
     if needed > free:
         raise WorkspaceError(
-            f"{target} needs {needed:,} bytes more, and {free:,} bytes are free; free some space, choose another disk "
+            f"{target} needs {needed:,} bytes more, and {free:,} bytes are free; free some space, choose a disk "
             "with --workspace or --to, or ask for less with --only, --runs and --stages"
         )
     names = list(missing)
@@ -310,14 +310,14 @@ def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target:
                     (folder / name).unlink(missing_ok=True)
                     raise DatasetError(
                         f"{source}/{name} {problem}: the source is damaged or was changed, and the file is not kept. "
-                        "Type the command again, tell its owner, or use another source"
+                        "Type the command again, inform its owner, or use a different source"
                     )
             task.advance(len(batch))
 
 
 def _part_in(target: Path, contents: Contents) -> Part | None:
     """What of this dataset is in the target folder; None where it is empty, or there is none."""
-    way_out = "choose another folder with --to, or move this one away"
+    way_out = "choose a different folder with --to, or move this one away"
     if target.is_dir() and not any(target.iterdir()):
         return None
     if not target.exists() and not target.is_symlink():
@@ -404,6 +404,6 @@ def _disk_errors() -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise
         raise WorkspaceError(
-            f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno or 0)}); choose another folder "
+            f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno or 0)}); choose a folder "
             "with --workspace or --to"
         ) from None

@@ -48,8 +48,8 @@ def load(
     """Load a published FMCS dataset as tensors, one map in a row.
 
     A row has ``feature_map`` (float16 [D, H, W]), ``fmcs`` (0 .. K - 1, a class), ``stage`` (1 .. K), ``run`` (seed),
-    ``image_id``, ``label`` (a class) and ``epoch``. Another format, as ``with_format(None)``, gives maps as flat lists,
-    as they are in the files. Only the files of the splits that are asked for are fetched.
+    ``image_id``, ``label`` (a class) and ``epoch``. ``with_format(None)`` gives maps as flat lists, as they are in the
+    files. Only the files of the splits that are asked for are fetched.
 
     Args:
         name_or_path: a published folder, or ``owner/name`` of a dataset repository on the Hub.
@@ -161,7 +161,7 @@ def _chosen(published: Publication, configuration: str, split: str | None, sourc
 
 def _check(path: Path, name: str, published: Publication, source: str) -> None:
     if not path.is_file():
-        raise MissingDataError(f"{name} of {source} is not on this machine; download it, or choose another split")
+        raise MissingDataError(f"{name} of {source} is not on this machine; download it, or choose a different split")
     entry = published.files.get(name)
     if entry is None or path.stat().st_size != entry.num_bytes:
         expected = "nothing" if entry is None else f"{entry.num_bytes:,} bytes"
@@ -183,7 +183,7 @@ def _with_maps(rows: Any) -> Any:
 class MapValue(datasets.Value):  # type: ignore[misc]  # the library ships no types
     """The feature of a value of a map; equal to the ``Value`` that is in the files, and written as one.
 
-    Rows that are sent to another process take it along. Reading it there imports this module, which adds the format.
+    A process that unpickles such rows imports this module, which adds the format.
     """
 
     def __eq__(self, other: object) -> bool:

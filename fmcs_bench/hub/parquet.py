@@ -77,7 +77,7 @@ def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
         part: runs, stages and splits to take.
 
     Raises:
-        ConfigError: the part is of another dataset, or no configuration has a row.
+        ConfigError: the part is of a different dataset, or no configuration has a row.
     """
     if part.dataset_digest != manifest.dataset_digest:
         raise ConfigError(f"the part is of the dataset {part.dataset_digest[:12]}, not of {manifest.id}")
