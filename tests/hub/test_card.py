@@ -59,10 +59,14 @@ def test_equal_facts_give_equal_bytes(facts, published):
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_datasets_loads_a_folder_by_its_card(published, facts, configuration, tmp_path):
+def test_datasets_loads_a_folder_by_its_card(published, facts, tiny_dataset, configuration, tmp_path):
     loaded = datasets.load_dataset(str(published), configuration, cache_dir=str(tmp_path))
     expected = {split.split: split.num_rows for split in facts.configurations[configuration]}
     assert {name: len(rows) for name, rows in loaded.items()} == expected
+    if configuration == "default":
+        rows = loaded["test"].with_format("numpy", dtype=np.float16)
+        maps = tiny_dataset.sel("test", split="test").load().maps_MDHW
+        np.testing.assert_array_equal(rows["feature_map"][:].reshape(maps.shape), maps)
     for rows in loaded.values():
         assert rows.features["label"].names == list(facts.manifest.images.classes)
         assert rows.features["feature_map"].feature.id == "x".join(map(str, facts.manifest.map_shape))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 
-import datasets
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -52,13 +51,6 @@ def test_the_folder_has_the_dataset_and_what_a_repository_needs(published, tiny_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fb.open(published).id == tiny_dataset.id
-
-
-def test_datasets_reads_it_without_our_code(published, tiny_dataset, tmp_path):
-    rows = datasets.load_dataset(str(published), split="test", cache_dir=str(tmp_path))
-    rows = rows.with_format("numpy", dtype=np.float16)
-    maps = tiny_dataset.sel("test", split="test").load().maps_MDHW
-    np.testing.assert_array_equal(rows["feature_map"][:].reshape(maps.shape), maps)
 
 
 def test_publishing_again_changes_texts_only(copy, tiny_dataset):
