@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from fmcs_bench import __version__
@@ -42,7 +43,7 @@ from fmcs_bench.leaderboard.page import (
 )
 from fmcs_bench.results.board import COUNT, Column, Form, Table
 from fmcs_bench.results.evaluator_board import EVALUATOR_COLUMNS, EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.metrics import Breakdown, break_down
+from fmcs_bench.results.metrics import confusion
 from fmcs_bench.results.records import EvaluatorRecord, Predictions, TrainingRecord
 from fmcs_bench.results.training_board import TRAINING_COLUMNS, TrainingBoard, training_boards
 from fmcs_bench.store.schema import Manifest
@@ -264,8 +265,8 @@ def _evaluator_section(board: EvaluatorBoard, predictions: Callable[[EvaluatorRe
     intro = f"Lowest error on the test run: {best.evaluator}, {error}.{chosen}"
     name = anchor("evaluators", board.dataset_id, board.settings)
 
-    def answers() -> dict[str, Breakdown]:
-        return {row.evaluator: break_down([predictions(record) for record in row.records]) for row in board.rows}
+    def confusions() -> dict[str, np.ndarray]:
+        return {row.evaluator: _confusion([predictions(record) for record in row.records]) for row in board.rows}
 
     def table(view: str, name: str) -> TableItem:
         links = tuple(method_page.href(row.records[0]) for row in board.rows)
@@ -292,14 +293,25 @@ def _evaluator_section(board: EvaluatorBoard, predictions: Callable[[EvaluatorRe
     ]
     if board.tested_on:
         items.append(table("test_on", anchor("test-on", board.dataset_id, board.settings)))
-    confusion = picture(
+    picture_of_confusion = picture(
         "confusion",
-        lambda: evaluator_figures.confusion_figure(board, answers()),
+        lambda: evaluator_figures.confusion_figure(board, confusions()),
         "For every evaluator, the share of each predicted stage for each true stage of the test run.",
         "Shares of the maps of each true stage of the test run, mean over seeds; on the diagonal the recall (%).",
     )
-    items.append(Fold("Which stages are confused", (confusion,)))
+    items.append(Fold("Which stages are confused", (picture_of_confusion,)))
     return Section(f"{name}-board", f"Evaluators, settings {board.settings}", tuple(items), 3)
+
+
+def _confusion(predictions: Sequence[Predictions]) -> np.ndarray:
+    """Share of the maps of each true stage (row) that each stage (column) was predicted for; mean over fits."""
+    found = []
+    for arrays in predictions:
+        probs_KNK = arrays["test_run/probs"]
+        num_stages, num_images, _ = probs_KNK.shape
+        found.append(confusion(probs_KNK.reshape(-1, num_stages), np.repeat(np.arange(num_stages), num_images)))
+    mean_KK: np.ndarray = np.mean(found, axis=0)
+    return mean_KK
 
 
 _TRAINING_TEXTS = {

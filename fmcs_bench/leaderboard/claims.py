@@ -1,8 +1,7 @@
-"""Published figures beside our trainings: ``claims.csv``, one row for each figure, gives claims; each gets a verdict.
+"""Published figures beside our trainings: each row of ``claims.csv`` gets a verdict.
 
-Claims are in percent and percentage points, as they were published. The group of our trainings that deviates least from
-what the source states is compared. What a source states must be so (images, network, recipe, length, evaluator):
-trainings that change one of these do not test its figure. What it leaves open is listed, and changes no verdict.
+The group of our trainings that deviates least from what the source states is compared. Trainings that change what it
+states (images, network, recipe, length, evaluator) do not test its figure; what it leaves open changes no verdict.
 """
 
 from __future__ import annotations
@@ -66,15 +65,17 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(lambda cell: tuple(filter(None, cell.split(separator))))
 
 
-def _named_values(cell: str) -> list[dict[str, str]]:
-    """``README: lr=0.1 epochs=30 | script: lr=0.2`` as dictionaries."""
-    parts = (part.partition(": ") for part in cell.split(" | ") if part)
-    return [{"name": name} | dict(item.split("=", 1) for item in values.split()) for name, _, values in parts]
+def _pairs(cell: str) -> list[tuple[str, str]]:
+    """``README: lr=0.1 | script: lr=0.2`` as pairs."""
+    return [(part.partition(": ")[0], part.partition(": ")[2]) for part in cell.split(" | ") if part]
 
 
-def _values_with_places(cell: str) -> list[dict[str, str]]:
-    parts = (part.partition(": ") for part in cell.split(" | ") if part)
-    return [{"value": value, "place": place} for value, _, place in parts]
+def _recipes(cell: str) -> list[dict[str, str]]:
+    return [{"name": name} | dict(item.split("=", 1) for item in text.split()) for name, text in _pairs(cell)]
+
+
+def _contradictions(cell: str) -> list[dict[str, str]]:
+    return [{"value": value, "place": place} for value, place in _pairs(cell)]
 
 
 class Claim(Options):
@@ -98,11 +99,11 @@ class Claim(Options):
     reference_methods: Annotated[tuple[str, ...], _split(" ")]
     evaluator: str | None
     accuracy: Literal["not stated", "best on test"] = Field(description="of which epoch's weights")
-    recipes: Annotated[tuple[StatedRecipe, ...], BeforeValidator(_named_values)] = Field(min_length=1)
+    recipes: Annotated[tuple[StatedRecipe, ...], BeforeValidator(_recipes)] = Field(min_length=1)
     difference_of: Annotated[tuple[str, ...], _split(" ")] = Field(
         description="of a gain, the claims of the accuracy and of its reference, where the source gives both"
     )
-    contradictions: Annotated[tuple[Contradiction, ...], BeforeValidator(_values_with_places)]
+    contradictions: Annotated[tuple[Contradiction, ...], BeforeValidator(_contradictions)]
     remarks: Annotated[tuple[str, ...], _split(" | ")] = Field(description="other faults of the source")
     source: str = Field(description="arXiv identifier or repository")
     title: str
@@ -223,13 +224,8 @@ def verdict(claim: Claim, estimate: Estimate | None, *, decided: bool = False) -
         estimate: ours; None where there is none.
         decided: our trainings deviate from what the source states, so that they do not test its figure.
 
-    - inconsistent in the source: the source gives a different value for the same thing.
-    - not tested: no such trainings, fewer than five (paired) seeds, or trainings that deviate from what is stated.
-    - not reproduced: our interval does not contain the figure.
-    - within noise: it contains a gain and 0, or an accuracy within more than 1 point to each side.
-    - reproduced: it contains a gain and not 0, or an accuracy within at most 1 point to each side.
-
-    An interval contains a figure if it contains any number that is rounded to it.
+    The column of that name says what each means. An interval contains a figure if it contains any number that is
+    rounded to it.
     """
     if claim.contradictions:
         return "inconsistent in the source"

@@ -5,17 +5,13 @@ M maps, K stages, N images (of one run; every image has a map at each stage), S 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from fmcs_bench.core.errors import ProtocolError
-from fmcs_bench.results.records import Metrics, Predictions, Subset
+from fmcs_bench.results.records import Metrics
 
 NUM_BINS = 15
 PROBABILITY_TOLERANCE = 1e-3
@@ -146,57 +142,6 @@ def confusion(probs_MK: np.ndarray, stages_M: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         shares_KK: np.ndarray = counts_KK / counts_KK.sum(axis=1, keepdims=True)
     return shares_KK
-
-
-class Bin(NamedTuple):
-    """Maps whose most probable stage has about the same probability."""
-
-    confidence: float
-    """Mean of that probability."""
-    accuracy: float
-    """Share of them whose most probable stage is right."""
-    share: float
-    """Of all maps."""
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """Answers of one evaluator on one column, over its seeds.
-
-    Attributes:
-        confusion_KK: share of the maps of each true stage (row) that were called each stage (column); mean over seeds.
-        bins: of the calibration curve; the answers of all seeds together, without empty bins.
-    """
-
-    confusion_KK: np.ndarray
-    bins: tuple[Bin, ...]
-
-
-def break_down(predictions: Sequence[Predictions], column: Subset = "test_run") -> Breakdown:
-    """The breakdown of one evaluator.
-
-    Args:
-        predictions: of each seed: ``<column>/probs`` [K, N, K].
-        column: which maps.
-
-    Example:
-        >>> answers = {"test_run/probs": np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.6, 0.4], [0.2, 0.8]]])}
-        >>> found = break_down([answers])
-        >>> found.confusion_KK.tolist(), [round(part.accuracy, 2) for part in found.bins]
-        ([[1.0, 0.0], [0.5, 0.5]], [0.5, 1.0, 1.0])
-    """
-    probs_SMK = [each[f"{column}/probs"].reshape(-1, each[f"{column}/probs"].shape[-1]) for each in predictions]
-    stages_SM = [np.repeat(np.arange(probs.shape[1]), len(probs) // probs.shape[1]) for probs in probs_SMK]
-    pairs = list(zip(probs_SMK, stages_SM, strict=True))
-    confusion_SKK = np.stack([confusion(probs, stages) for probs, stages in pairs])
-    num_B, confidence_B, correct_B = calibration_bins(np.concatenate(probs_SMK), np.concatenate(stages_SM))
-    return Breakdown(
-        confusion_KK=confusion_SKK.mean(axis=0),
-        bins=tuple(
-            Bin(float(confidence_B[b] / num_B[b]), float(correct_B[b] / num_B[b]), float(num_B[b] / num_B.sum()))
-            for b in np.flatnonzero(num_B)
-        ),
-    )
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -139,14 +139,6 @@ def test_a_row_opens_its_page_and_the_page_leads_back(page: Any) -> None:
     page.wait_for_url("**/index.html#evaluators-*")
 
 
-def test_a_row_opens_by_keyboard(page: Any) -> None:
-    link = board(page).get_by_role("link", name="conv", exact=True)
-    link.focus()
-    assert link.evaluate("a => getComputedStyle(a).outlineStyle") == "solid"
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/details/**/conv.html")
-
-
 def test_the_first_tab_leads_past_the_head(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"

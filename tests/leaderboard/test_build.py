@@ -21,7 +21,8 @@ from fmcs_bench.core.errors import ConfigError, MissingDataError, PluginError
 from fmcs_bench.leaderboard import build, page
 from fmcs_bench.results.board import Column, Table
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.records import EvaluatorRecord, predictions_path
+from fmcs_bench.results.records import EvaluatorRecord
+from fmcs_bench.results.store import predictions_path
 from fmcs_bench.results.training_board import training_boards
 
 OTHER = "cifar10-resnet50-224px-base"

@@ -15,7 +15,6 @@ from fmcs_bench.core.errors import ConfigError, RecordError
 from fmcs_bench.core.figure_style import encode, save
 from fmcs_bench.leaderboard.figures import MAX_PANELS, evaluators, training
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.metrics import Breakdown, break_down
 from fmcs_bench.results.training_board import TrainingBoard, training_boards
 from fmcs_bench.training.methods import Method
 
@@ -47,14 +46,6 @@ def bars(figure: Figure) -> set[tuple[float, ...]]:
 
 def texts(figure: Figure) -> set[str]:
     return {item.get_text() for item in figure.findobj(match=mpl.text.Text)}  # type: ignore[arg-type]
-
-
-def breakdowns(board: EvaluatorBoard) -> dict[str, Breakdown]:
-    rng, num = np.random.default_rng(0), board.num_stages
-    return {
-        row.evaluator: break_down([{"test_run/probs": rng.dirichlet(np.full(num, 0.3), (num, 20))} for _ in range(3)])
-        for row in board.rows
-    }
 
 
 def test_the_error_figure_draws_the_numbers_of_the_board(board: EvaluatorBoard) -> None:
@@ -91,12 +82,13 @@ def test_scores_at_different_checkpoints_are_not_drawn_together() -> None:
 
 
 def test_the_confusion_figure_shows_every_share_and_the_recall(board: EvaluatorBoard) -> None:
-    found = breakdowns(board)
+    rng, num = np.random.default_rng(0), board.num_stages
+    found = {row.evaluator: rng.dirichlet(np.full(num, 0.3), num) for row in board.rows}
     figure = evaluators.confusion_figure(board, found)
     for row, axes in zip(board.rows, figure.axes, strict=False):
-        assert np.allclose(axes.collections[0].get_array(), found[row.evaluator].confusion_KK)
+        assert np.allclose(axes.collections[0].get_array(), found[row.evaluator])
         assert [text.get_text() for text in axes.texts] == [
-            f"{100 * share:.0f}" for share in np.diag(found[row.evaluator].confusion_KK)
+            f"{100 * share:.0f}" for share in np.diag(found[row.evaluator])
         ]
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # stage 1 on top
 

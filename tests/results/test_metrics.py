@@ -192,19 +192,16 @@ def test_an_evaluator_that_knows_nothing_predicts_the_middle(num_stages, guess):
     assert found.mae == best
 
 
-def test_the_breakdown_of_several_seeds_is_that_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    seeds = [rng.dirichlet(np.full(5, 0.5), (5, 30)).astype(np.float32) for _ in range(4)]
-    found = metrics.break_down([{"test_run/probs": probs_KNK} for probs_KNK in seeds])
-    true = np.repeat(np.arange(5), 30)
-    named = [probs_KNK.reshape(-1, 5).argmax(axis=1) for probs_KNK in seeds]
-    np.testing.assert_allclose(
-        found.confusion_KK, np.mean([confusion_matrix(true, each, normalize="true") for each in named], axis=0)
-    )
-    probs_MK, stages_M = np.concatenate([probs_KNK.reshape(-1, 5) for probs_KNK in seeds]), np.tile(true, 4)
+def test_confusion_and_calibration_are_those_of_scikit_learn():
+    probs_MK = np.random.default_rng(0).dirichlet(np.full(5, 0.5), 600).astype(np.float32)
+    stages_M = np.tile(np.arange(5), 120)
+    expected = confusion_matrix(stages_M, probs_MK.argmax(axis=1), normalize="true")
+    np.testing.assert_allclose(metrics.confusion(probs_MK, stages_M), expected)
     right_M = probs_MK.argmax(axis=1) == stages_M
     accuracy, confidence = calibration_curve(right_M, probs_MK.max(axis=1), n_bins=metrics.NUM_BINS)
-    np.testing.assert_allclose([part.accuracy for part in found.bins], accuracy)
-    np.testing.assert_allclose([part.confidence for part in found.bins], confidence, rtol=1e-6)
-    error = sum(part.share * abs(part.accuracy - part.confidence) for part in found.bins)
+    bins = metrics.calibration_bins(probs_MK, stages_M)
+    num_B, confidence_B, correct_B = (values[bins[0] > 0] for values in bins)
+    np.testing.assert_allclose(correct_B / num_B, accuracy)
+    np.testing.assert_allclose(confidence_B / num_B, confidence, rtol=1e-6)
+    error = (num_B / num_B.sum() * np.abs(accuracy - confidence)).sum()
     assert error == pytest.approx(metrics.calibration_error(probs_MK, stages_M))

@@ -21,7 +21,6 @@ from fmcs_bench.leaderboard.figures import (
     seed_dots,
 )
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, EvaluatorRow
-from fmcs_bench.results.metrics import Breakdown
 
 _COLUMNS = 4
 
@@ -97,20 +96,20 @@ def score_figure(board: EvaluatorBoard) -> Figure:
 
 
 @house_style()
-def confusion_figure(board: EvaluatorBoard, breakdowns: Mapping[str, Breakdown]) -> Figure:
+def confusion_figure(board: EvaluatorBoard, confusions: Mapping[str, np.ndarray]) -> Figure:
     """Which stage each evaluator predicts for each true stage of the test run; mean over seeds.
 
     The number on the diagonal is the recall of the stage in per cent.
 
     Args:
         board: gives the order.
-        breakdowns: by evaluator.
+        confusions: by evaluator: shares [K, K] of each true stage (row).
     """
     rows, num = panel_rows(board), board.num_stages
     figure, grid = _panels(rows, height=1.95)
     edges = np.arange(num + 1) + 0.5
     for row, axes in zip(rows, grid, strict=True):
-        confusion_KK = breakdowns[row.evaluator].confusion_KK
+        confusion_KK = confusions[row.evaluator]
         axes.pcolormesh(edges, edges, confusion_KK, cmap="Blues", vmin=0, vmax=1.3)
         for k in range(num) if num <= 10 else ():
             axes.text(k + 1, k + 1, f"{100 * confusion_KK[k, k]:.0f}", ha="center", va="center", fontsize=6.5, zorder=3)
