@@ -14,10 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import fmcs_bench as fb
-from fmcs_bench.results.records import TrainingRecord
 from fmcs_bench.results.statistics import ERROR, Estimate, estimate, paired_difference
-from fmcs_bench.results.tables import read
-from fmcs_bench.results.training_board import tested_epoch
 
 ROOT = Path(__file__).parents[1]
 DIGITS, MNIST = "digits-smallcnn-32px-base", "mnist-smallcnn-32px-base"
@@ -66,13 +63,9 @@ STYLE = (
 
 @cache
 def table(track: str) -> pd.DataFrame:
-    """A row per trial, from fresh weights; of trainings also the score of the weights that were tested."""
+    """A row per trial, from fresh weights."""
     found = fb.results(ROOT / "leaderboard", track=track)
-    if track == "training":
-        records = [record for record in read(ROOT / "leaderboard") if isinstance(record, TrainingRecord)]
-        found["score"] = found.trial.map({record.name: tested_epoch(record).score for record in records})
-        found = found[found.init == "fresh"]
-    return found
+    return found[found.init == "fresh"] if track == "training" else found
 
 
 def mae(dataset: str, evaluator: str, subset: str) -> Estimate:

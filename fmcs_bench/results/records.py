@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from fmcs_bench.core import files
 from fmcs_bench.core.environment import Environment, Sha256
+from fmcs_bench.core.errors import RecordError
 from fmcs_bench.core.options import NAME_PATTERN, Options
 from fmcs_bench.results.grid import GridSearch
 from fmcs_bench.results.trials import EvaluatorTrial
@@ -185,6 +186,20 @@ class TrainingRecord(Record):
     def method(self) -> str:
         """See ``Record``."""
         return self.trial.label
+
+    @property
+    def score(self) -> float | None:
+        """Score at the epoch whose weights were tested: the chosen one, or the last. None where it was not watched.
+
+        Raises:
+            RecordError: the curve does not have that epoch.
+        """
+        number = len(self.curve) if self.metrics.epoch is None else self.metrics.epoch
+        if number > len(self.curve):
+            raise RecordError(
+                f"{self.name} was tested after epoch {number}, and its curve has {len(self.curve)}; train it again"
+            )
+        return self.curve[number - 1].score
 
 
 AnyRecord = TypeVar("AnyRecord", EvaluatorRecord, TrainingRecord)

@@ -96,7 +96,7 @@ def row_of(record: AnyTrial) -> dict[str, Any]:
         row["spearman"] = record.trajectory.spearman
     else:
         row |= _fields(record.trial.method) | _fields(record.trial) | _fields(record.metrics)
-        row |= {"family": record.trial.family, "control": record.trial.method.is_control}
+        row |= {"score": record.score, "family": record.trial.family, "control": record.trial.method.is_control}
     row |= _fields(record.cost) | {"num_epochs": len(record.curve)}
     row |= {name: getattr(made, name) for name in ("device", "threads", "processor", "python", "fmcs_bench")}
     row |= {"torch": made.libraries.get("torch"), "code_digest": made.code_digest, "created": record.created}

@@ -332,7 +332,7 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
 def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequence[TrainingRecord]) -> SweepPoint:
     """One point, compared with ``baseline``, which is empty for the baseline itself."""
     is_comparable = {_watcher(record) for record in records} <= {_watcher(record) for record in baseline or records}
-    scores, tests = {r.seed: _score(r) for r in records}, {r.seed: _test(r) for r in records}
+    scores, tests = {r.seed: r.score for r in records}, {r.seed: _test(r) for r in records}
     metrics = [record.metrics for record in records]
     return SweepPoint(
         raf=raf,
@@ -342,7 +342,7 @@ def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequ
         score=statistics.estimate_of_all(list(scores.values()), (1, records[0].num_stages)) if is_comparable else None,
         epoch=statistics.estimate_of_all([each.epoch for each in metrics], statistics.ERROR),
         test_differences=_differences(tests, {r.seed: _test(r) for r in baseline}),
-        score_differences=_differences(scores, {r.seed: _score(r) for r in baseline}) if is_comparable else {},
+        score_differences=_differences(scores, {r.seed: r.score for r in baseline}) if is_comparable else {},
         records=records,
     )
 
@@ -353,22 +353,6 @@ def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
 
 def _test(record: TrainingRecord) -> float:
     return record.metrics.test_accuracy
-
-
-def _score(record: TrainingRecord) -> float | None:
-    """Score at the epoch whose weights were tested: the chosen one, or the last.
-
-    Raises:
-        RecordError: the curve does not have it.
-    """
-    number = len(record.curve) if record.metrics.epoch is None else record.metrics.epoch
-    found = next((epoch for epoch in record.curve if epoch.epoch == number), None)
-    if found is None:
-        raise RecordError(
-            f"seed {record.seed} of {record.method} was tested after epoch {number}, which is not among the "
-            f"{len(record.curve)} epochs of its curve; train it again"
-        )
-    return found.score
 
 
 def _differences(own: _BySeed, base: _BySeed) -> dict[int, float]:
