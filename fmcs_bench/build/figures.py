@@ -20,27 +20,6 @@ from fmcs_bench.training import convergence
 from fmcs_bench.training.recipes import ConvergenceRule
 
 
-def run_figure(run_file: schema.RunFile, rule: ConvergenceRule) -> Figure:
-    """Loss with its stages, CQI with the convergence point, validation accuracy at all checkpoints.
-
-    Args:
-        run_file: of the run.
-        rule: by which the stages were found.
-    """
-    found = convergence.analyse(run_file.run.losses, run_file.run.steps_per_epoch, rule)
-    return trajectory_figure(
-        losses=np.asarray(run_file.run.losses),
-        smoothed=found.smoothed_T,
-        cqi=np.asarray(run_file.cqi),
-        checkpoint_steps=np.array([checkpoint.step for checkpoint in run_file.run.checkpoints]),
-        checkpoint_accuracy=np.array([checkpoint.validation_accuracy for checkpoint in run_file.run.checkpoints]),
-        marker_steps=np.array([stage.step for stage in run_file.stages]),
-        threshold=rule.threshold,
-        convergence_step=run_file.convergence_step,
-        steps_per_epoch=run_file.run.steps_per_epoch,
-    )
-
-
 def draw_runs(dataset: FmcsDataset, folder: Path, kind: Literal["svg", "png"], *, dpi: int = 200) -> list[Path]:
     """Draw every run; the same dataset gives the same bytes.
 
@@ -61,58 +40,44 @@ def draw_runs(dataset: FmcsDataset, folder: Path, kind: Literal["svg", "png"], *
 
 
 @house_style()
-def trajectory_figure(
-    losses: np.ndarray,
-    smoothed: np.ndarray,
-    cqi: np.ndarray,
-    checkpoint_steps: np.ndarray,
-    checkpoint_accuracy: np.ndarray,
-    marker_steps: np.ndarray,
-    threshold: float,
-    convergence_step: int,
-    steps_per_epoch: float,
-) -> Figure:
-    """One run: loss with the K stages, CQI with the convergence point, accuracy at all checkpoints.
+def run_figure(run_file: schema.RunFile, rule: ConvergenceRule) -> Figure:
+    """Loss with its K stages, CQI with the convergence point, validation accuracy at all M checkpoints.
 
     Args:
-        losses: [T] of every step, in nats; steps count from 1, so ``losses[i]`` is that of step ``i + 1``.
-        smoothed: [T], its moving average.
-        cqi: [T - 1], in nats per epoch; ``cqi[i]`` is that of step ``i + 2``.
-        checkpoint_steps: [M], step numbers.
-        checkpoint_accuracy: [M], validation accuracy in [0, 1].
-        marker_steps: [K], step numbers of the stages, increasing.
-        threshold: of CQI.
-        convergence_step: step number of the convergence point.
-        steps_per_epoch: turns steps into epochs.
+        run_file: of the run.
+        rule: by which the stages were found.
     """
-    epochs_T = np.arange(1, len(losses) + 1) / steps_per_epoch
-    epochs_K = np.asarray(marker_steps) / steps_per_epoch
+    run, losses_T, cqi = run_file.run, np.asarray(run_file.run.losses), np.asarray(run_file.cqi)
+    smoothed_T = convergence.analyse(run.losses, run.steps_per_epoch, rule).smoothed_T
+    steps_K = np.array([stage.step for stage in run_file.stages])
+    epochs_T = np.arange(1, len(losses_T) + 1) / run.steps_per_epoch
+    epochs_K, heights_K = steps_K / run.steps_per_epoch, smoothed_T[steps_K - 1]
+    end = run_file.convergence_step / run.steps_per_epoch
     figure = Figure(figsize=(8.2, 6.6), layout="constrained")
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.3, 1.3))
     for axes in (upper, middle, lower):
-        axes.axvline(convergence_step / steps_per_epoch, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    upper.plot(epochs_T, losses, color=BLUE, alpha=0.28, linewidth=0.8, label="training loss")
-    upper.plot(epochs_T, smoothed, color=BLUE, linewidth=2, label="smoothed")
-    heights_K = np.asarray(smoothed)[np.asarray(marker_steps) - 1]
+        axes.axvline(end, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    upper.plot(epochs_T, losses_T, color=BLUE, alpha=0.28, linewidth=0.8, label="training loss")
+    upper.plot(epochs_T, smoothed_T, color=BLUE, linewidth=2, label="smoothed")
     upper.plot(epochs_K, heights_K, "o", color=INK, markersize=5, label=f"stages 1 to {len(epochs_K)}")
     upper.set_xlim(0, epochs_T[-1])
     _number_stages(upper, epochs_K / epochs_T[-1], epochs_K, heights_K)
     upper.set_ylabel("training loss (nats)")
     upper.legend(loc="upper right")
     # CQI of exactly 0 has no place on a log scale.
-    middle.plot(epochs_T[1:], np.where(np.asarray(cqi) > 0, cqi, np.nan), color=GREEN, linewidth=1.4, label="CQI")
-    middle.axhline(threshold, color=INK, linewidth=1, linestyle=(0, (1.5, 1.5)), label=f"threshold {threshold:g}")
-    middle.plot(
-        convergence_step / steps_per_epoch, threshold, "D", color=ORANGE, markersize=7, label="convergence point"
+    middle.plot(epochs_T[1:], np.where(cqi > 0, cqi, np.nan), color=GREEN, linewidth=1.4, label="CQI")
+    middle.axhline(
+        rule.threshold, color=INK, linewidth=1, linestyle=(0, (1.5, 1.5)), label=f"threshold {rule.threshold:g}"
     )
+    middle.plot(end, rule.threshold, "D", color=ORANGE, markersize=7, label="convergence point")
     middle.set_yscale("log")
-    middle.set_ylim(bottom=threshold / 100)  # what lies below are zero crossings
+    middle.set_ylim(bottom=rule.threshold / 100)  # what lies below are zero crossings
     middle.yaxis.set_major_formatter("{x:g}")
     middle.yaxis.set_minor_formatter(NullFormatter())
     middle.set_ylabel("CQI (nats per epoch)")
     middle.legend(loc="lower left")
-    accuracy_M = 100 * np.asarray(checkpoint_accuracy)
-    epochs_M = np.asarray(checkpoint_steps) / steps_per_epoch
+    accuracy_M = [100 * checkpoint.validation_accuracy for checkpoint in run.checkpoints]
+    epochs_M = [checkpoint.step / run.steps_per_epoch for checkpoint in run.checkpoints]
     lower.plot(epochs_M, accuracy_M, "-o", color=PINK, linewidth=1.2, markersize=3)
     lower.set_ylabel("validation accuracy (%)")
     lower.set_xlabel("epoch")

@@ -1,7 +1,8 @@
-"""Commands of the leaderboard; see ``cli``."""
+"""The commands of results: ``leaderboard build``, ``check``, ``add``, and ``results``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,3 +125,32 @@ def leaderboard_add(
             progress=progress,
         )
     click.echo(str(added))
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option("--track", type=click.Choice(["evaluator", "training"]), help="One track.  [default: both]")
+@click.option("--dataset", metavar="NAME", help="One FMCS dataset.  [default: all]")
+@click.option("--csv", metavar="FILE", help="Write every column to this file; - is standard output.")
+@json_option
+def results(source: str | None, track: str | None, dataset: str | None, csv: str | None, as_json: bool) -> None:
+    """Show all trials, a row each, from SOURCE: a workspace, a folder of results or a URL.
+
+    Without SOURCE: this repository's own results, or where there is no checkout the workspace.
+    """
+    from fmcs_bench.results import tables
+
+    if csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    found = tables.results(source, track=track, dataset=dataset)
+    if as_json:
+        print_json(json.loads(found.to_json(orient="records")))
+    elif csv == "-":
+        click.echo(found.to_csv(index=False), nl=False)
+    elif csv:
+        found.to_csv(csv, index=False)
+        click.echo(f"{csv}: {len(found)} trials")
+    else:
+        names = ("track", "dataset", "settings", "method", "seed", "mae_test_run", "test_accuracy", "seconds")
+        shown = found[[name for name in names if name in found]]
+        click.echo(shown.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))

@@ -13,14 +13,11 @@ import click
 
 from fmcs_bench import __version__
 from fmcs_bench.cli.build import build, info, verify
-from fmcs_bench.cli.evaluate import evaluate
-from fmcs_bench.cli.explain import explain
 from fmcs_bench.cli.hub import download, publish
-from fmcs_bench.cli.leaderboard import leaderboard
+from fmcs_bench.cli.leaderboard import leaderboard, results
 from fmcs_bench.cli.list import list_
 from fmcs_bench.cli.quickstart import quickstart
-from fmcs_bench.cli.results import results
-from fmcs_bench.cli.train import train
+from fmcs_bench.cli.tracks import evaluate, explain, train
 from fmcs_bench.core.errors import FmcsBenchError
 
 

@@ -20,7 +20,6 @@ from fmcs_bench.core.errors import ConfigError
 
 PAPER, BAND, GRID, MUTED, INK = "#ffffff", "#f4f6f8", "#dde2e8", "#667280", "#1c2530"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
-SERIES = (BLUE, ORANGE, GREEN, PINK)
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
