@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from fmcs_bench.core import environment
-from fmcs_bench.core.errors import (
-    ConfigError,
-    MissingDataError,
-    ProtocolError,
-    UnitsFailedError,
-    UnknownNameError,
-)
+from fmcs_bench.core.errors import ConfigError, MissingDataError, ProtocolError, UnitsFailedError, UnknownNameError
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.evaluator_track import calls
 from fmcs_bench.evaluator_track.options import EvaluateOptions
@@ -23,7 +17,7 @@ from fmcs_bench.evaluator_track.selection import evaluator_for_training, load_fi
 from fmcs_bench.evaluators.models.norm import NormEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord
-from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.reader import all_datasets, open_dataset
 
@@ -49,7 +43,7 @@ def test_metrics_follow_from_the_predictions_file(dataset, workspace):
     found = store.all(EvaluatorRecord)
     assert {(r.method, r.seed) for r in found} == {("norm", 0), ("norm", 1), ("set", 0), ("set", 1)}
     for record in found:
-        predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+        predictions = store.predictions(record)
         assert recompute(predictions) == record.metrics
         assert np.allclose(predictions["trajectory/score"].mean(axis=1), record.trajectory.score)
     row = next(row for row in board.rows if row.evaluator == "set")
@@ -60,7 +54,7 @@ def test_columns_hold_the_images_and_runs_that_the_protocol_names(dataset, works
     run(dataset, workspace, "norm", seeds=1)
     store = RecordStore(workspace.records)
     (record,) = store.all(EvaluatorRecord)
-    predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+    predictions = store.predictions(record)
     roles = {run.seed: run.role for run in dataset.manifest.runs}
     split_of = dict(zip(dataset.array("image_id")[:], dataset.array("split")[:], strict=True))
     expected = {
@@ -265,13 +259,9 @@ def test_a_limit_of_what_is_asked_leaves_the_fit_s_own_images(dataset, workspace
 
 def test_one_seed_gives_the_same_fit_again(dataset, workspace, tmp_path_factory):
     other = Workspace(tmp_path_factory.mktemp("other"))
-    (a,) = run(dataset, workspace, "set", seeds=1).rows[0].records
-    (b,) = run(dataset, other, "set", seeds=1).rows[0].records
-    assert (a.evaluator_digest, a.predictions_sha256, a.metrics) == (
-        b.evaluator_digest,
-        b.predictions_sha256,
-        b.metrics,
-    )
+    (a,), (b,) = (run(dataset, place, "set", seeds=1).rows[0].records for place in (workspace, other))
+    for field in ("evaluator_digest", "predictions_sha256", "metrics"):
+        assert getattr(a, field) == getattr(b, field)
 
 
 def test_the_evaluator_for_training_is_the_record_s_fit_and_frozen(dataset, workspace):
@@ -286,7 +276,7 @@ def test_the_evaluator_for_training_is_the_record_s_fit_and_frozen(dataset, work
     assert not any(parameter.requires_grad for parameter in evaluator.network.parameters())
     maps = dataset.select(dataset.seeds("test")[0], "test").maps_MDHW
     store = RecordStore(workspace.records)
-    predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+    predictions = store.predictions(record)
     probs = evaluator.predict_proba(maps).reshape(predictions["test_run/probs"].shape)
     order = np.argsort(dataset.select(dataset.seeds("test")[0], "test").image_ids_M[: probs.shape[1]])
     np.testing.assert_allclose(probs[:, order], predictions["test_run/probs"], atol=1e-6)

@@ -20,8 +20,9 @@ from fmcs_bench.evaluator_track.calls import flops_per_map
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
+from fmcs_bench.results.evaluator_board import EvaluatorBoard
 from fmcs_bench.results.records import EvaluatorRecord
-from fmcs_bench.results.store import RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.publication import Fidelity
 from fmcs_bench.store.reader import FmcsDataset, open_dataset
@@ -64,7 +65,7 @@ def test_no_image_and_no_run_stands_on_two_sides(dataset: FmcsDataset) -> None:
 
 
 def with_arrays(dataset: FmcsDataset, **arrays: np.ndarray) -> FmcsDataset:
-    dataset._read_arrays.update(arrays)
+    dataset._image_arrays.update(arrays)
     return dataset
 
 
@@ -159,19 +160,22 @@ def test_flops_are_those_of_products_and_convolutions() -> None:
 
     assert flops("norm") == 2 * (1 * 32 + 32 * 7)
     assert flops("conv") == 2 * (16 * 9 * 8 * 64 + 16 * 9 * 64 * 64 + 64 * 7)
-    channel, judge = 19 * 64 + 64 * 64, 128 * 64 + 64 * 7
-    assert flops("set") == 2 * (8 * channel + judge)
+    channel, head = 19 * 64 + 64 * 64, 128 * 64 + 64 * 7
+    assert flops("set") == 2 * (8 * channel + head)
     assert [flops(name) for name in ("chance", "logistic", "boosting")] == [None, None, None]
-    # Attention: the embedding; twice queries, keys, values, output, two products of tokens, an MLP; the judge.
+    # Attention: the embedding; twice queries, keys, values, output, two products of tokens, an MLP; the head.
     tokens, width = 16, 64
     block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * 2 * width
     assert flops("attention") == 2 * (tokens * 8 * width + 2 * block + width * 7)
 
 
+def fit(dataset: FmcsDataset, place: Path, *names: str, test_on: tuple[FmcsDataset, ...] = ()) -> EvaluatorBoard:
+    options = EvaluateOptions.make(evaluators=names, seeds=1)
+    return evaluate_dataset(dataset, Workspace(place), options, test_on=test_on, device="cpu")
+
+
 def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -> None:
-    names = ["norm", "chance"]
-    board = evaluate_dataset(dataset, Workspace(tmp_path), EvaluateOptions(evaluators=names, seeds=1), device="cpu")
-    costs = {row.evaluator: row.records[0].cost for row in board.rows}
+    costs = {row.evaluator: row.records[0].cost for row in fit(dataset, tmp_path, "norm", "chance").rows}
     assert {name: cost.flops_per_map for name, cost in costs.items()} == {"norm": 2 * (32 + 32 * 3), "chance": None}
     for cost in costs.values():
         assert cost.scoring_maps == 60 * 3
@@ -191,10 +195,7 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     place = Workspace(tmp_path)
 
     def evaluate(*test_on: FmcsDataset) -> dict[str, EvaluatorRecord]:
-        names = ["norm", "conv"]
-        board = evaluate_dataset(
-            dataset, place, EvaluateOptions(evaluators=names, seeds=1), test_on=test_on, device="cpu"
-        )
+        board = fit(dataset, tmp_path, "norm", "conv", test_on=test_on)
         assert {row.evaluator: row.records[0] for row in board.rows} == records_of(place)
         return records_of(place)
 
@@ -208,7 +209,7 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     assert list(both["norm"].test_on) == [other.id]
     assert both["norm"].metrics == alone["norm"].metrics
     store = RecordStore(place.records)
-    predictions = unpack_predictions(predictions_path(store.path(both["norm"])).read_bytes())
+    predictions = store.predictions(both["norm"])
     assert recompute_test_on(predictions) == both["norm"].test_on
     seen = protocol.side(other, "test_run", protocol.Limits())
     np.testing.assert_array_equal(predictions[f"test_on/{other.id}/image"], np.unique(seen.image_ids_M))
@@ -217,9 +218,8 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     assert evaluate(other) == evaluate() == both
     assert store.path(both["norm"]).stat().st_mtime_ns == stamp
     # In one go it is the same.
-    at_once = Workspace(tmp_path / "at once")
-    evaluate_dataset(dataset, at_once, EvaluateOptions(evaluators=["norm"], seeds=1), test_on=[other], device="cpu")
-    assert records_of(at_once)["norm"].test_on == both["norm"].test_on
+    fit(dataset, tmp_path / "at once", "norm", test_on=(other,))
+    assert records_of(Workspace(tmp_path / "at once"))["norm"].test_on == both["norm"].test_on
 
 
 def test_what_another_dataset_must_not_be(
@@ -243,14 +243,11 @@ def test_a_failure_on_another_dataset_is_named(
     dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Workspace(tmp_path)
-    options = EvaluateOptions(evaluators=["norm"], seeds=1)
-    evaluate_dataset(dataset, place, options, device="cpu")
+    fit(dataset, tmp_path, "norm")
     before = records_of(place)
     monkeypatch.setattr(EVALUATORS["norm"], "predict_proba", lambda *_: np.zeros(3))
     with pytest.raises(UnitsFailedError, match=f"evaluator norm on {other_codec.id}: an array of shape"):
-        evaluate_dataset(
-            dataset, place, EvaluateOptions(evaluators=["norm"], seeds=1), test_on=[other_codec], device="cpu"
-        )
+        fit(dataset, tmp_path, "norm", test_on=(other_codec,))
     assert records_of(place) == before
 
 

@@ -22,7 +22,7 @@ from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset
 from fmcs_bench.images.preprocessing import Preprocessor
 from fmcs_bench.results.records import TrainingRecord
-from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore, predictions_path, unpack_predictions
+from fmcs_bench.results.store import FailedStore, FailedTraining, RecordStore
 from fmcs_bench.store import schema
 from fmcs_bench.store.reader import all_datasets, open_dataset
 from fmcs_bench.training.loop import accuracy
@@ -68,7 +68,7 @@ def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, works
     assert len(found) == 2 * (1 + 2 + 2)
     images = set()
     for record in found:
-        predictions = unpack_predictions(predictions_path(store.path(record)).read_bytes())
+        predictions = store.predictions(record)
         assert recompute(predictions) == record.metrics
         images.add(tuple(predictions["test/image"].tolist()))
         assert len(record.curve) == record.trial.epochs == convergence_epochs(dataset)
