@@ -291,7 +291,7 @@ class Location:
 
 
 class _StrictStore(WrapperStore[Store]):
-    """A store that knows which keys there must be, repeats requests, and raises our errors."""
+    """A store whose expected keys must be there, which repeats requests, and raises our errors."""
 
     def __init__(self, store: Store, location: Location, name: str, expected: Collection[str]) -> None:
         super().__init__(store)

@@ -94,7 +94,7 @@ class Part(Options):
             both[name] = tuple(value for value in mine if value in theirs)
             if not both[name]:
                 raise ConfigError(
-                    f"{name} {', '.join(map(str, theirs))} were asked for; there are {', '.join(map(str, mine))}"
+                    f"{name} {', '.join(map(str, theirs))} are not available; there are {', '.join(map(str, mine))}"
                 )
         return Part.make(dataset_digest=self.dataset_digest, **both)
 
@@ -103,7 +103,7 @@ class Part(Options):
 
         Args:
             manifest: of the dataset.
-            per_shard: maps in a shard of an array, by its path in the store; asked only where splits are left out.
+            per_shard: maps in a shard of an array, by its path in the store; used where splits are left out.
         """
         return frozenset(name for name in manifest.files if self._holds(name, manifest, per_shard))
 
@@ -135,7 +135,7 @@ class Part(Options):
 
 
 def chosen(values: T | Iterable[T] | None, allowed: Sequence[T], name: str) -> tuple[T, ...]:
-    """The values that were asked for, each once and in the order of ``allowed``; None is all.
+    """The given values, each once and in the order of ``allowed``; None is all.
 
     Raises:
         ConfigError: a value that is not allowed, or none.
@@ -173,11 +173,11 @@ class Probability(Options):
 
 
 class Scores(Options):
-    """One evaluator, fitted on the lossless maps, asked about the test run of both."""
+    """One evaluator, fitted on the lossless maps, tested on the test run of both."""
 
     mae: Interval = Field(description="on the lossless maps, in stages")
     mae_difference: Interval = Field(description="on the lossy maps minus on the lossless ones, in stages")
-    changed: Interval = Field(description="share of the maps that get another stage")
+    changed: Interval = Field(description="share of the maps whose predicted stage changes")
     probability: Probability
 
 
@@ -207,9 +207,7 @@ class Fidelity(Options):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.lossless.codec == "q8" or self.lossy.codec != "q8":
-            raise ValueError(
-                f"the codecs {self.lossless.codec} and {self.lossy.codec}: what is compared is a lossless form with q8"
-            )
+            raise ValueError(f"codecs {self.lossless.codec} and {self.lossy.codec}, not a lossless one and q8")
         return self
 
     def is_of(self, manifest: schema.Manifest) -> bool:
@@ -226,14 +224,10 @@ def read_fidelity(path: Path, manifest: schema.Manifest) -> Fidelity:
         ConfigError: it is no such line, or of other datasets.
     """
     try:
-        value = json.loads(path.read_bytes())
+        found = Fidelity.from_json(json.loads(path.read_bytes()))
     except OSError as error:
         raise MissingDataError(f"{path} cannot be read: {error.strerror}; make it: benchmarks/fidelity.py") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from None
-    try:
-        found = Fidelity.from_json(value)
-    except ConfigError as error:
         raise ConfigError(f"{path} is no line of benchmarks/fidelity.py: {error}") from None
     if not found.is_of(manifest):
         raise ConfigError(
@@ -268,8 +262,6 @@ class Publication(Options):
     fmcs_bench: str
     created: str
 
-    added_later = frozenset({"fidelity"})
-
     @property
     def stored_bytes(self) -> int:
         """Of ``files``."""
@@ -280,24 +272,17 @@ def read(location: Location, manifest: schema.Manifest) -> Publication | None:
     """The publication of a dataset, valid and of this manifest; None where it was not published.
 
     Raises:
-        DatasetError: it is damaged, of another schema, of another dataset, or names files outside the folder.
+        DatasetError: it is damaged, belongs to a different dataset, or names files outside the folder.
     """
     file = location.shown(FILE)
     try:
-        value = json.loads(location.read_bytes(FILE))
+        found = Publication.from_json(json.loads(location.read_bytes(FILE)))
     except MissingDataError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is damaged: {error}") from None
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != 1:
-        raise DatasetError(f"{file} has schema {version!r}; this version of fmcs-bench reads 1")
-    try:
-        found = Publication.from_json(value)
-    except ConfigError as error:
-        raise DatasetError(f"{file} is damaged: {error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"{file} is damaged, or not of schema 1: {error}") from None
     if (found.dataset_id, found.dataset_digest) != (manifest.id, manifest.dataset_digest):
-        raise DatasetError(f"{file} belongs to another dataset: {found.dataset_id}, and not {manifest.id}")
+        raise DatasetError(f"{file} belongs to {found.dataset_id}, not to {manifest.id}")
     if found.fidelity is not None and not found.fidelity.is_of(manifest):
         raise DatasetError(f"{file} has the fidelity of other datasets, and not of {manifest.id}")
     for name in found.files:

@@ -40,7 +40,7 @@ class FmcsDataset:
 
     Args:
         place: its folder, a URL of a protocol that fsspec knows, or its location.
-        check: refuse a folder that is not as its manifest says.
+        check: refuse a folder that does not match its manifest.
 
     Attributes:
         location: where it is.
@@ -188,7 +188,7 @@ class FmcsDataset:
         return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in rows])
 
     def load_images(self, images: ImageOptions | None = None, *, progress: Progress = SILENT) -> ImageDataset:
-        """The images that this dataset names, as they are here; compare ``sha256`` with the manifest's.
+        """The images of this dataset, as found on this machine; compare ``sha256`` with the manifest's.
 
         For errors see ``fmcs_bench.images.load.load_images``.
         """
@@ -294,7 +294,7 @@ class FmcsDataset:
         )
 
     def _chosen(self, value: T | Iterable[T] | None, allowed: Sequence[T], here: Sequence[T], name: str) -> list[T]:
-        """The values that were asked for, each once, in their order; None is all that are here."""
+        """The given values, each once, in their order; None is all that are here."""
         if value is None:
             return list(here)
         several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
@@ -316,7 +316,7 @@ def open_dataset(place: PathLike | Location, *, storage_options: Mapping[str, An
     Raises:
         ConfigError: the URL's protocol is unknown or needs a package, or options were given for a folder.
         MissingDataError: there is no such folder.
-        DatasetError: it is unfinished, damaged, or of another schema, or the place cannot be reached.
+        DatasetError: it is unfinished, damaged, or of a different schema, or the URL cannot be reached.
 
     Warns:
         SupersededWarning: it was published, and names a later version of itself.
@@ -408,7 +408,7 @@ def read_manifest(location: Location) -> schema.Manifest:
 
     Raises:
         MissingDataError: there is no such folder.
-        DatasetError: there is none, or it is damaged, or of another schema.
+        DatasetError: there is none, or it is damaged, or of a different schema.
     """
     file = location.shown(schema.MANIFEST)
     if location.local is not None:
@@ -438,7 +438,7 @@ def read_part(location: Location, manifest: schema.Manifest) -> Part:
     """What of a dataset is there: as its ``part.json`` says, or all.
 
     Raises:
-        DatasetError: the file is damaged, or belongs to another dataset.
+        DatasetError: the file is damaged, or belongs to a different dataset.
     """
     file = location.shown(publication.PART)
     try:
@@ -449,7 +449,7 @@ def read_part(location: Location, manifest: schema.Manifest) -> Part:
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise DatasetError(f"{file} is damaged: {error}") from None
     if found.dataset_digest != manifest.dataset_digest:
-        raise DatasetError(f"{file} belongs to another dataset: its digest is not that of {schema.MANIFEST}")
+        raise DatasetError(f"{file} belongs to a different dataset: its digest is not that of {schema.MANIFEST}")
     return here
 
 

@@ -1,4 +1,4 @@
-"""Some maps of a dataset, chosen by run, stage and split, and read when they are asked for.
+"""Some maps of a dataset, chosen by run, stage and split, and read when they are indexed or loaded.
 
 M maps, N images of a run, D channels, H height, W width.
 """

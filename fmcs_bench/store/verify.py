@@ -1,6 +1,6 @@
 """Checks an FMCS dataset from its bytes to its stages, and lists every fault.
 
-What needs images and backbones, computing maps again, stands in ``fmcs_bench.build.recompute``.
+``fmcs_bench.build.verify`` adds the check that needs images and backbones: maps computed again.
 N images, K stages, R rows, D channels of maps, H height, W width.
 """
 
@@ -26,10 +26,10 @@ from fmcs_bench.store.writer import DIMENSIONS
 ROUNDING = 2.0**-10
 """Allowed difference of a map computed again, as a share of the value: one float16 step."""
 OTHER_HARDWARE = 2.0**-7
-"""And as a share of the map's largest value: sums in another order, TF32. The codec q8 adds half its scale."""
+"""And as a share of the map's largest value: the order of sums, TF32. The codec q8 adds half its scale."""
 
 BESIDE = (schema.MANIFEST, PART, publication.FILE, schema.DOWNLOAD, ".gitattributes")
-"""Files that may lie in the folder and have no digest there; the Hub's client also keeps a folder ``.cache``."""
+"""Files of the folder without a digest; the Hub's client also keeps a folder ``.cache``."""
 
 Fault = Callable[[str], None]
 ArrayPlan = tuple[tuple[int, ...], str, tuple[str, ...]]
@@ -150,20 +150,20 @@ class Verifier:
         """Ids are unique, and the split of each image is the one that its id gives."""
         ids_N, labels_N, splits_N = (self.values(name) for name in ("image_id", "label", "split"))
         if len(np.unique(ids_N)) != len(ids_N):
-            fault(f"{len(ids_N) - len(np.unique(ids_N)):,} image ids stand there more than once, so splits may overlap")
+            fault(f"{len(ids_N) - len(np.unique(ids_N)):,} image ids are there more than once, so splits may overlap")
         num_classes = len(self.manifest.images.classes)
         if len(labels_N) and not (labels_N.min() >= 0 and labels_N.max() < num_classes):
             fault(f"labels reach from {labels_N.min()} to {labels_N.max()}; there are {num_classes} classes")
         expected_N = assign_splits(self.config.image_dataset, ids_N, splits_N == SPLITS.index("unseen"))
         if (wrong_N := ids_N[expected_N != splits_N]).size:
-            fault(f"{wrong_N.size:,} images are in another split than their id gives, the first with id {wrong_N[0]}")
+            fault(f"{wrong_N.size:,} images are not in the split that their id gives, the first with id {wrong_N[0]}")
         counts = {split: int((splits_N == i).sum()) for i, split in enumerate(SPLITS)}
         if counts != self.manifest.images.num_images:
-            fault(f"the images by split are {counts}; the manifest says {self.manifest.images.num_images}")
+            fault(f"the images by split are {counts}, and {self.manifest.images.num_images} in the manifest")
         for i, split in enumerate(SPLITS):
             found = np.bincount(labels_N[splits_N == i], minlength=num_classes).tolist()
             if (stated := list(self.manifest.images.statistics.num_images.get(split, ()))) != found:
-                fault(f"the images of the split {split} by class are {found}; the manifest says {stated}")
+                fault(f"the images of the split {split} by class are {found}, and {stated} in the manifest")
         return f"{len(ids_N):,} unique ids, splits as the ids give them"
 
     def check_runs(self, fault: Fault) -> str:
@@ -195,7 +195,7 @@ class Verifier:
                 array = f"{schema.run_group(run.seed)}/{what}"
                 with guarded(fault, array):
                     if self.values(array).tolist() != [getattr(stage, what) for stage in run.stages]:
-                        fault(f"{array} is not what the manifest says of the stages")
+                        fault(f"{array} is not that of the stages in the manifest")
         return f"{len(self.manifest.runs)} runs, K = {self.config.stages} stages that follow from their losses"
 
     def check_arrays(self, fault: Fault) -> str:
@@ -293,12 +293,12 @@ class Verifier:
         return f"{num} checkpoints with finite weights"
 
     def _compare_trajectory(self, fault: Fault, run: schema.RunInfo) -> None:
-        """Maps at the checkpoints that end a stage stand in two arrays, which must agree."""
+        """Maps at the checkpoints that end a stage are in two arrays, which must agree."""
         group = schema.run_group(run.seed)
         steps = [checkpoint.step for checkpoint in self.dataset.run_file(run.seed).run.checkpoints]
         place = {int(image): i for i, image in enumerate(self.values(f"{group}/image"))}
         place_N = np.array([place[int(image)] for image in self.values(f"{group}/trajectory_image")])
-        first = int(place_N.min())  # the images of a split lie side by side
+        first = int(place_N.min())  # the images of a split are side by side
         for row, stage in enumerate(run.stages):
             if row + 1 not in self.dataset.part.stages:
                 continue
@@ -320,7 +320,7 @@ class Verifier:
             return np.zeros((1, 1, 1, 1), np.float32)
         name = f"{schema.run_group(seed)}/{array}"
         shards = self.dataset.array(name).shards
-        assert shards is not None  # another layout is a fault that check_arrays has found
+        assert shards is not None  # check_arrays has found any other layout
         scale_SD = self.values(codecs.scale_name(name))[row]
         return np.asarray(scale_SD[place_N // shards[1], :, None, None] / 2)
 

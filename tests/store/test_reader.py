@@ -41,76 +41,35 @@ def test_layout_follows_the_schema(tiny_dataset):
 
 
 def test_no_image_stands_on_two_sides_and_no_run_either(tiny_dataset):
-    ids = {split: set() for split in SPLITS}
-    for run in tiny_dataset.manifest.runs:
-        for split in SPLITS if run.role == "training" else SPLITS[1:]:
-            ids[split] |= set(tiny_dataset.select(run.seed, split).image_ids_M.tolist())
-    for a in SPLITS:
-        for b in SPLITS:
-            assert a == b or not ids[a] & ids[b]
-    seeds = [run.seed for run in tiny_dataset.manifest.runs]
-    assert len(set(seeds)) == len(seeds)
-    assert [run.role for run in tiny_dataset.manifest.runs] == ["training", "training", "validation", "test"]
-
-
-def test_held_out_runs_have_no_train_images(tiny_dataset):
+    ids = {split: set(tiny_dataset.sel(split=split).image_ids_M.tolist()) for split in SPLITS}
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values()))
+    roles = {run.seed: run.role for run in tiny_dataset.manifest.runs}
+    assert list(roles.values()) == ["training", "training", "validation", "test"]
     for role in ("validation", "test"):
         with pytest.raises(ConfigError, match="no image of the split train"):
             tiny_dataset.select(tiny_dataset.seeds(role)[0], "train")
 
 
-def test_a_copy_opens_with_the_same_digest(tiny_dataset, copied):
-    assert fb.open(copied).id == tiny_dataset.id
-    assert tiny_dataset.id in repr(fb.open(copied))
-
-
-def damage_missing_file(path):
-    next((path / "maps.zarr/run-0/feature_maps").rglob("c/0/0/*/*/*")).unlink()
-
-
-def damage_truncated_shard(path):
-    shard = next(p for p in (path / "maps.zarr/run-1/feature_maps").rglob("*") if p.is_file() and p.name == "0")
-    shard.write_bytes(shard.read_bytes()[:-10])
-
-
-def damage_manifest(path):
+def restate(path, **values):
     value = json.loads((path / "dataset.json").read_bytes())
-    value["config"]["seed"] += 1
-    (path / "dataset.json").write_text(json.dumps(value))
+    (path / "dataset.json").write_text(json.dumps(value | values))
 
 
-def damage_schema(path):
-    value = json.loads((path / "dataset.json").read_bytes())
-    (path / "dataset.json").write_text(json.dumps(value | {"schema_version": 99}))
+SHARD = "maps.zarr/run-1/feature_maps/c/0/0/0/0/0"
+DAMAGES = {
+    f"is incomplete: {SHARD}": lambda path: (path / SHARD).unlink(),
+    f"{SHARD} is missing or not of": lambda path: (path / SHARD).write_bytes((path / SHARD).read_bytes()[:-10]),
+    "was changed": lambda path: restate(path, dataset_digest="0" * 64),
+    "has schema 99": lambda path: restate(path, schema_version=99),
+    "unknown option 'raw_byte' of Manifest; did you mean raw_bytes": lambda path: restate(path, raw_byte=1),
+    "is damaged": lambda path: (path / "dataset.json").write_text("{"),
+    "is unfinished": lambda path: (path / "dataset.json").unlink(),
+}
 
 
-def damage_unknown_key(path):
-    value = json.loads((path / "dataset.json").read_bytes())
-    (path / "dataset.json").write_text(json.dumps(value | {"raw_byte": 1}))
-
-
-def damage_json(path):
-    (path / "dataset.json").write_text("{")
-
-
-def damage_no_manifest(path):
-    (path / "dataset.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_missing_file, "is incomplete: maps.zarr/run-0/feature_maps"),
-        (damage_truncated_shard, "is incomplete: maps.zarr/run-1"),
-        (damage_manifest, "was changed"),
-        (damage_schema, "has schema 99; this version of fmcs-bench reads 1"),
-        (damage_unknown_key, "unknown option 'raw_byte' of Manifest; did you mean raw_bytes"),
-        (damage_json, "is damaged"),
-        (damage_no_manifest, "is unfinished"),
-    ],
-)
-def test_damaged_datasets_are_refused(copied, damage, message):
-    damage(copied)
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damaged_datasets_are_refused(copied, message):
+    DAMAGES[message](copied)
     with pytest.raises(DatasetError, match=message):
         fb.open(copied)
 
@@ -222,6 +181,7 @@ def test_select_is_sel_in_memory(tiny_dataset):
         np.testing.assert_array_equal(getattr(selected, name), getattr(chosen, name))
         assert getattr(selected, name).dtype == np.int64
     assert selected.stages_M.tolist() == np.repeat([0, 1, 2], 7).tolist()
+    assert selected.fmcs_M.tolist() == chosen.fmcs_M.tolist() == np.repeat([1, 2, 3], 7).tolist()
     assert len(tiny_dataset.sel(0, stage=1, limit=5)) == 5 * len(SPLITS)
 
 
@@ -379,7 +339,7 @@ def test_a_part_that_lacks_a_file_of_its_own_is_refused(tiny_dataset, tmp_path):
         ({"stages": [4]}, r"part\.json is damaged: stage = 4; allowed are 1, 2, 3"),
         ({"runs": []}, r"part\.json is damaged: runs = "),
         ({"kinds": ["all"]}, r"part\.json is damaged: kinds"),
-        ({"dataset_digest": "0" * 64}, r"part\.json belongs to another dataset"),
+        ({"dataset_digest": "0" * 64}, r"part\.json belongs to"),
         ({"stage": [1]}, r"part\.json is damaged: unknown option 'stage' of Part; did you mean stages\?"),
     ],
 )
@@ -414,5 +374,5 @@ def test_parts_are_intersected():
     b = Part(dataset_digest=digest, kinds=("maps",), runs=(1, 2), stages=(3,), splits=("train", "test"))
     assert (a & b) == Part(dataset_digest=digest, kinds=("maps",), runs=(1,), stages=(3,), splits=("train",))
     c = b.model_copy(update={"stages": (4,)})
-    with pytest.raises(ConfigError, match="stages 4 were asked for; there are 1, 2, 3"):
+    with pytest.raises(ConfigError, match="stages 4 are not available; there are 1, 2, 3"):
         a & c
