@@ -1,7 +1,7 @@
 """Writes the arrays of an FMCS dataset, shard by shard.
 
-Flow: a block (the maps of one shard's images at some stages) -> threads that encode, one shard file each -> threads
-that wait for the disk -> the block's note, a file that marks it as done -> at the end, the small arrays of q8.
+Flow: a block (the maps of one shard's images at some stages) -> threads that encode and write, one shard file each ->
+the block's note, a file that marks it as done -> at the end, the small arrays of q8.
 Each run is a Zarr group of its own, so that runs can be written apart. Shards have the bytes that zarr-python writes.
 K stages (or checkpoints) of a block, N images, D channels, H height, W width.
 
@@ -39,33 +39,22 @@ CHUNK_BYTES = 2**17
 
 @dataclass
 class _Block:
-    """A block that is being written. Each shard is encoded, then waits for the disk; the last one writes the note."""
+    """A block that is being written; the last of its shards writes the note."""
 
     note: Path
     num_shards: int
-    encoded: list[Future[Future[None]]] = field(default_factory=list)
+    shards: list[Future[None]] = field(default_factory=list)
     kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
-    def commit(self, number: int, file: files.PendingFile, kept: dict[str, np.ndarray]) -> None:
-        """Wait until a shard is on the disk; write the block's note when all of them are."""
-        file.commit()
+    def done(self, number: int, kept: dict[str, np.ndarray]) -> None:
+        """A shard is on the disk; write the block's note when all of them are."""
         with self.lock:
             self.kept[number] = kept
             if len(self.kept) < self.num_shards:
                 return
         parts = [self.kept[k] for k in range(self.num_shards)]
         files.write_atomically(self.note, save({name: np.stack([part[name] for part in parts]) for name in kept}))
-
-    def wait(self) -> None:
-        """Until nothing of the block is being written any more, whether it went well or not."""
-        wait(self.encoded)
-        wait([shard.result() for shard in self.encoded if shard.exception() is None])
-
-    def check(self) -> None:
-        """Raise what went wrong."""
-        for shard in self.encoded:
-            shard.result().result()
 
 
 class DatasetWriter:
@@ -75,7 +64,7 @@ class DatasetWriter:
         path: folder of the dataset.
         map_shape: (D, H, W).
         codec: ``zstd`` or ``q8``; see ``fmcs_bench.store.codecs``.
-        num_threads: that encode and write shards; None is one for each core, up to 16.
+        num_threads: that encode shards; None is one for each core, up to 16. Two more wait for the disk.
     """
 
     def __init__(
@@ -84,8 +73,7 @@ class DatasetWriter:
         self.path, self.map_shape, self.codec = path, map_shape, codec
         self.maps_per_shard, self.maps_per_chunk = shard_sizes(map_shape)
         self._root = zarr.open_group(path / schema.MAPS, mode="a", zarr_format=3)
-        self._pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1), "shard-encoder")
-        self._disk = ThreadPoolExecutor(2, "shard-committer")  # so that no encoder waits for the disk
+        self._pool = ThreadPoolExecutor((num_threads or min(16, os.cpu_count() or 1)) + 2, "shard-writer")
         self._blocks: deque[_Block] = deque()
         self._shapes: dict[tuple[int, str], tuple[int, ...]] = {}  # opening an array takes milliseconds
 
@@ -100,7 +88,6 @@ class DatasetWriter:
                 self.flush()
         finally:
             self._pool.shutdown(cancel_futures=True)
-            self._disk.shutdown()
 
     def write_images(self, images: ImageDataset) -> None:
         """Write id, label and split of every image."""
@@ -154,7 +141,7 @@ class DatasetWriter:
     def write(self, seed: int, array: str, first_row: int, start: int, block_KNDHW: np.ndarray) -> None:
         """Write a block: the maps of one shard's images at neighbouring rows. Threads continue after the call returns.
 
-        At most two blocks are in memory: the call waits until the block before is encoded.
+        At most two blocks are in memory: the call waits until the block before is written.
 
         Args:
             seed: of the run.
@@ -176,25 +163,21 @@ class DatasetWriter:
         for k, maps_NDHW in enumerate(block_KNDHW):
             row = first_row + k
             file, where = self.path / schema.shard_name(name, row, shard), f"run {seed}, row {row}"
-            block.encoded.append(self._pool.submit(self._write_shard, block, k, file, maps_NDHW, where))
+            block.shards.append(self._pool.submit(self._write_shard, block, k, file, maps_NDHW, where))
         self._blocks.append(block)
-        while len(self._blocks) > 2:
-            oldest = self._blocks.popleft()
-            oldest.wait()
-            oldest.check()
-        before = self._blocks[0]
-        if before is not block:
-            wait(before.encoded)
-            if any(shard.exception() for shard in before.encoded):
+        while len(self._blocks) > 1:
+            wait(self._blocks[0].shards)
+            if any(shard.exception() for shard in self._blocks[0].shards):
                 self.flush()
+            self._blocks.popleft()
 
     def flush(self) -> None:
         """Wait until all blocks are on the disk; errors are those of ``write``."""
         blocks, self._blocks = self._blocks, deque()
-        for block in blocks:
-            block.wait()
-        for block in blocks:
-            block.check()
+        shards = [shard for block in blocks for shard in block.shards]
+        wait(shards)
+        for shard in shards:
+            shard.result()
 
     def finish(self, seed: int, array: str) -> None:
         """End an array of which all blocks were written; errors are those of ``write``."""
@@ -231,8 +214,7 @@ class DatasetWriter:
         size = sum(array.size for array in written)
         return schema.MapError(largest=max(error.largest for error in errors), mean=total / size)
 
-    def _write_shard(self, block: _Block, number: int, file: Path, maps_NDHW: np.ndarray, where: str) -> Future[None]:
-        """Encode one shard; returns the wait for the disk."""
+    def _write_shard(self, block: _Block, number: int, file: Path, maps_NDHW: np.ndarray, where: str) -> None:
         if not is_finite(maps_NDHW):
             raise DatasetError(f"{where}: a feature map is not finite in float16 (largest: 65,504)")
         kept: dict[str, np.ndarray] = {"num_images": np.array(len(maps_NDHW))}
@@ -245,8 +227,8 @@ class DatasetWriter:
                 "largest_error": np.array(packed.largest_error),
                 "sum_of_errors": np.array(packed.sum_of_errors),
             }
-        pending = write_shard(file, maps_NDHW, self.maps_per_shard, self.maps_per_chunk)
-        return self._disk.submit(block.commit, number, pending, kept)
+        write_shard(file, maps_NDHW, self.maps_per_shard, self.maps_per_chunk)
+        block.done(number, kept)
 
     def _shape(self, seed: int, array: str) -> tuple[int, ...]:
         if (seed, array) not in self._shapes:
@@ -273,8 +255,8 @@ class DatasetWriter:
         array[...] = values
 
 
-def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: int) -> files.PendingFile:
-    """Write one shard beside its place; ``commit`` waits for the disk. Memory holds one encoded inner chunk at a time.
+def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: int) -> None:
+    """Write one shard, whole or not at all, and wait for the disk. Memory holds one encoded inner chunk at a time.
 
     Args:
         path: of the shard's file.
@@ -300,11 +282,10 @@ def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: in
         encoded_index = index.tobytes()
         file.stream.write(encoded_index)
         file.stream.write(int(google_crc32c.value(encoded_index)).to_bytes(4, "little"))
-        file.stream.flush()
     except BaseException:
         file.discard()
         raise
-    return file
+    file.commit()
 
 
 def shard_sizes(map_shape: Sequence[int]) -> tuple[int, int]:

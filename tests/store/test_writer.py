@@ -38,7 +38,7 @@ def test_a_full_shard_has_the_bytes_of_zarr_python(tmp_path, codec):
     array[...] = data
     file = tmp_path / "a.zarr/maps/c/0/0/0/0/0"
     expected = file.read_bytes()
-    write_shard(tmp_path / "ours", data[0], **sizes).commit()
+    write_shard(tmp_path / "ours", data[0], **sizes)
     assert (tmp_path / "ours").read_bytes() == expected
 
 
