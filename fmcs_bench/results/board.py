@@ -147,10 +147,6 @@ class Table(Generic[Row]):
         """What is shown, row by row."""
         return [[column.cell(row, self.view) for column in self.columns] for row in self.rows]
 
-    def frame(self) -> pd.DataFrame:
-        """The numbers of its columns, not rounded, in the unit of the records."""
-        return frame(self.columns, self.rows)
-
     def __str__(self) -> str:
         lines = [[column.label for column in self.columns], *([str(cell) for cell in row] for row in self.cells)]
         widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]

@@ -29,7 +29,7 @@ class EvaluatorRow:
         test_on: MAE on the test runs of other datasets, by their ids, where every seed was tested there.
         chosen: it has the lowest mean MAE on the validation run, of all differentiable evaluators with all seeds but
             the controls.
-        control: it is there to be beaten, and never chosen.
+        control: it is there for comparison, and never chosen.
         records: one per seed, ordered by seed.
     """
 
@@ -97,8 +97,8 @@ def _metric_column(metric: str, subset: Subset) -> Column[EvaluatorRow]:
 EVALUATOR_COLUMNS: tuple[Column[EvaluatorRow], ...] = (
     Column("rank", "Rank", lambda row: row.rank, "best to worst that the intervals over fits allow, by MAE on the test "
            "run; rows are ordered by the mean", views=_ALL),
-    Column("evaluator", "Evaluator", lambda row: row.evaluator, "“chosen” goes into training, a “control” is there to "
-           "be beaten", views=f"{_ALL} readme test_on", numeric=False,
+    Column("evaluator", "Evaluator", lambda row: row.evaluator, "“chosen” goes into training, a “control” is there "
+           "for comparison", views=f"{_ALL} readme test_on", numeric=False,
            mark=lambda row: "chosen" if row.chosen else "control" if row.control else ""),
     *(_metric_column(metric, subset) for metric in _METRICS for subset in _SUBSETS),
     Column("spearman", "Spearman", lambda row: row.spearman, "rank correlation of the mean score and the backbone's "

@@ -73,7 +73,7 @@ def of_answers(probs_KNK: np.ndarray) -> Metrics:
 def predicted_stages(probs_MK: np.ndarray) -> np.ndarray:
     """The most probable stage of each map, 0 .. K - 1; of several that are equally probable, the middle one.
 
-    So a judge that knows nothing guesses the middle, which is the best that it can do, and not stage 1.
+    So an evaluator that knows nothing predicts the middle stage, which has the least error, and not stage 1.
 
     Example:
         >>> predicted_stages(np.array([[0.2, 0.8, 0.0], [0.25, 0.25, 0.25], [0.5, 0.0, 0.5]])).tolist()
@@ -95,36 +95,18 @@ def expected_score(probs_MK: np.ndarray) -> np.ndarray:
 
 
 def calibration_error(probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """Expected calibration error (Guo et al., ICML 2017) of the most probable stage.
+    """Expected calibration error (Guo et al., ICML 2017) of the most probable stage, in bins (b / B, (b + 1) / B].
 
     Example:
         >>> calibration_error(np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([1, 0]))
         0.25
     """
-    _, confidence_B, correct_B = calibration_bins(probs_MK, stages_M, num_bins)
-    return float(np.abs(confidence_B - correct_B).sum() / len(stages_M))
-
-
-def calibration_bins(
-    probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int = NUM_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maps by the probability of their most probable stage, in equal bins (b / B, (b + 1) / B].
-
-    Returns:
-        For each bin [B]: its number of maps, the sum of their confidence, the number of those that are right.
-
-    Example:
-        >>> [part.tolist() for part in calibration_bins(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([1, 1]), 2)]
-        [[1, 1], [0.5, 0.75], [0.0, 1.0]]
-    """
     confidence_M = probs_MK.max(axis=1)
-    correct_M = predicted_stages(probs_MK) == stages_M
+    is_right_M = predicted_stages(probs_MK) == stages_M
     bin_M = np.clip(np.ceil(confidence_M * num_bins).astype(int) - 1, 0, num_bins - 1)
-    return (
-        np.bincount(bin_M, minlength=num_bins),
-        np.bincount(bin_M, weights=confidence_M, minlength=num_bins),
-        np.bincount(bin_M, weights=correct_M, minlength=num_bins),
-    )
+    confidence_B = np.bincount(bin_M, weights=confidence_M, minlength=num_bins)
+    right_B = np.bincount(bin_M, weights=is_right_M, minlength=num_bins)
+    return float(np.abs(confidence_B - right_B).sum() / len(stages_M))
 
 
 def confusion(probs_MK: np.ndarray, stages_M: np.ndarray) -> np.ndarray:
@@ -157,16 +139,16 @@ def check_probabilities(probs: object, num_maps: int, num_stages: int, *, evalua
     Raises:
         ProtocolError: wrong type or shape, a value that is NaN or outside [0, 1], or a row that does not sum to 1.
     """
-    who = f"evaluator {evaluator} on {split}"
+    name = f"evaluator {evaluator} on {split}"
     if not isinstance(probs, np.ndarray) or probs.shape != (num_maps, num_stages):
-        raise ProtocolError(f"{who}: an array of shape ({num_maps}, {num_stages}) is needed, not {_shape(probs)}")
+        raise ProtocolError(f"{name}: an array of shape ({num_maps}, {num_stages}) is needed, not {_shape(probs)}")
     if not np.issubdtype(probs.dtype, np.floating):
-        raise ProtocolError(f"{who}: floating-point numbers are needed, not {probs.dtype}")
+        raise ProtocolError(f"{name}: floating-point numbers are needed, not {probs.dtype}")
     if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + PROBABILITY_TOLERANCE:
-        raise ProtocolError(f"{who}: probabilities must lie in [0, 1] and not be NaN")
+        raise ProtocolError(f"{name}: probabilities must lie in [0, 1] and not be NaN")
     worst = float(np.abs(probs.sum(axis=1) - 1).max())
     if worst > PROBABILITY_TOLERANCE:
-        raise ProtocolError(f"{who}: every row must sum to 1; one is off by {worst:.3g}")
+        raise ProtocolError(f"{name}: every row must sum to 1; one is off by {worst:.3g}")
     return probs
 
 

@@ -45,7 +45,7 @@ class Metrics(Options):
 
 
 class Cost(Options):
-    """What a result cost. ``process_peak_bytes`` is the peak of the whole process up to then, not of the unit alone."""
+    """What a result cost. ``process_peak_bytes`` is the peak of the whole process, not of the trial alone."""
 
     seconds: float = Field(ge=0, description="wall time of the fit or training; of all fits of a grid")
     num_parameters: int = Field(ge=0)
@@ -133,11 +133,11 @@ class EvaluatorRecord(Record):
     differentiable: bool
     channel_invariant: bool
     any_shape: bool
-    control: bool = Field(False, description="made to be beaten; never chosen for training")
+    control: bool = Field(False, description="there for comparison; never chosen for training")
     metrics: dict[Subset, Metrics]
     trajectory: Trajectory
     test_on: dict[str, Metrics] = Field({}, description="on the test runs of other datasets, by their ids")
-    grid_search: GridSearch | None = Field(None, description="how the recipe was found, where the unit has a grid")
+    grid_search: GridSearch | None = Field(None, description="how the recipe was found, where the trial has a grid")
 
     added_later = frozenset({"control", "test_on", "grid_search"})
 
@@ -207,7 +207,7 @@ Predictions = Mapping[str, np.ndarray]
 
 
 def unit_key(unit: Options, dataset_digest: str, environment: Environment) -> str:
-    """SHA-256 over all that decides the result of a unit of work: unit, data, code, versions, device."""
+    """SHA-256 over all that decides the result of a trial: trial, data, code, versions, device."""
     return files.digest(
         {
             "unit": unit.to_json(),

@@ -97,7 +97,7 @@ class RecordStore:
         if not beside.is_file() or files.sha256_of_file(beside) != record.predictions_sha256:
             raise RecordError(f"{beside} is missing or not the predictions file that its record names")
         if path != self.path(record):
-            raise RecordError(f"{path} holds the record of another unit, which belongs at {self.path(record)}")
+            raise RecordError(f"{path} holds the record of a different trial, which belongs at {self.path(record)}")
         return record
 
     def predictions(self, record: EvaluatorRecord | TrainingRecord) -> dict[str, np.ndarray]:
@@ -148,7 +148,7 @@ def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
 
 
 class FailedTraining(Options):
-    """Why a unit of work has no record."""
+    """Why a trial has no record."""
 
     schema_version: Literal[1] = 1
     track: Literal["failed"] = "failed"
@@ -163,26 +163,22 @@ class FailedTraining(Options):
 
 
 class FailedStore:
-    """The failures under a folder of records.
-
-    Args:
-        root: the folder, as for ``RecordStore``.
-    """
+    """The failures under a folder of records."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "failed" / "training"
 
-    def path(self, dataset_id: str, unit: TrainingTrial) -> Path:
-        """File of a unit's failure."""
-        return self.root / dataset_id / unit.settings / unit.label / f"seed-{unit.seed}.json"
+    def path(self, dataset_id: str, trial: TrainingTrial) -> Path:
+        """File of a trial's failure."""
+        return self.root / dataset_id / trial.settings / trial.label / f"seed-{trial.seed}.json"
 
-    def find(self, dataset_id: str, unit: TrainingTrial, key: str) -> FailedTraining | None:
-        """The failure of this unit with this key; None if there is none, or it is of other code or data.
+    def find(self, dataset_id: str, trial: TrainingTrial, key: str) -> FailedTraining | None:
+        """The failure of this trial; None if there is none with this key.
 
         Raises:
             RecordError: the file there is damaged.
         """
-        path = self.path(dataset_id, unit)
+        path = self.path(dataset_id, trial)
         if not path.exists():
             return None
         try:
@@ -197,6 +193,6 @@ class FailedStore:
         files.write_atomically(path, files.to_json(failure.to_json()))
         return path
 
-    def remove(self, dataset_id: str, unit: TrainingTrial) -> None:
+    def remove(self, dataset_id: str, trial: TrainingTrial) -> None:
         """Forget a failure, where there is one."""
-        self.path(dataset_id, unit).unlink(missing_ok=True)
+        self.path(dataset_id, trial).unlink(missing_ok=True)

@@ -151,7 +151,7 @@ def _mark(entry: Entry) -> str:
 _MAIN = "terminal page readme"
 TRAINING_COLUMNS: tuple[Column[Entry], ...] = (
     Column("method", "Method", lambda e: e.row.family, "network, constraint, objective and the evaluator in the loss; "
-           "a “control” is there to be beaten, at equal cost", views="terminal page readme choice score seeds",
+           "a “control” is there for comparison, at equal cost", views="terminal page readme choice score seeds",
            mark=lambda e: "control" if e.row.control else "", numeric=False),
     Column("method_at_raf", "Method", lambda e: e.row.family, "as on the board; the “chosen” RAF has the highest "
            "validation accuracy", views="sweep", mark=_mark, numeric=False),

@@ -142,9 +142,9 @@ def training_record(
     ``curve`` has validation accuracy and score of each epoch; without it there is one epoch, not watched.
     """
     method = method or Method(raf=raf)
-    judge = evaluator or ("set" if method.uses_evaluator else None)
+    name = evaluator or ("set" if method.uses_evaluator else None)
     return TrainingRecord(
-        key=_sha256(f"{dataset} {method} {judge} {seed}"),
+        key=_sha256(f"{dataset} {method} {name} {seed}"),
         dataset=dataset,
         dataset_digest=_sha256(dataset),
         environment=environment(),
@@ -163,8 +163,8 @@ def training_record(
             image_size=32,
             limit=None,
             seed=seed,
-            evaluator=judge,
-            evaluator_digest=_sha256(judge) if judge else None,
+            evaluator=name,
+            evaluator_digest=_sha256(name) if name else None,
         ),
         num_stages=NUM_STAGES,
         metrics=TrainingMetrics(
@@ -197,7 +197,7 @@ def evaluator_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int =
 
 
 def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 1) -> list[TrainingRecord]:
-    """A baseline, RAL with two judges at three RAFs, and two networks with two heads."""
+    """A baseline, RAL with two evaluators at three RAFs, and two networks with two heads."""
     rng = np.random.default_rng(seed)
     base = rng.normal(0.9, 0.01, num_seeds)
     plans: list[tuple[Method, str | None, float]] = [(Method(), None, 0.0)]
@@ -213,11 +213,11 @@ def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 
             fit,
             validation=float(base[fit] + gain + rng.normal(0, 0.003)),
             test=float(base[fit] + gain + (rng.normal(0, 0.004) if gain else 0)),
-            evaluator=judge,
+            evaluator=name,
             dataset=dataset,
             method=method,
         )
-        for method, judge, gain in plans
+        for method, name, gain in plans
         for fit in range(num_seeds)
     ]
 
@@ -225,7 +225,7 @@ def training_records(num_seeds: int = 5, *, dataset: str = DATASET, seed: int = 
 def watched_records(
     methods: Iterable[tuple[Method, str | None, float]], num_seeds: int = 5, *, num_epochs: int = 18, seed: int = 2
 ) -> list[TrainingRecord]:
-    """Watched trainings whose epoch was chosen, as real ones look: method, judge and gain in accuracy of each.
+    """Watched trainings whose epoch was chosen, as real ones look: method, evaluator and gain in accuracy of each.
 
     RAL raises the score, the more the smaller RAF is; at RAF 0 nothing is learned about the classes.
     """
@@ -233,7 +233,7 @@ def watched_records(
     base_S = rng.normal(0.94, 0.008, num_seeds)
     epoch_E = np.arange(1, num_epochs + 1)
     found = []
-    for method, judge, gain in methods:
+    for method, name, gain in methods:
         speed = 1 + 0.4 * rng.random()
         for fit in range(num_seeds):
             last = 0.1 if method.raf == 0 else min(0.995, base_S[fit] + gain + rng.normal(0, 0.003))
@@ -241,7 +241,7 @@ def watched_records(
             noise_E = rng.normal(0, 0.012, num_epochs) * np.linspace(2.5, 0.3, num_epochs)
             validation_E = (0.1 + (last - 0.1) * rise_E + noise_E).clip(0.02, 0.9975)
             test_E = (validation_E + rng.normal(-0.004, 0.005, num_epochs)).clip(0, 1)
-            top = 5.2 + (0 if judge is None else 1.6 * (1 - method.raf) ** 0.3) + rng.normal(0, 0.12)
+            top = 5.2 + (0 if name is None else 1.6 * (1 - method.raf) ** 0.3) + rng.normal(0, 0.12)
             score_E = (1.2 + (top - 1.2) * rise_E + rng.normal(0, 0.06, num_epochs)).clip(1, NUM_STAGES)
             chosen = int(np.argmax(validation_E))
             found.append(
@@ -250,7 +250,7 @@ def watched_records(
                     fit,
                     validation=float(validation_E[chosen]),
                     test=float(test_E[chosen]),
-                    evaluator=judge,
+                    evaluator=name,
                     method=method,
                     curve=[(float(v), float(s)) for v, s in zip(validation_E, score_E, strict=True)],
                     epoch=chosen + 1,

@@ -199,9 +199,6 @@ def test_confusion_and_calibration_are_those_of_scikit_learn():
     np.testing.assert_allclose(metrics.confusion(probs_MK, stages_M), expected)
     right_M = probs_MK.argmax(axis=1) == stages_M
     accuracy, confidence = calibration_curve(right_M, probs_MK.max(axis=1), n_bins=metrics.NUM_BINS)
-    bins = metrics.calibration_bins(probs_MK, stages_M)
-    num_B, confidence_B, correct_B = (values[bins[0] > 0] for values in bins)
-    np.testing.assert_allclose(correct_B / num_B, accuracy)
-    np.testing.assert_allclose(confidence_B / num_B, confidence, rtol=1e-6)
-    error = (num_B / num_B.sum() * np.abs(accuracy - confidence)).sum()
+    num_B, _ = np.histogram(probs_MK.max(axis=1), bins=metrics.NUM_BINS, range=(0, 1))
+    error = (num_B[num_B > 0] / num_B.sum() * np.abs(accuracy - confidence)).sum()
     assert error == pytest.approx(metrics.calibration_error(probs_MK, stages_M))

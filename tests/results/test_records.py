@@ -159,7 +159,7 @@ def test_a_moved_record_is_refused_and_told_where_it_belongs(store, record):
         other.parent.mkdir(exist_ok=True)
         shutil.copy(path, other)
         shutil.copy(predictions_path(path), predictions_path(other))
-        with pytest.raises(RecordError, match="record of another unit, which belongs at") as caught:
+        with pytest.raises(RecordError, match="which belongs at") as caught:
             store.read(type(record), other)
         assert str(path) in str(caught.value)
         other.unlink()

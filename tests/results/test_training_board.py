@@ -128,9 +128,9 @@ def test_curves_of_unequal_length_are_refused() -> None:
 @pytest.mark.parametrize("num_seeds", [2, 5])
 def test_the_smallest_p_follows_from_the_seeds_and_after_holm_from_the_rows(num_seeds: int) -> None:
     records = [factory.training_record(seed=seed, test=0.5) for seed in range(num_seeds)]
-    for judge, gain in {"set": 0.02, "conv": 0.01, "linear": -0.3}.items():
+    for name, gain in {"set": 0.02, "conv": 0.01, "linear": -0.3}.items():
         records += [
-            factory.training_record(0.9, seed, test=0.5 + gain + seed / 1000, evaluator=judge)
+            factory.training_record(0.9, seed, test=0.5 + gain + seed / 1000, evaluator=name)
             for seed in range(num_seeds)
         ]
     board = board_of(records)
