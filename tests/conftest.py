@@ -43,9 +43,9 @@ def published(tiny_dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judged(tiny_dataset, tmp_path_factory) -> Path:
+def evaluated(tiny_dataset, tmp_path_factory) -> Path:
     """A workspace with the tiny dataset and a few fitted evaluators; tests copy it."""
-    root = tmp_path_factory.mktemp("judged")
+    root = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(tiny_dataset.path, root / "datasets" / tiny_dataset.path.name)
     fb.evaluate(workspace=root, evaluators=["norm", "conv", "norm~permuted"], seeds=1, device="cpu")
     return root

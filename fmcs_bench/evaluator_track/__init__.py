@@ -1,5 +1,5 @@
 """Fits and tests evaluators on FMCS datasets.
 
 In: FMCS datasets and names of evaluators. Out: one record for each fit.
-Start with ``runner``; ``protocol`` says who sees what, ``selection`` which evaluator goes into training.
+Start with ``runner``; ``protocol`` has the sides of a dataset, ``selection`` the evaluator that goes into training.
 """

@@ -110,9 +110,8 @@ def random_control(fitted: Evaluator, seed: int) -> Evaluator:
             f"the control ral-random needs an evaluator that is a network (NetworkEvaluator), and "
             f"{fitted.config.method} is not; name a different --evaluator"
         )
-    config = fitted.config.model_copy(
-        update={"seed": derive(seed, "random judge")}
-    )  # part of the seed: results depend on it
+    # "random judge" is part of the seed, so results depend on these words.
+    config = fitted.config.model_copy(update={"seed": derive(seed, "random judge")})
     control = type(fitted)(fitted.map_shape, fitted.num_stages, config, device=fitted.device)
     control.network.scale.copy_(fitted.network.scale)
     control.freeze()

@@ -196,7 +196,7 @@ def _kept_network(record: TrainingRecord, path: Path, num_classes: int) -> Backb
         raise DatasetError(f"{path} is damaged ({error}); remove it and train again with --keep-weights") from None
     if key != record.key:
         raise DatasetError(
-            f"{path} holds the weights of another training than the record of {record.method}, seed {record.seed}; "
+            f"{path} holds the weights of a different training than the record of {record.method}, seed {record.seed}; "
             "remove it and train again with --keep-weights"
         )
     # Published weights would be fetched only to be replaced.

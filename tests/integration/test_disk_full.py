@@ -59,12 +59,12 @@ def test_a_build_goes_on_after_the_disk_was_full(tiny_dataset, tmp_path):
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount a small disk")
-def test_a_training_goes_on_after_the_disk_was_full(judged, tmp_path):
+def test_a_training_goes_on_after_the_disk_was_full(evaluated, tmp_path):
     page = 4096
-    used = sum(-(-path.stat().st_size // page) for path in judged.rglob("*") if path.is_file()) * page // 1024
+    used = sum(-(-path.stat().st_size // page) for path in evaluated.rglob("*") if path.is_file()) * page // 1024
     command = "-m fmcs_bench train --method baseline --method label-smoothing --seeds 2 --epochs 1 --device cpu"
     sizes = [f"{used + 20}k", "100m", "100m"]
-    output, told = on_a_growing_disk(command.split(), sizes, tmp_path, judged)
+    output, told = on_a_growing_disk(command.split(), sizes, tmp_path, evaluated)
     assert told.count("the disk is full") == 1
     assert "of 4 were finished before" in told  # what was written is whole: a damaged record would be an error
     assert len(json.loads(output)) == 4

@@ -26,8 +26,8 @@ def test_the_road_ends_in_a_page_and_is_walked_once(tmp_path):
     first = Spoken()
     result = quickstart.run(workspace, config=BuildConfig.create(**TINY), num_seeds=2, device="cpu", progress=first)
     store = RecordStore(workspace.records)
-    judged, trained = store.all(EvaluatorRecord), store.all(TrainingRecord)
-    assert {(record.method, record.seed) for record in judged} == {
+    evaluated, trained = store.all(EvaluatorRecord), store.all(TrainingRecord)
+    assert {(record.method, record.seed) for record in evaluated} == {
         (n, s) for n in quickstart.EVALUATORS for s in (0, 1)
     }
     judge = result.evaluators.chosen.evaluator

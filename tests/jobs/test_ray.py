@@ -32,9 +32,9 @@ pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one in every pro
 
 
 @pytest.fixture
-def places(judged, tmp_path):
+def places(evaluated, tmp_path):
     """Two equal workspaces: for the local engine, and for the cluster."""
-    return [Workspace(shutil.copytree(judged, tmp_path / name)) for name in ("local", "ray")]
+    return [Workspace(shutil.copytree(evaluated, tmp_path / name)) for name in ("local", "ray")]
 
 
 def by_address(workspace, kind):

@@ -79,7 +79,7 @@ def test_by_raf_with_weights_of_another_training_or_damaged(trained, tmp_path):
     record = next(r for r in RecordStore(place.records).all(TrainingRecord) if r.method == "ral-norm@0.9")
     path = place.network(record.dataset_id, record.settings, record.method, record.seed)
     save_checkpoint(make_network(record.trial, 10), path, key="0" * 64)
-    with pytest.raises(DatasetError, match=r"another training than the record of ral-norm@0\.9"):
+    with pytest.raises(DatasetError, match=r"different training than the record of ral-norm@0\.9"):
         fb.explain(NAME, by="raf", workspace=place.root, device="cpu")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DatasetError, match=r"is damaged .* --keep-weights"):

@@ -94,12 +94,12 @@ def test_two_heads_are_scored_as_they_are_judged(fusion):
     evaluator = frozen_evaluator(name="conv")
     with torch.no_grad():
         first, second = model.heads(IMAGES)
-        judged = [first + second] if fusion == "add" else [first, second]
-        expected = np.mean([(evaluator.log_probs(m).exp() @ torch.arange(1.0, 5.0)).mean() for m in judged])
+        evaluated = [first + second] if fusion == "add" else [first, second]
+        expected = np.mean([(evaluator.log_probs(m).exp() @ torch.arange(1.0, 5.0)).mean() for m in evaluated])
     assert observe(model, DATA, evaluator.log_probs)[1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_score_of_a_certain_judge_is_its_stage():
+def test_the_score_of_a_certain_evaluator_is_its_stage():
     model = create_backbone("smallcnn", 10, seed=0)
     for stage in (0, 3):
         certain = torch.full((4,), -torch.inf)

@@ -44,8 +44,8 @@ DIVERGING = {"constraint_weight": 1e39}
 
 
 @pytest.fixture
-def workspace(judged, tmp_path):
-    return Workspace(shutil.copytree(judged, tmp_path / "ws"))
+def workspace(evaluated, tmp_path):
+    return Workspace(shutil.copytree(evaluated, tmp_path / "ws"))
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def test_metrics_follow_from_the_predictions_and_seeds_are_paired(dataset, works
     assert {point.raf for point in row.sweep} == {0.9, 0.5}
 
 
-def test_equal_trainings_are_equal_to_the_bit_and_finished_ones_are_not_repeated(dataset, workspace, judged, tmp_path):
+def test_equal_trainings_are_equal_to_the_bit_and_are_not_repeated(dataset, workspace, evaluated, tmp_path):
     run(dataset, workspace, "baseline", seeds=1)
     store = RecordStore(workspace.records)
     (first,) = store.all(TrainingRecord)
     stamp = store.path(first).stat().st_mtime_ns
     run(dataset, workspace, "baseline", seeds=1)
     assert store.path(first).stat().st_mtime_ns == stamp
-    other = Workspace(shutil.copytree(judged, tmp_path / "other"))
+    other = Workspace(shutil.copytree(evaluated, tmp_path / "other"))
     run(dataset, other, "baseline", seeds=1)
     (again,) = RecordStore(other.records).all(TrainingRecord)
     assert (again.curve, again.predictions_sha256, again.key) == (first.curve, first.predictions_sha256, first.key)
