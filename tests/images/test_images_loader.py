@@ -143,6 +143,7 @@ def test_an_interrupt_leaves_the_processes_to_their_parent(pets, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return own(*args)
 
+    before = set(multiprocessing.active_children())
     images = load_images(f"folder:{pets}", image_size=12, stream=True, num_workers=2).images_NCHW
     expected = images[:6]
     monkeypatch.setattr(encoded.EncodedImages, "__getitem__", interrupted)
@@ -151,7 +152,7 @@ def test_an_interrupt_leaves_the_processes_to_their_parent(pets, monkeypatch):
         np.testing.assert_array_equal(batch, expected[index_B])
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # here it still works
     del reader
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 SCRIPT = """
