@@ -27,7 +27,6 @@ from fmcs_bench.hub.card import (
     draw_figures,
     licence_fields,
     megabytes,
-    pattern,
     percent,
 )
 from fmcs_bench.store.config import BuildConfig
@@ -211,12 +210,6 @@ def test_licences_and_citations(facts):
     bibtex = "@misc{x,\n title = {```a```}\n}"
     text = card(replace(facts, manifest=changed(facts.manifest, images__citation=bibtex)))
     assert f"````bibtex\n{bibtex}\n````" in text
-
-
-def test_a_pattern_names_all_files_of_a_split_and_no_others():
-    names = [f"parquet/default/train-{i:05d}-of-00012.parquet" for i in range(12)]
-    assert pattern(names) == "parquet/default/train-*-of-00012.parquet"
-    assert pattern(names[:1]) == names[0]
 
 
 # The command that builds the dataset again

@@ -479,10 +479,10 @@ def test_a_killed_download_goes_on_when_typed_again(hub, published, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(fetched(hub)) < len(tree(published)) - 2
     assert_arrived(fb.open(tmp_path / "ws/datasets" / published.name), published)
-    again = subprocess.run(
-        [*command, "--offline", "--json"], capture_output=True, text=True, env=environment, check=False
+    again = CliRunner().invoke(
+        main, ["download", "me/tiny", "--workspace", str(tmp_path / "ws"), "--offline", "--json"]
     )
-    assert json.loads(again.stdout)["name"] == published.name
+    assert json.loads(again.output)["name"] == published.name
 
 
 @pytest.mark.usefixtures("hub")

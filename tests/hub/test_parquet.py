@@ -5,7 +5,6 @@ import threading
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import build_tiny
 from helpers.published_folder import facts_of
@@ -150,13 +149,3 @@ def test_an_export_that_goes_on_keeps_files_and_gives_equal_bytes(published, tin
     assert [(tmp_path / name).stat().st_mtime_ns for name in names[1:]] == times
     for name in names:
         assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
-
-
-def test_files_of_a_split_differ_by_one_row_at_most(tiny_dataset):
-    split = parquet.plan(tiny_dataset.manifest, Part.of(tiny_dataset.manifest))[0]
-    planned = parquet.PlannedSplit(split.configuration, split.split, split.seeds, split.image_split, 100_001, 7)
-    rows = [planned.rows(number) for number in range(7)]
-    assert [one.start for one in rows[1:]] == [one.stop for one in rows[:-1]]
-    assert rows[-1].stop == 100_001
-    assert {len(one) for one in rows} == {100_001 // 7, 100_001 // 7 + 1}
-    assert pa.types.is_float16(parquet.arrow_schema(tiny_dataset.manifest).field("feature_map").type.value_type)
