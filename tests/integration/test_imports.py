@@ -38,6 +38,7 @@ TORCH_FREE = (
     "store.config",
     "results.records",
     "results.statistics",
+    "results.tables",
     "leaderboard.figures.evaluators",
 )
 MODULES = {
@@ -122,6 +123,7 @@ def test_reading_maps_loads_neither_statistics_nor_figures_nor_networks():
         ["build"],
         ["evaluate"],
         ["train"],
+        ["results"],
         ["leaderboard", "build"],
         ["leaderboard", "check"],
         ["leaderboard", "add"],
