@@ -130,7 +130,7 @@ def check_trials(
                 report.num_trials += 1
                 _check_notes(trial.record, tell)
                 if _check_arrays(trial, tell):
-                    check_metrics(trial, tell)
+                    _check_metrics(trial, dict(trial.arrays), tell)
                     _check_dataset(trial, known, tell, report.tell(trial.where, note=not strict))
             task.advance()
     _check_copies([*beside, *trials], report)
@@ -191,17 +191,12 @@ def _wanted(record: AnyTrial, arrays: Arrays) -> dict[str, tuple[str | int, ...]
     return wanted | {"epoch": ("iu", 1)}
 
 
-def check_metrics(trial: Trial, tell: Tell) -> None:
-    """Every number of a record that its predictions decide.
-
-    Args:
-        trial: with predictions of the right names and shapes.
-        tell: called with every fault.
-    """
+def _check_metrics(trial: Trial, arrays: dict[str, np.ndarray], tell: Tell) -> None:
+    """Every number of a record that its predictions decide."""
     if isinstance(trial.record, EvaluatorRecord):
-        _check_evaluator(trial.record, dict(trial.arrays), tell, rounded=trial.rounded)
+        _check_evaluator(trial.record, arrays, tell, rounded=trial.rounded)
     else:
-        _check_training(trial.record, dict(trial.arrays), tell)
+        _check_training(trial.record, arrays, tell)
 
 
 def _check_evaluator(record: EvaluatorRecord, arrays: dict[str, np.ndarray], tell: Tell, *, rounded: bool) -> None:

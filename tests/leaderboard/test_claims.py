@@ -192,7 +192,7 @@ def test_deviations_are_named():
         limit=1000,
         recipe=Recipe(lr=0.01, optimizer="adamw"),
     )
-    told = texts(one(GAIN, other))
+    words = texts(one(GAIN, other))
     for text in (
         "a copy of the images (hub_uoft-cs_cifar10)",
         "images of 32 px, not 224",
@@ -201,18 +201,18 @@ def test_deviations_are_named():
         "lr 0.01, not 0.001",
         "the evaluator set, not conv",
     ):
-        assert any(text in deviation for deviation in told), text
-    assert len(told) == 6
+        assert any(text in deviation for deviation in words), text
+    assert len(words) == 6
     cells = cells_of(one(GAIN, other))
     assert (cells["Verdict"].text, cells["Verdict"].mark) == ("not tested", "ours deviates")
     both = one(GAIN, [*other, *trainings(gains)])
     assert both.deviations == OURS  # the group that deviates least
     few = one(GAIN, [*other, *trainings(gains[:3])])
-    assert texts(few) == told  # but not where it has too few seeds
+    assert texts(few) == words  # but not where it has too few seeds
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         ({"image_size": 64}, "images of 64 px"),
         ({"limit": 2000}, "at most 2,000 images"),
@@ -220,12 +220,12 @@ def test_deviations_are_named():
         ({"init": "same-run", "run": 0}, "all seeds start from the same weights"),
     ],
 )
-def test_what_a_source_states_must_be_so_or_its_figure_is_not_tested(change, told):
+def test_what_a_source_states_must_be_so_or_its_figure_is_not_tested(change, words):
     gains = [1.1, 1.2, 1.15, 1.25, 1.1]
     for claim in (GAIN, ACCURACY):
         found = one(claim, trainings(gains, **change))
         assert found.verdict == "not tested"
-        assert told in texts(found)[0]
+        assert words in texts(found)[0]
         assert found.deviations[0].decides
     other = one(GAIN, trainings(gains, evaluator="set"))
     assert (other.verdict, texts(other)[0]) == ("not tested", "the evaluator set, not conv")
