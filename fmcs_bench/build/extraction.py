@@ -1,7 +1,7 @@
 """Frozen backbones x images -> feature maps in the store.
 
 Flow: images, a shard at a time -> prepared once -> each of the K frozen backbones -> float16, copied off the device
-while it goes on computing -> a block of K shards, which the writer's threads encode while the next is computed.
+while it computes the next -> a block of K shards, which the writer's threads encode while the next is computed.
 K checkpoints, N images of a shard, B batch, D channels of maps, H height, W width.
 """
 
@@ -35,7 +35,7 @@ def batch_size(device: torch.device) -> int:
 def memory_format(
     frozen_K: list[Backbone], device: torch.device, precision: Precision, image_size: int
 ) -> torch.memory_format:
-    """Bring the backbones' weights, and tell to bring the images, into the order in memory that is fast on this device.
+    """Bring the weights into the memory format that is fast on this device, and return that format for the images.
 
     That is channels last, for convolutions on a CPU (1.5 to 3 times as fast as the usual order) and in bfloat16 on a
     GPU; a network that cannot take it (a ``view`` that needs the usual order) stays as it is.

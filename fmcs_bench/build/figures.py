@@ -71,7 +71,7 @@ def run_figure(run_file: schema.RunFile, rule: ConvergenceRule) -> Figure:
     )
     middle.plot(end, rule.threshold, "D", color=ORANGE, markersize=7, label="convergence point")
     middle.set_yscale("log")
-    middle.set_ylim(bottom=rule.threshold / 100)  # what lies below are zero crossings
+    middle.set_ylim(bottom=rule.threshold / 100)  # below are zero crossings
     middle.yaxis.set_major_formatter("{x:g}")
     middle.yaxis.set_minor_formatter(NullFormatter())
     middle.set_ylabel("CQI (nats per epoch)")

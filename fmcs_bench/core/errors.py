@@ -92,7 +92,7 @@ class ProtocolError(EvaluatorError):
 
 
 class UnitsFailedError(FmcsBenchError, RuntimeError):
-    """Some units of work failed; all others are done and written.
+    """Some trials failed; all others are done and written.
 
     Attributes:
         errors: one for each failure, with its own cause.
@@ -105,7 +105,7 @@ class UnitsFailedError(FmcsBenchError, RuntimeError):
 
 
 class EngineError(FmcsBenchError, RuntimeError):
-    """Units of work cannot be done where they were sent: no cluster answers, or its workers lack what they need."""
+    """Trials cannot be done on Ray: no cluster answers, or its workers lack what they need."""
 
 
 class PluginError(FmcsBenchError, ImportError):

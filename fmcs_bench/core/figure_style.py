@@ -1,7 +1,7 @@
 """The look of all figures, and how they become files.
 
 Figures have a white ground, so they read the same on a light and on a dark page. The series colours are those of Okabe
-and Ito that are dark enough for white paper; they can be told apart with every common kind of colour vision.
+and Ito that are dark enough for white paper; they differ with every common kind of colour vision.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def run_trials(
     if len(answers) > len(failed):
         progress.say(f"{description}: {len(answers) - len(failed)} of {len(trials)} were finished before")
     for failure in failed:
-        progress.say(f"failed before, the others go on: {failure.error}")
+        progress.say(f"failed before; the others continue: {failure.error}")
     with progress.task(description, len(left)) as task:
         if left:
             job: Job[Trial, Result] = Job(find, work, survives, device, folder)
@@ -136,7 +136,7 @@ def run_trials(
                 for position, answer in coming:
                     answers[left[position]] = answer
                     if isinstance(answer, Failure):
-                        progress.say(f"failed, the others go on: {answer.error}")
+                        progress.say(f"failed; the others continue: {answer.error}")
                     task.advance()
     in_order = [answers[i] for i in range(len(trials))]
     return Outcome(
