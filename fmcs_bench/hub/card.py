@@ -1,8 +1,4 @@
-"""The data card: ``README.md`` of a published FMCS dataset.
-
-Flow: ``Facts`` -> YAML head, as the Hub and ``datasets`` read it, tables and sentences -> template -> Markdown. Equal
-facts give equal bytes. What is not ``Raw`` is escaped in the template.
-"""
+"""The data card: ``README.md`` of a published FMCS dataset. What is not ``Raw`` is escaped in the template."""
 
 from __future__ import annotations
 
@@ -45,15 +41,7 @@ LICENCES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything that a card is made of.
-
-    Attributes:
-        manifest: of the dataset.
-        publication: its ``files`` need not have the card itself.
-        part: what is published of the dataset.
-        repo: ``owner/name`` of the dataset repository on the Hugging Face Hub; None for a folder.
-        figures: show a picture of each run.
-    """
+    """Everything that a card is made of; ``repo`` is ``owner/name`` on the Hub, or None for a folder."""
 
     manifest: schema.Manifest
     publication: Publication
@@ -169,17 +157,7 @@ def software_bibtex(manifest: schema.Manifest) -> str:
 
 
 def build_command(config: BuildConfig, *, skip_broken: bool = False) -> str:
-    """The command line of this configuration; it names only what differs from the defaults.
-
-    Where the images lie is not part of a configuration. A folder, or a dataset of the Hub, is named by the last part of
-    its place, as ``folder:/PATH/flowers``, which stands for the place on the reader's machine.
-
-    Args:
-        config: of the dataset.
-        skip_broken: add ``--skip-broken``; it is no part of the configuration either.
-
-    Raises:
-        ConfigError: the command line has no option for a field.
+    """The command line of this configuration, with what differs from the defaults; ``/PATH/`` is the reader's place.
 
     Example:
         >>> build_command(BuildConfig.create(backbone="resnet50", image_dataset="folder_flowers", image_size=64))
@@ -192,12 +170,7 @@ def build_command(config: BuildConfig, *, skip_broken: bool = False) -> str:
 
 
 def image_source(config: BuildConfig) -> str:
-    """What to type for the image dataset: its name, or its scheme and the end of its place.
-
-    Example:
-        >>> image_source(BuildConfig.create(backbone="smallcnn", image_dataset="hub_uoft-cs_cifar10"))
-        'hub:/PATH/uoft-cs_cifar10'
-    """
+    """What to type for the image dataset: its name, or its scheme and the end of its place."""
     scheme, _, rest = config.image_dataset.partition("_")
     if scheme == "hub":  # the plain name of a path loses one `.parquet`
         return f"hub:/PATH/{rest}.parquet" if rest.endswith(".parquet") else f"hub:/PATH/{rest}"
@@ -241,12 +214,7 @@ def yaml_head(facts: Facts) -> str:
 
 
 def licence_fields(licence: str) -> dict[str, str]:
-    """What the Hub wants to know of a licence: its identifier, or ``other`` with a name, and a link where it is a URL.
-
-    Example:
-        >>> licence_fields("CC BY-SA 3.0"), licence_fields("ask Bob")["license_name"]
-        ({'license': 'cc-by-sa-3.0'}, 'ask-bob')
-    """
+    """What the Hub wants to know of a licence: its identifier, or ``other`` with a name, and a link if it is a URL."""
     identifier = re.sub(r"\s+", "-", licence.strip().lower())
     if identifier in LICENCES:
         return {"license": identifier}
@@ -256,12 +224,7 @@ def licence_fields(licence: str) -> dict[str, str]:
 
 
 def pattern(files: Sequence[str]) -> str:
-    """A glob for the files of one split, as ``datasets`` and the Hub take it.
-
-    Example:
-        >>> pattern(["parquet/default/test-00000-of-00002.parquet", "parquet/default/test-00001-of-00002.parquet"])
-        'parquet/default/test-*-of-00002.parquet'
-    """
+    """A glob for the files of one split, such as ``parquet/default/test-*-of-00002.parquet``."""
     return files[0] if len(files) == 1 else re.sub(r"-\d+-of-", "-*-of-", files[0])
 
 

@@ -22,15 +22,7 @@ RESERVED = re.compile(r"(\.git|con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECA
 
 
 class Contents:
-    """The JSON files of a dataset in a folder: valid, in agreement, and without a name that must not become a file.
-
-    Args:
-        folder: with ``dataset.json``; ``publication.json`` and ``part.json`` may be there.
-        source: where they are from, for messages.
-
-    Raises:
-        FmcsBenchError: a file is damaged, or two contradict each other.
-    """
+    """The JSON files of a dataset in a folder: valid, in agreement, and without a name that must not become a file."""
 
     def __init__(self, folder: Path, source: str) -> None:
         self.folder, self.source = folder, source
@@ -82,15 +74,7 @@ class Contents:
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse names that cannot all be files below one folder, on any file system.
-
-    Args:
-        names: with forward slashes.
-        where: they stand, for the message.
-
-    Raises:
-        DatasetError: a name leads out, is not portable, or two are one where case or accents are written differently.
-    """
+    """Refuse names that cannot all be files below one folder, on any file system; ``where`` is for the message."""
     seen: dict[str, str] = {}
     for name in names:
         is_safe = stays_inside(name) and name.isprintable() and not re.search(r'[<>|"*]', name) and len(name) <= 1000

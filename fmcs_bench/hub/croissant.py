@@ -1,8 +1,6 @@
 """Croissant 1.0 metadata (https://docs.mlcommons.org/croissant) of the Parquet files of a published FMCS dataset.
 
-Flow: facts -> every Parquet file with its SHA-256, one set of files and one set of records for each configuration ->
-JSON-LD. Addresses are relative to ``croissant.json``, so that they are right in a folder and in any revision of a
-repository alike.
+Addresses are relative to ``croissant.json``: they are right in a folder and in any revision of a repository.
 """
 
 from __future__ import annotations
@@ -42,10 +40,7 @@ PARQUET_TYPE = "application/x-parquet"
 
 
 def croissant(facts: Facts) -> dict[str, Any]:
-    """JSON-LD of the Parquet files: files, record sets ``<configuration>``, fields, and what labels and FMCS mean.
-
-    Equal facts give equal metadata; ``encode`` makes the content of ``croissant.json``.
-    """
+    """JSON-LD of the Parquet files: files, record sets ``<configuration>``, fields, and what labels and FMCS mean."""
     manifest, config, published = facts.manifest, facts.manifest.config, facts.publication
     classes = _enumeration("classes", "The classes of the images.", manifest.images.classes)
     meaning = "What the numbers of the field fmcs mean: the FMCS is one more."

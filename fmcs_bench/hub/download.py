@@ -1,8 +1,7 @@
 """Brings a published or built FMCS dataset, or a part of one, into a folder of this machine.
 
-Flow: source -> its JSON files, checked -> the files that are not here yet, into a hidden folder beside the dataset ->
-SHA-256 of each -> the dataset's folder, by one rename; or, where the dataset is here already, file by file, and
-``part.json`` last. A killed download goes on when its command is typed again.
+What is missing comes into a hidden folder beside the dataset, is checked, and then moves: by one rename, or file by
+file where the dataset is here already, ``part.json`` last. A killed download goes on when its command is typed again.
 """
 
 from __future__ import annotations

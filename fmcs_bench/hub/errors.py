@@ -13,16 +13,7 @@ from fmcs_bench.store.location import without_secrets
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Translate what ``huggingface_hub`` raises inside the block.
-
-    Args:
-        what: the repository, for messages.
-
-    Raises:
-        MissingDataError: there is no such repository or revision, or files are missing and the Hub is not asked.
-        ConfigError: the name is not one of a repository.
-        HubError: no permission, or the Hub cannot be reached.
-    """
+    """Translate what ``huggingface_hub`` raises inside the block; ``what`` is the repository, for messages."""
     from huggingface_hub import constants, errors
 
     try:

@@ -1,11 +1,8 @@
 """A published FMCS dataset as rows of Hugging Face's ``datasets``: ``fmcs_bench.load``.
 
-Flow: folder or repository -> ``publication.json`` -> Parquet files of the splits that were asked for, fetched into the
-Hub's cache at one commit, or streamed -> ``datasets.load_dataset`` -> a format in which maps are [D, H, W].
-
-Nothing but these files is read or fetched, and no code of the repository runs. The formats of ``datasets`` give flat
-maps and make float32 of them. Importing this module adds the format ``fmcs``, which reads fixed-size lists without a
-copy. The ``id`` of the values' feature is the shape.
+Only ``publication.json`` and Parquet files are read, of one commit, and no code of the repository runs. The formats of
+``datasets`` give flat float32 maps; importing this module adds the format ``fmcs``: maps are float16 [D, H, W], and the
+``id`` of the values' feature is their shape.
 """
 
 from __future__ import annotations
@@ -181,10 +178,7 @@ def _with_maps(rows: Any) -> Any:
 
 
 class MapValue(datasets.Value):  # type: ignore[misc]  # the library ships no types
-    """The feature of a value of a map; equal to the ``Value`` that is in the files, and written as one.
-
-    A process that unpickles such rows imports this module, which adds the format.
-    """
+    """A ``Value`` of a map: a process that unpickles such rows imports this module, which adds the format."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, datasets.Value) and vars(self) == vars(other)

@@ -1,8 +1,7 @@
 """The maps of an FMCS dataset as Parquet files, which Hugging Face's ``datasets`` and any Parquet reader load.
 
-A row is one map: image_id, label, run (seed), stage (1 .. K), fmcs (the same as a class), epoch (of the run, where the
-stage ends) and feature_map, a fixed-size list of D * H * W float16 in C order. Rows are ordered as
-``FmcsDataset.sel`` orders them: by run, stage and image. Equal datasets give equal bytes.
+A row is one map, a fixed-size list of D * H * W float16 in C order; the data card explains the columns. Rows have the
+order of ``FmcsDataset.sel``: by run, stage and image. Equal datasets give equal bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ WRITER_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class PlannedSplit:
-    """A split of a configuration that will be written: which runs and images it holds, and how many rows."""
+    """A split of a configuration that will be written."""
 
     configuration: str
     split: str
@@ -70,15 +69,7 @@ class PlannedSplit:
 
 
 def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
-    """Every split of every configuration that has rows.
-
-    Args:
-        manifest: of the dataset.
-        part: runs, stages and splits to take.
-
-    Raises:
-        ConfigError: the part is of a different dataset, or no configuration has a row.
-    """
+    """Every split of every configuration that has rows in this part."""
     if part.dataset_digest != manifest.dataset_digest:
         raise ConfigError(f"the part is of the dataset {part.dataset_digest[:12]}, not of {manifest.id}")
     planned, left_out = [], []
@@ -104,25 +95,9 @@ def plan(manifest: schema.Manifest, part: Part) -> list[PlannedSplit]:
 def export(
     dataset: FmcsDataset, folder: Path, part: Part, *, resume: bool = False, progress: Progress = SILENT
 ) -> tuple[ParquetSplit, ...]:
-    """Write the Parquet files of a dataset into ``folder/parquet``.
+    """Write the Parquet files of a part into ``folder/parquet``; a file is whole or absent.
 
-    Files of the same name are replaced, others stay. A file is whole or absent; memory does not depend on the number of
-    maps.
-
-    Args:
-        dataset: opened for reading; of ``q8``, the float16 values that are read back are written.
-        folder: the published folder.
-        part: runs, stages and splits to take; its ``kinds`` are not looked at.
-        resume: keep files that are there; they must be of the same dataset and part.
-        progress: shows the rows that are written.
-
-    Returns:
-        What was written, one entry for each split of a configuration.
-
-    Raises:
-        ConfigError: the part is of a different dataset, or no configuration has a row.
-        DatasetError: the dataset is damaged.
-        OSError: the folder cannot be written; no half-written file stays.
+    With ``resume``, files that are there stay: they must be of the same dataset and part.
     """
     manifest = dataset.manifest
     planned = plan(manifest, part)

@@ -1,7 +1,6 @@
 """Publishes an FMCS dataset, or a part of it: a folder that is a Hugging Face dataset repository, and its upload.
 
-Flow: dataset, part -> beside the folder: files, each compared with its SHA-256; Parquet; figures; card and Croissant ->
-``publication.json``, with the SHA-256 of all that -> the folder, by one rename -> agreement -> repository or URL.
+The folder is filled beside its place and comes there by one rename; ``publication.json`` has the SHA-256 of its files.
 """
 
 from __future__ import annotations
@@ -29,16 +28,7 @@ from fmcs_bench.store.reader import FmcsDataset, check_files, find_dataset, read
 
 @dataclass(frozen=True)
 class Published:
-    """What came of it; prints as a few lines.
-
-    Attributes:
-        folder: with everything.
-        publication: its ``publication.json``.
-        num_files: in the folder.
-        num_bytes: of them.
-        uploaded: the repository of the Hub; None where nothing was sent there.
-        copied: the URL; None where nothing was copied.
-    """
+    """What came of it, and what was sent to the Hub (``uploaded``) or a URL (``copied``); prints as a few lines."""
 
     folder: Path
     publication: Publication
@@ -181,11 +171,7 @@ def _fill(dataset: FmcsDataset, folder: Path, part: Part, progress: Progress) ->
 
 
 def _part_files(dataset: FmcsDataset, part: Part) -> list[str]:
-    """Names of the dataset's files that belong to a part, in order.
-
-    Raises:
-        ConfigError: some of them are not here: the dataset itself is a smaller part.
-    """
+    """Names of the dataset's files that belong to a part, in order."""
     wanted = part.files(dataset.manifest, dataset.maps_per_shard)
     if missing := wanted - dataset.files:
         raise ConfigError(
@@ -196,12 +182,7 @@ def _part_files(dataset: FmcsDataset, part: Part) -> list[str]:
 
 
 def _published_before(dataset: FmcsDataset, folder: Path, part: Part) -> Publication:
-    """The publication in a folder, whose files are whole.
-
-    Raises:
-        ConfigError: the folder holds something else.
-        DatasetError: a file of it is missing or was changed.
-    """
+    """The publication in a folder, whose files are whole."""
     place = Location(folder)
     before = publication.read(place, dataset.manifest)
     if before is None:

@@ -1,7 +1,6 @@
 """Sends a published folder to a dataset repository of the Hugging Face Hub, or to a URL that fsspec writes.
 
-Flow: folder, place -> what the place holds: nothing, a beginning of this, or all of it -> all files but the manifests
--> the manifests, last: without them readers refuse what was not finished. A stopped upload goes on.
+The manifests come last: without them readers refuse what was not finished. A stopped upload goes on.
 """
 
 from __future__ import annotations
@@ -34,14 +33,7 @@ PARALLEL = 8
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of an upload.
-
-    Attributes:
-        url: of the repository or place, without secrets.
-        is_new: something was sent; otherwise all of it was there.
-        revision: of a repository: the commit that holds everything.
-        is_private: of a repository: only its owner sees it.
-    """
+    """What came of an upload; ``is_new``: something was sent, otherwise all of it was there."""
 
     url: str
     is_new: bool
@@ -54,16 +46,7 @@ class Sent:
 
 
 class Repository:
-    """One dataset repository on the Hub, for writing.
-
-    Args:
-        repo: ``owner/name``.
-        endpoint: of the Hub; None is ``HF_ENDPOINT`` or huggingface.co.
-
-    Raises:
-        ConfigError: the name is not of this form.
-        HubError: offline, without a token, or the Hub cannot be reached.
-    """
+    """One dataset repository on the Hub (``owner/name``), for writing; no endpoint is ``HF_ENDPOINT``."""
 
     def __init__(self, repo: str, *, endpoint: str | None = None) -> None:
         from huggingface_hub import HfApi, constants
@@ -81,16 +64,7 @@ class Repository:
             self.user = str(self._api.whoami()["name"])
 
     def upload(self, folder: Path, *, public: bool = False) -> Sent:
-        """Make the repository hold exactly this folder.
-
-        Args:
-            folder: made by ``fmcs_bench.publish``.
-            public: everyone sees it once all is there; otherwise a new repository is private, an old one stays.
-
-        Raises:
-            ConfigError: the repository holds a different dataset, or other files.
-            HubError: no permission, or the Hub cannot be reached.
-        """
+        """Make the repository hold exactly this folder; a new one is private, an old one stays what it is."""
         mine = _publication((folder / publication.FILE).read_bytes(), str(folder))
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names_there = self._names()
@@ -130,12 +104,7 @@ class Repository:
 
 
 def look(place: Location) -> dict[str, int]:
-    """Sizes of the files of a place that is to be written, by their names.
-
-    Raises:
-        ConfigError: it is a repository of the Hub, or cannot be listed.
-        DatasetError: it cannot be read.
-    """
+    """Sizes of the files of a place that is to be written, by their names."""
     if place.place.startswith("hf://"):
         raise ConfigError(f"{place} is a place of the Hub; give --repo owner/name, which uploads in few commits")
     there = place.sizes()
@@ -145,18 +114,7 @@ def look(place: Location) -> dict[str, int]:
 
 
 def copy(folder: Path, place: Location, *, progress: Progress = SILENT) -> Sent:
-    """Make a place elsewhere hold exactly this folder; every file is read back for its SHA-256.
-
-    Args:
-        folder: made by ``fmcs_bench.publish``, and whole.
-        place: where it goes.
-        progress: shows files.
-
-    Raises:
-        ConfigError: the place holds something else, or cannot be listed.
-        WorkspaceError: it cannot be written.
-        DatasetError: it cannot be read, or does not give back what it was sent.
-    """
+    """Make a place elsewhere hold exactly this folder; every file is read back for its SHA-256."""
     manifest = read_manifest(Location(folder))
     mine = _publication((folder / publication.FILE).read_bytes(), str(folder))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -194,17 +152,7 @@ def copy(folder: Path, place: Location, *, progress: Progress = SILENT) -> Sent:
 
 
 def require_same(where: str, mine: Publication, there: Publication | None, foreign: frozenset[str]) -> None:
-    """Published data never changes: what is there must be a beginning of this, or this.
-
-    Args:
-        where: the repository or place, for messages.
-        mine: what is to be published.
-        there: what was published there.
-        foreign: names of files there that are none of this.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """Published data never changes: what is there, and ``foreign`` files, must be a beginning of this, or this."""
     if there is not None and there.dataset_digest != mine.dataset_digest:
         raise ConfigError(
             f"{where} holds {there.dataset_id}; published data never changes, so {mine.dataset_id} needs a repository "
