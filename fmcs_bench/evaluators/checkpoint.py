@@ -55,14 +55,10 @@ def save_fitted(evaluator: Evaluator, dataset_id: str, folder: Path) -> str:
 
 
 def load_fitted(folder: Path, *, device: torch.device | None = None) -> Fitted:
-    """Read an evaluator that ``save_fitted`` wrote; its digest is checked first.
-
-    Raises:
-        DatasetError: files are missing, damaged, or not those that ``evaluator.json`` names.
-        ConfigError: it needs a plug-in that is missing, or whose code has changed.
-    """
+    """Read an evaluator that ``save_fitted`` wrote; its digest and a plug-in's code are checked first."""
     info, data = _read(folder)
-    _check_code(info.config)
+    if info.config.code is not None:
+        _check_code(info.config)
     evaluator = create_evaluator(info.config, info.map_shape, info.num_stages, device=device)
     evaluator.from_bytes(data)
     return Fitted(evaluator, info)
@@ -88,9 +84,6 @@ def _read(folder: Path) -> tuple[FittedInfo, bytes]:
 
 
 def _check_code(config: EvaluatorTrial) -> None:
-    """Check that the plug-in of a fit exists, and that its code is the same."""
-    if config.code is None:
-        return
     try:
         code = evaluator_code(config.evaluator)
     except UnknownNameError:

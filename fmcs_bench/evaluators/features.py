@@ -1,8 +1,5 @@
 """Statistics of a map that no order of channels or positions can change. Gradients are finite everywhere.
 
-Flow: maps -> divided by their own root mean square -> moments of all values; and four numbers for each channel, whose
-distribution over the channels is described by five quantiles.
-
 B batch, D channels, P positions (height x width).
 """
 
@@ -22,19 +19,10 @@ NUM_STATISTICS = NUM_MOMENTS + 4 * NUM_CHANNEL_QUANTILES
 def moments(maps_BDHW: torch.Tensor) -> torch.Tensor:
     """Six moments of all values of each map.
 
-    Args:
-        maps_BDHW: floating point, of any D, H and W.
-
     Returns:
         [B, 6]: logarithm of the root mean square; then, of the map divided by it: mean, standard deviation, asinh of
         the skewness and of the excess kurtosis (E[z^3] and E[z^4] - 3 of the standardised values z), and the share of
         values that are 0 or less. asinh keeps the last two, which grow with the size of a sparse map, in range.
-
-    Example:
-        >>> moments(torch.tensor([0.0, 0.0, 0.0, 4.0]).view(1, 1, 2, 2)).exp()[0, 0].item()  # root mean square
-        2.0...
-        >>> moments(torch.tensor([0.0, 0.0, 0.0, 4.0]).view(1, 1, 2, 2))[0, 5].item()
-        0.75
     """
     values_BN, log_rms_B1 = _normalised(maps_BDHW.flatten(1))
     mean_B1 = values_BN.mean(dim=1, keepdim=True)
@@ -50,17 +38,10 @@ def moments(maps_BDHW: torch.Tensor) -> torch.Tensor:
 def statistics(maps_BDHW: torch.Tensor) -> torch.Tensor:
     """The six moments, and how four numbers are distributed over the channels.
 
-    Args:
-        maps_BDHW: floating point, of any D, H and W.
-
     Returns:
         [B, 26]: ``moments``; then the minimum, the quartiles and the maximum over the channels of each channel's mean,
         standard deviation, largest value (all of the map divided by its root mean square) and share of values that are
         0 or less.
-
-    Example:
-        >>> statistics(torch.rand(3, 8, 4, 4)).shape
-        torch.Size([3, 26])
     """
     values_BN, _ = _normalised(maps_BDHW.flatten(1))
     values_BDP = values_BN.view(*maps_BDHW.shape[:2], -1)

@@ -1,7 +1,6 @@
 """Heads: outputs of an evaluator's network -> probabilities of ordered stages, and their losses.
 
-Flow: network -> outputs [B, ``num_outputs``] -> ``forward`` -> logits -> loss, or log-probabilities [B, K]. CORN and
-CORAL ask K - 1 times "is it above stage t?" instead of "which stage is it?".
+CORN and CORAL ask K - 1 times "is it above stage t?" instead of "which stage is it?".
 
 B batch, K stages, T = K - 1 thresholds between them.
 """
@@ -22,11 +21,7 @@ SMALLEST_GAP = 1e-4
 
 
 class Head(nn.Module, ABC):
-    """Outputs of a network -> probabilities of K ordered stages.
-
-    Args:
-        num_stages: K.
-    """
+    """Outputs of a network -> probabilities of K ordered stages."""
 
     num_outputs: int
     """Number of outputs of the network."""
@@ -142,26 +137,14 @@ HEADS: dict[HeadName, type[Head]] = {"softmax": SoftmaxHead, "corn": CornHead, "
 
 
 def corn_loss(logits_BT: torch.Tensor, stages_B: torch.Tensor) -> torch.Tensor:
-    """Loss of CORN (arXiv 2111.08851).
-
-    Task t sees only the examples with stage >= t; the mean is over all examples of all tasks.
-
-    Example:
-        >>> round(float(corn_loss(torch.zeros(2, 3), torch.tensor([0, 3]))), 4)  # log 2
-        0.6931
-    """
+    """Loss of CORN (arXiv 2111.08851): task t sees only stages >= t; the mean is over all examples of all tasks."""
     thresholds_T = torch.arange(logits_BT.shape[1], device=logits_BT.device)
     seen_BT = (stages_B[:, None] >= thresholds_T).to(logits_BT.dtype)
     return (seen_BT * _threshold_losses(logits_BT, stages_B)).sum() / seen_BT.sum()
 
 
 def coral_loss(logits_BT: torch.Tensor, stages_B: torch.Tensor) -> torch.Tensor:
-    """Loss of CORAL (arXiv 1901.07884) with equal weights: summed over thresholds, mean over the batch.
-
-    Example:
-        >>> round(float(coral_loss(torch.zeros(2, 3), torch.tensor([0, 3]))), 4)  # 3 log 2
-        2.0794
-    """
+    """Loss of CORAL (arXiv 1901.07884) with equal weights: summed over thresholds, mean over the batch."""
     return _threshold_losses(logits_BT, stages_B).sum(dim=1).mean()
 
 

@@ -1,8 +1,4 @@
-"""Evaluators made of one network.
-
-Flow: float16 maps -> divided by the root mean square of the training maps -> network -> head -> logits -> loss of the
-head in a fit, which keeps the weights of the epoch of the lowest validation MAE; probabilities of the K stages after.
-"""
+"""Evaluators made of one network."""
 
 from __future__ import annotations
 

@@ -75,26 +75,12 @@ _FROM_FILES: dict[str, _FromFile] = {}
 def create_evaluator(
     config: EvaluatorTrial, map_shape: MapShape, num_stages: int, *, device: torch.device | None = None
 ) -> Evaluator:
-    """An unfitted evaluator by name.
-
-    Raises:
-        UnknownNameError: no such evaluator.
-        ConfigError: it has no such head.
-
-    Example:
-        >>> create_evaluator(EvaluatorTrial(evaluator="norm", seed=0), (8, 4, 4), 7).channel_invariant
-        True
-    """
+    """An unfitted evaluator by name."""
     return find_evaluator(config.evaluator)(map_shape, num_stages, config, device=device)
 
 
 def find_evaluator(name: str) -> type[Evaluator]:
-    """The class of that name: built in, from a plug-in, or from a file that ``resolve_evaluator`` read.
-
-    Raises:
-        UnknownNameError: no such evaluator.
-        PluginError: the plug-in cannot be loaded, or is no evaluator.
-    """
+    """The class of that name: built in, from a plug-in, or from a file that ``resolve_evaluator`` read."""
     if name in _FROM_FILES:
         return _FROM_FILES[name].kind
     kind = EVALUATORS[name]
@@ -105,12 +91,7 @@ def find_evaluator(name: str) -> type[Evaluator]:
 
 
 def evaluator_code(name: str) -> str | None:
-    """SHA-256 of the file that defines a plug-in's class; None for built-in ones (every record has their digest).
-
-    Raises:
-        UnknownNameError: no such evaluator.
-        PluginError: the plug-in cannot be loaded, or no file holds its code.
-    """
+    """SHA-256 of the file that defines a plug-in's class; None for built-in ones (every record has their digest)."""
     kind = find_evaluator(name)
     if name in _FROM_FILES:
         return _FROM_FILES[name].sha256
@@ -145,10 +126,6 @@ def parse_evaluators(typed: Sequence[str], head: Head = "softmax") -> list[Evalu
         typed: names or ``FILE.py:Class``, each with ``+HEAD``, ``~permuted`` or both; empty means every evaluator (with
             an ordinal head every one that has heads), and the control ``conv~permuted``.
         head: for those without ``+HEAD``.
-
-    Raises:
-        UnknownNameError: no such evaluator.
-        ConfigError: no such head, or the evaluator has none; two files give one name; or as for ``resolve_evaluator``.
 
     Example:
         >>> [tuple(fit) for fit in parse_evaluators(["conv", "set+corn~permuted"])]

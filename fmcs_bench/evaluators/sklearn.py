@@ -1,7 +1,5 @@
 """Evaluators on 26 statistics of a map, fitted by scikit-learn. They keep named arrays: safetensors, never pickle.
 
-Flow: maps, in parts -> statistics [M, 26] in float64 -> raw scores of the stages -> softmax.
-
 M maps, F statistics, K stages.
 """
 
@@ -30,9 +28,6 @@ class StatisticEvaluator(Evaluator):
 
     Computed in float64: a tree's answer jumps at a threshold, and rounding that depends on the order of the channels or
     on the batch must not carry a map across it.
-
-    Attributes:
-        arrays: learned values by name.
     """
 
     differentiable = False
@@ -72,11 +67,7 @@ class StatisticEvaluator(Evaluator):
         return found
 
     def check_stages(self, maps: MapSet) -> None:
-        """Check that there is a training map of every stage.
-
-        Raises:
-            ConfigError: a stage has none.
-        """
+        """Refuse a fit without a training map of every stage."""
         missing = sorted(set(range(self.num_stages)) - set(np.unique(maps.stages_M).tolist()))
         if missing:
             raise ConfigError(
@@ -101,12 +92,7 @@ class StatisticEvaluator(Evaluator):
 
 
 def softmax(scores_MK: np.ndarray) -> np.ndarray:
-    """Probabilities, rows that sum to 1.
-
-    Example:
-        >>> softmax(np.array([[0.0, 0.0]])).tolist()
-        [[0.5, 0.5]]
-    """
+    """Probabilities, rows that sum to 1."""
     powers_MK = np.exp(scores_MK - scores_MK.max(axis=1, keepdims=True))
     probs_MK: np.ndarray = powers_MK / powers_MK.sum(axis=1, keepdims=True)
     return probs_MK

@@ -1,8 +1,4 @@
-"""The contract of an image source: list what there is, then read the images that were chosen.
-
-Flow: ``ImageRequest`` -> ``Lister`` -> ``Listing`` (labels and ids of all images, nothing decoded) -> ``read`` of the
-images that a limit leaves -> ``ImageDataset``.
-"""
+"""The contract of an image source: list what there is, then read the images that were chosen."""
 
 from __future__ import annotations
 
@@ -29,18 +25,7 @@ HEADERS_AT_ONCE = 512
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """Which image dataset, and how it is read.
-
-    Attributes:
-        name: of the dataset, a plain file name.
-        data_dir: folder with the files of named datasets.
-        image_size: side of the square that images of different sizes are resized to, in pixels; None refuses them.
-        skip_broken: leave out images that cannot be decoded, and count them.
-        download: fetch missing files into ``data_dir``.
-        stream: keep encoded images encoded; None does so where they would take more than half of the free memory.
-        num_workers: processes that decode streamed images; see ``images.loader.default_num_workers``.
-        progress: shows the reading.
-    """
+    """Which image dataset, by its plain name, and how it is read: the arguments of ``images.load.load_images``."""
 
     name: str
     data_dir: Path | None = None
@@ -112,14 +97,6 @@ def read_encoded(positions_N: np.ndarray, *, source: BlobSource, request: ImageR
     ``ImageFolder`` does, and a camera's orientation is applied. Where all have one size, no larger than the request's
     ``image_size``, they stay as they are; otherwise all are resized to a square of ``image_size`` (bilinear, with
     antialiasing).
-
-    Returns:
-        The images whose header can be read, and of an array those whose pixels can be read as well.
-
-    Raises:
-        ImageError: an image cannot be decoded, and broken images are not to be skipped.
-        ConfigError: the sizes differ and no ``image_size`` was given, or the images do not fit into memory.
-        MissingDataError: a file cannot be opened.
     """
     name, num = request.name, len(positions_N)
     is_read_N = np.ones(num, dtype=bool)

@@ -81,16 +81,7 @@ class ImageDataset:
         return self.scan_now()
 
     def scan_now(self, *, skip_broken: bool = False, progress: Progress = SILENT) -> Scan:
-        """Make the pass of ``scan`` now.
-
-        Args:
-            skip_broken: list images that cannot be decoded, and go on; the result is kept only if there are none.
-            progress: shows images.
-
-        Raises:
-            ImageError: an image cannot be decoded, and broken ones are not to be skipped.
-            MissingDataError: a file cannot be opened.
-        """
+        """Make the pass of ``scan`` now; with ``skip_broken`` the result is kept only if no image is broken."""
         is_train_N = self.splits_N == SPLITS.index("train")
         found = scan_images(
             self.name,
@@ -112,14 +103,7 @@ class ImageDataset:
 
     @property
     def statistics(self) -> ImageStatistics:
-        """Mean and standard deviation of the train split, size, colour, and number of images by split and class.
-
-        Example:
-            >>> from fmcs_bench.images.load import load_images
-            >>> found = load_images("digits", limit=100).statistics
-            >>> found.size, found.colour, found.num_images["train"][0]
-            ((8, 8), 'grey', 9)
-        """
+        """Mean and standard deviation of the train split, size, colour, and number of images by split and class."""
         count_SK = np.zeros((len(SPLITS), len(self.classes)), dtype=np.int64)
         np.add.at(count_SK, (self.splits_N, self.labels_N), 1)
         _, num_channels, height, width = self.images_NCHW.shape
@@ -146,9 +130,6 @@ def draw(name: str, ids_N: np.ndarray, splits_N: np.ndarray, limit: int | None) 
     """Positions of at most ``limit`` images of each split, in order, by a hash of dataset name and image id.
 
     A larger limit holds all images of a smaller one; None takes every image.
-
-    Raises:
-        ConfigError: the limit is below 1.
     """
     if limit is None:
         return np.arange(len(ids_N))

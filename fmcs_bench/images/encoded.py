@@ -1,7 +1,5 @@
 """Encoded images (JPEG, PNG, ...): headers, pixels, and images that are decoded when they are indexed.
 
-Flow: content or path of each image -> its header, which gives size and colour -> ``EncodedImages``, indexed like the
-uint8 array that they would be: Pillow, the camera's orientation applied, grey or RGB, resized -> uint8 [C, H, W].
 Damage is a value (``Broken``), not an exception: the caller decides whether a broken image is skipped.
 
 N images, B block of images, C channels, H height, W width.
@@ -62,11 +60,7 @@ class Broken(NamedTuple):
 
 
 def attempt(work: Callable[[Blob], Value], blob: Blob) -> Value | Broken:
-    """What ``work`` makes of an image, or what is wrong with the image.
-
-    Raises:
-        MissingDataError: its file cannot be opened.
-    """
+    """What ``work`` makes of an image, or what is wrong with it; MissingDataError where its file cannot be opened."""
     try:
         return work(blob)
     except UnidentifiedImageError:
@@ -87,13 +81,7 @@ def read_header(blob: Blob) -> Header:
 
 
 def decode(blob: Blob, is_grey: bool, side: int | None) -> np.ndarray:
-    """Pixels, uint8 [C, H, W].
-
-    Args:
-        blob: content or path.
-        is_grey: give one channel; otherwise three.
-        side: of the square to resize to, in pixels; None keeps the size.
-    """
+    """Pixels, uint8 [C, H, W], in grey or RGB; resized to a square of ``side`` pixels unless that is None."""
     with opened(blob) as encoded:
         image = ImageOps.exif_transpose(encoded)
         if image.mode in _SIXTEEN_BITS:  # Pillow would cut values above 255 off
@@ -135,9 +123,6 @@ class Files:
     """A source of image files.
 
     Paths are joined bytes: a million of them take some ten megabytes, which worker processes share with their parent.
-
-    Args:
-        paths: of the images, in order.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -162,14 +147,8 @@ class Files:
 class EncodedImages:
     """uint8 images [N, C, H, W] that are decoded when they are indexed, by an array of positions or a slice.
 
-    Attributes:
-        name: of the dataset.
-        source: where the images come from.
-        positions_N: int64, position of each image in the source.
-        size: height and width of every image, once decoded.
-        is_grey: one channel, or three.
-        side: of the square that images are resized to; None keeps their size.
-        num_workers: processes that decode ahead; see ``images.loader.default_num_workers``.
+    Image n is at ``positions_N[n]`` in the source. ``size`` is height and width once decoded; ``side`` is that of the
+    square that images are resized to, and None keeps their size.
     """
 
     name: str
@@ -194,12 +173,7 @@ class EncodedImages:
         return len(self.positions_N)
 
     def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
-        """Decode some images, in this thread.
-
-        Raises:
-            ImageError: one is damaged, or its size has changed; it is named.
-            MissingDataError: a file cannot be opened.
-        """
+        """Decode some images, in this thread; an error names the image."""
         positions = self.positions_N[index].tolist()
         images_BCHW = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
         for image_CHW, position, blob in zip(images_BCHW, positions, self.source.blobs(positions), strict=True):
@@ -214,15 +188,7 @@ class EncodedImages:
         return replace(self, positions_N=self.positions_N[rows_M])
 
     def blocks(self, *, skip_broken: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All images in order, decoded by several threads, a block at a time: their rows and pixels [B, C, H, W].
-
-        Args:
-            skip_broken: leave out images that cannot be decoded.
-
-        Raises:
-            ImageError: one cannot be decoded, and broken images are not to be skipped.
-            MissingDataError: a file cannot be opened.
-        """
+        """All images in order, decoded by several threads, a block at a time: their rows and pixels [B, C, H, W]."""
         size = max(1, min(_MAX_BLOCK, BLOCK_BYTES // math.prod(self.shape[1:])))
         for start, found in each_block(self.source, self.positions_N, size, self._decode):
             rows: list[int] = []

@@ -25,16 +25,7 @@ VALIDATION = ("val", "valid", "validation")
 
 
 def list_folder(request: ImageRequest, location: str) -> Listing:
-    """List a folder.
-
-    Args:
-        request: how the dataset is wanted.
-        location: the folder.
-
-    Raises:
-        MissingDataError: there is no such folder.
-        ImageError: it has no classes, an image beside them, or sub-folders of unclear meaning.
-    """
+    """List a folder."""
     root = Path(location).expanduser()
     if not root.is_dir():
         raise MissingDataError(f"there is no folder {root} (--dataset folder:{location})")
@@ -102,11 +93,7 @@ def _name(root: Path, file: Path) -> str:
 
 
 def _ids(names: list[str]) -> np.ndarray:
-    """int64, not negative: 63 bits of the SHA-256 of each name.
-
-    Raises:
-        ImageError: two names have one id.
-    """
+    """int64, not negative: 63 bits of the SHA-256 of each name."""
     by_id: dict[int, str] = {}
     for name in names:
         image_id = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -23,18 +23,14 @@ VALIDATION = ("val", "valid", "validation")
 
 
 class Cells:
-    """A source of images in a column of a dataset; positions count through all splits.
-
-    Args:
-        location: of the dataset, for messages.
-        image: the column.
-        names: of the splits.
-        parts: the splits themselves, memory-mapped by the hub library.
-    """
+    """A source of images in a column of a dataset; positions count through all splits."""
 
     def __init__(self, location: str, image: str, names: Sequence[str], parts: Sequence[Any]) -> None:
+        import datasets
+
         self._location, self._image, self._names = location, image, names
-        self._parts = [_undecoded(part, image) for part in parts]
+        undecoded = datasets.Image(decode=False)
+        self._parts = [part.select_columns([image]).cast_column(image, undecoded) for part in parts]
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self.part_N = np.repeat(np.arange(len(parts)), np.diff(self._starts))
 
@@ -54,16 +50,7 @@ class Cells:
 
 
 def list_hub(request: ImageRequest, location: str) -> Listing:
-    """List a dataset of the hub.
-
-    Args:
-        request: how the dataset is wanted.
-        location: ``owner/name``, ``owner/name@revision``, or a local folder or Parquet file.
-
-    Raises:
-        MissingDataError: there is no such dataset, locally or on the hub.
-        ImageError: it has no column of images or of labels, or an unknown split.
-    """
+    """List a dataset: ``owner/name``, ``owner/name@revision``, or a local folder or Parquet file."""
     parts, is_test = _parts(_load(location), location)
     first = parts[0][1]
     image, label = _columns(first, location)
@@ -90,6 +77,8 @@ def _load(location: str) -> Any:
     import datasets
 
     path = Path(location).expanduser()
+    if not path.exists() and (location.startswith((".", "/", "~")) or location.count("/") > 1):
+        raise MissingDataError(f"there is no folder or file {path} (--dataset hub:{location})")
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -97,12 +86,8 @@ def _load(location: str) -> Any:
             return datasets.load_dataset("parquet", data_files={"train": [str(path)]})
         if path.is_dir():
             return datasets.load_dataset(str(path))
-        if location.startswith((".", "/", "~")) or location.count("/") > 1:
-            raise MissingDataError(f"there is no folder or file {path} (--dataset hub:{location})")
         name, _, revision = location.partition("@")
         return datasets.load_dataset(name, revision=revision or None)
-    except MissingDataError:
-        raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         where = (
             "cannot be read" if path.exists() else f"is no folder or file here ({path}), and the hub does not give it"
@@ -135,7 +120,8 @@ def _columns(part: Any, location: str) -> tuple[str, str]:
     images = images or [name for name in IMAGE_NAMES if name in features and _may_be_image(features[name])]
     labels = [name for name in LABEL_NAMES if name in features]
     labels = labels or [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    present = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    kinds = {name: getattr(feature, "dtype", None) or type(feature).__name__ for name, feature in features.items()}
+    present = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     if len(images) != 1:
         many = f"{len(images)} columns of images" if images else "no column of images (img or image)"
         raise ImageError(f"hub:{location} has {many}; its columns are {present}")
@@ -150,16 +136,6 @@ def _may_be_image(feature: Any) -> bool:
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
-
-
-def _kind(feature: Any) -> str:
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
-
-
-def _undecoded(part: Any, image: str) -> Any:
-    import datasets
-
-    return part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
 
 def _labels(columns: list[Any], feature: Any, location: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,8 +1,5 @@
 """Image datasets by what a person types: a name (``mnist``), ``folder:DIR`` or ``hub:NAME_OR_PATH``.
 
-Flow: a source's files -> ``Listing`` (labels and stable ids of all images) -> split of every image, by a hash of its id
--> the images that a limit leaves are decoded -> ``ImageDataset`` (uint8 in memory; what is too large stays encoded).
-
 Configurations, manifests and folder names have the plain name of a source (``folder_<name of DIR>``), never a path.
 """
 
@@ -35,10 +32,6 @@ _BUILT_IN = sources  # importing it registers the names
 def source_name(source: str) -> str:
     """The plain name of a source, for configurations, manifests and folder names.
 
-    Raises:
-        UnknownNameError: it begins like ``scheme:`` and there is no such scheme.
-        ConfigError: nothing follows the scheme.
-
     Example:
         >>> source_name("mnist"), source_name("folder:/home/me/My Flowers/"), source_name("hub:uoft-cs/cifar10")
         ('mnist', 'folder_My_Flowers', 'hub_uoft-cs_cifar10')
@@ -56,12 +49,7 @@ def source_name(source: str) -> str:
 
 
 def absolute_source(source: str | None) -> str | None:
-    """The source with an absolute path, where it has a path.
-
-    Example:
-        >>> absolute_source("hub:owner/name"), absolute_source("folder:/images/../birds")
-        ('hub:owner/name', 'folder:/images/../birds')
-    """
+    """The source with an absolute path, where it has a path."""
     scheme, _, location = (source or "").partition(":")
     return f"{scheme}:{Path(location).expanduser().absolute()}" if location and _is_path(scheme, location) else source
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fmcs_bench.core.environment import usable_cores
 from fmcs_bench.core.errors import FmcsBenchError, ReaderError
@@ -42,18 +42,10 @@ def free_device_bytes(device: torch.device) -> int | None:
 
 
 def image_inputs(images: ImageArray, rows_M: np.ndarray, device: torch.device) -> torch.Tensor | BatchReader:
-    """The images of some rows, as a training takes its batches from them.
+    """The images of some rows, as a training takes its batches from them: on the device, or a reader of batches.
 
     Images in memory go to a GPU whole where they take no more than half of its free memory. All others stay where they
     are, and go to the device batch by batch.
-
-    Args:
-        images: uint8 [N, C, H, W], in memory or encoded.
-        rows_M: which of them.
-        device: where the training runs.
-
-    Returns:
-        uint8 [M, C, H, W] on the device, or a reader of batches of row numbers 0 .. M - 1.
     """
     if isinstance(images, np.ndarray) and device.type != "cpu":
         free = free_device_bytes(device)
@@ -65,10 +57,7 @@ def image_inputs(images: ImageArray, rows_M: np.ndarray, device: torch.device) -
 class BatchReader:
     """Reads batches of images; its worker processes, if it needs any, live as long as it does.
 
-    Args:
-        images: uint8 [N, C, H, W], in memory or encoded.
-        rows_M: the images that row numbers refer to; None is all of them.
-        device: where the batches go.
+    Row numbers refer to ``rows_M``; None is all images.
     """
 
     def __init__(
@@ -76,23 +65,15 @@ class BatchReader:
     ) -> None:
         self._images, self._device = images, torch.device(device)
         self._rows_M = np.arange(len(images)) if rows_M is None else rows_M
-        self._order = _Order()
+        self._order: list[np.ndarray] = []
         self._loader: DataLoader[Any] | None = None
         self._end: weakref.finalize[..., BatchReader] | None = None
 
     def __call__(self, batches: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
-        """Read batches, in this order. Finish or drop one call's iterator before the next call.
+        """Read batches of row numbers, in this order: uint8 [B, C, H, W], on the device.
 
-        Args:
-            batches: row numbers of each batch.
-
-        Returns:
-            For each batch uint8 [B, C, H, W], on the device.
-
-        Raises:
-            ImageError: an image cannot be decoded any more.
-            MissingDataError: a file cannot be opened any more.
-            ReaderError: a worker process died.
+        Finish or drop one call's iterator before the next call. An image that can no longer be read is named in the
+        error; a worker process that died is a ReaderError.
         """
         order = [self._rows_M[rows_B] for rows_B in batches]
         if isinstance(self._images, EncodedImages):
@@ -119,7 +100,7 @@ class BatchReader:
                 multiprocessing_context=START_METHOD if num else None,
                 generator=torch.Generator(),  # otherwise it would draw from the noise of the training
             )
-        self._order.batches = order
+        self._order[:], self._current = order, order  # the loader keeps the first
         with warnings.catch_warnings(), _interrupts_held():
             # Python 3.12 and newer warn of any fork beside threads; see START_METHOD.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
@@ -129,7 +110,7 @@ class BatchReader:
             # runs before that, and torch has no public name for this.
             self._end = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
         for _ in order:
-            assert self._order.batches is order, "two readings of one reader at once"
+            assert self._current is order, "two readings of one reader at once"
             try:
                 item = next(found)
             except RuntimeError as error:
@@ -160,19 +141,6 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Order(Sampler[np.ndarray]):
-    """The batches of a reader's last call; the loader keeps this object."""
-
-    def __init__(self) -> None:
-        self.batches: list[np.ndarray] = []
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class _Decoding(Dataset[Any]):

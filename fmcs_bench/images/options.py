@@ -1,4 +1,4 @@
-"""Options that say where the files of an image dataset are, and how they are read."""
+"""Options of reading images."""
 
 from __future__ import annotations
 

@@ -17,11 +17,8 @@ class Preprocessor(nn.Module):
     """uint8 images as stored -> float32 input of a network: resized, normalised, three channels.
 
     Grey images are repeated over the three channels, so that every network takes every dataset. Mean and standard
-    deviation are those of the train split's pixels, for each channel.
-
-    Args:
-        images: the dataset whose train split gives mean and standard deviation.
-        image_size: side of the square output, in pixels; bilinear, with antialiasing where it shrinks.
+    deviation are those of the train split's pixels, for each channel. Resizing to a square of ``image_size`` pixels is
+    bilinear, with antialiasing where it shrinks.
     """
 
     mean_C: torch.Tensor
@@ -38,14 +35,7 @@ class Preprocessor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Prepare a batch.
-
-        Args:
-            images_BCHW: uint8, one or three channels, of any size.
-
-        Returns:
-            float32 [B, 3, image_size, image_size].
-        """
+        """uint8 images with one or three channels, of any size -> float32 [B, 3, image_size, image_size]."""
         x_BCHW = images_BCHW.float().div_(255)
         size = (self.image_size, self.image_size)
         if x_BCHW.shape[-2:] != size:

@@ -156,11 +156,7 @@ def _open(request: ImageRequest, make: Callable[[], Any], folder: Path) -> Any:
 
 
 def _folder(request: ImageRequest, kind: str, inside: Sequence[str]) -> Path:
-    """The data folder with the dataset's files; with ``download``, missing files are fetched first.
-
-    Raises:
-        MissingDataError: no folder was given, a file is missing, or the download failed.
-    """
+    """The data folder with the dataset's files; with ``download``, missing files are fetched first."""
     how = (
         f"get them with `python -c \"import torchvision; torchvision.datasets.{kind}('DIR', download=True)\"` "
         "and give that folder with --data-dir DIR or FMCS_BENCH_DATA, or let `build --download` do it"

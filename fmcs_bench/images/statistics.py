@@ -1,6 +1,4 @@
-"""One pass over all pixels of an image dataset: digest, mean and standard deviation, broken images.
-
-Memory does not grow with the number of images.
+"""One pass over all pixels of an image dataset; memory does not grow with the number of images.
 
 N images, B block of images, C channels, V pixel values, K classes.
 """
@@ -81,21 +79,7 @@ def scan_images(
     skip_broken: bool = False,
     progress: Progress = SILENT,
 ) -> Scan:
-    """Go through all pixels once.
-
-    Args:
-        name: of the dataset.
-        images: uint8 [N, C, H, W].
-        ids_N: int64.
-        labels_N: int64.
-        is_train_N: boolean, the images whose values are counted.
-        skip_broken: list encoded images that cannot be decoded, and go on.
-        progress: shows images.
-
-    Raises:
-        ImageError: an encoded image cannot be decoded, and broken ones are not to be skipped.
-        MissingDataError: a file cannot be opened.
-    """
+    """Go through all pixels once; with ``skip_broken`` images that cannot be decoded are listed."""
     state = hashlib.sha256()
     for array in (ids_N, labels_N):
         state.update(np.ascontiguousarray(array).data)

@@ -1,7 +1,4 @@
-"""``attention``: the positions of a map as tokens of a small transformer encoder.
-
-Flow: maps -> one token for each position, its channels as features -> two encoder layers -> mean token -> linear layer.
-"""
+"""``attention``: the positions of a map as tokens of a small transformer encoder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """``boosting``: gradient-boosted trees on 26 statistics of a map; the strongest usual model for a few numbers.
 
-Flow: statistics -> scikit-learn fits up to 100 rounds of K trees -> the trees' nodes as plain arrays -> the number of
-rounds with the lowest validation MAE.
-
 M maps, F statistics, K stages, R rounds, N nodes of all trees.
 """
 
@@ -73,11 +70,7 @@ class BoostingEvaluator(StatisticEvaluator):
         return self.arrays["value_N"].size
 
     def fit(self, train: MapSet, validation: MapSet) -> list[Epoch]:
-        """See ``Evaluator``. One entry of the curve for each round; all rounds are fitted, the best number is kept.
-
-        Raises:
-            ProtocolError: this version of scikit-learn stores its trees in a way that this code cannot read.
-        """
+        """See ``Evaluator``. One entry of the curve for each round; all rounds are fitted, the best number is kept."""
         self.check_stages(train)
         train_MF, validation_MF = self.statistics(train.maps_MDHW), self.statistics(validation.maps_MDHW)
         model = HistGradientBoostingClassifier(

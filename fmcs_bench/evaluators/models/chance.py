@@ -1,7 +1,4 @@
-"""``chance``: knows nothing; every stage is equally probable. The floor of the board.
-
-Flow: maps -> their number -> 1 / K for each stage.
-"""
+"""``chance``: knows nothing; every stage is equally probable. The floor of the board."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ NUM_QUANTILES = 16
 
 
 class SetEvaluator(NetworkEvaluator):
-    """One MLP describes every channel by its value distribution; the an MLP sees the descriptions' mean and maximum."""
+    """One MLP describes each channel by its value distribution; a second sees the descriptions' mean and maximum."""
 
     name = "set"
     channel_invariant = True
@@ -46,16 +46,9 @@ class SetNetwork(nn.Module):
 def channel_statistics(maps_BDHW: torch.Tensor) -> torch.Tensor:
     """Quantiles, mean, standard deviation and share of zeros of each channel's positions.
 
-    Args:
-        maps_BDHW: of any D, H and W.
-
     Returns:
         [B, D, 19]: 16 evenly spaced quantiles from the smallest to the largest value, mean, standard deviation, share
         of values that are 0 or less.
-
-    Example:
-        >>> channel_statistics(torch.tensor([0.0, 0.0, 3.0, 1.0]).view(1, 1, 2, 2))[0, 0, [0, 15, 16, 18]].tolist()
-        [0.0, 3.0, 1.0, 0.5]
     """
     values_BDP = maps_BDHW.flatten(2)
     mean_BD1 = values_BDP.mean(dim=2, keepdim=True)

@@ -1,8 +1,5 @@
 """``invariants``: every statistic of this package that does not depend on the order of channels, together.
 
-Flow: maps -> the channels as a set; 26 statistics; spectra of seven Gram matrices and the map's size -> multilayer
-perceptron.
-
 B batch, D channels, P positions, R = min(D, P).
 """
 
@@ -39,8 +36,6 @@ class InvariantsEvaluator(NetworkEvaluator):
 
 
 class _InvariantsNetwork(nn.Module):
-    """Maps [B, D, H, W] -> outputs."""
-
     def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
         num_described = width // 2
@@ -62,17 +57,9 @@ def gram_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
     ones); positions of length 1 (cosines between positions); and where X is positive (which has no gradient). Each is
     decomposed as in ``spectrum.log_spectra``.
 
-    Args:
-        maps_BDHW: float32, of any D, H and W.
-
     Returns:
         [B, 113]: seven times 16 evenly spaced relative ranks, from the smallest to the largest eigenvalue, as
         log(eigenvalue / sum of eigenvalues + 1e-6); then the logarithm of the root mean square.
-
-    Example:
-        >>> one_direction = torch.tensor([[1.0, 2.0], [2.0, 4.0]]).view(1, 2, 2, 1)
-        >>> gram_spectra(one_direction)[0, [0, 15]].exp().round(decimals=3).tolist()
-        [0.0, 1.0]
     """
     matrix_BDP = maps_BDHW.flatten(2).double()
     rms_B11 = (matrix_BDP.square().mean(dim=(1, 2), keepdim=True) + SMALLEST_SQUARE).sqrt()

@@ -1,7 +1,4 @@
-"""``linear``: a linear probe; what the channels' means give away without any hidden layer.
-
-Flow: maps -> mean of each channel -> standardised -> one linear layer.
-"""
+"""``linear``: a linear probe; what the channels' means give away without any hidden layer."""
 
 from __future__ import annotations
 

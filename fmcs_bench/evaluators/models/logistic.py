@@ -1,8 +1,4 @@
-"""``logistic``: logistic regression on 26 statistics of a map; the simplest evaluator that sees more than the size.
-
-Flow: statistics -> standardised by the training maps -> one fit for each strength of regularisation -> the one with
-the lowest validation MAE.
-"""
+"""``logistic``: logistic regression on 26 statistics of a map; the simplest evaluator that sees more than the size."""
 
 from __future__ import annotations
 

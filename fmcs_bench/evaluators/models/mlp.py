@@ -1,7 +1,4 @@
-"""``mlp``: a multilayer perceptron on the values of a map, with no idea of neighbourhood.
-
-Flow: maps -> averaged to at most 4 x 4 positions -> flattened -> two hidden layers.
-"""
+"""``mlp``: a multilayer perceptron on the values of a map, with no idea of neighbourhood."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``resnet``: a small residual network; is the paper's light network too light?
-
-Flow: maps -> 3 x 3 convolution to 64 channels -> three residual blocks -> average pooling -> linear layer.
-"""
+"""``resnet``: a small residual network; is the paper's light network too light?"""
 
 from __future__ import annotations
 

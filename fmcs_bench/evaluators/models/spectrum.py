@@ -1,8 +1,5 @@
 """``spectrum``: how many directions a map uses, whatever the order of its channels and its size.
 
-Flow: maps -> eigenvalues of the covariance of channels and of that of positions -> shares of their sums, as logarithms
-at 16 relative ranks -> multilayer perceptron.
-
 B batch, D channels, P positions, R = min(D, P).
 """
 
@@ -47,17 +44,9 @@ def log_spectra(maps_BDHW: torch.Tensor) -> torch.Tensor:
 
     The gradient of eigenvalues alone is finite also where they are equal (that of eigenvectors is not).
 
-    Args:
-        maps_BDHW: float32, of any D, H and W.
-
     Returns:
         [B, 32]: 16 evenly spaced relative ranks of each spectrum, linearly interpolated:
         log(eigenvalue / sum of eigenvalues + 1e-6). A map that does not vary has log(1e-6) throughout.
-
-    Example:
-        >>> one_direction = torch.tensor([[1.0, -1.0], [2.0, -2.0]]).view(1, 2, 2, 1)
-        >>> log_spectra(one_direction)[0, [0, 15]].exp().round(decimals=3).tolist()
-        [0.0, 1.0]
     """
     matrix_BDP = maps_BDHW.flatten(2).double()
     matrix_BDP = matrix_BDP / (matrix_BDP.square().mean(dim=(1, 2), keepdim=True) + SMALLEST_SQUARE).sqrt()
