@@ -1,5 +1,4 @@
 import json
-import struct
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from fmcs_bench.core.errors import ConfigError, DatasetError, UnknownNameError
+from fmcs_bench.core.errors import ConfigError, DatasetError
 from fmcs_bench.evaluators import network
 from fmcs_bench.evaluators.checkpoint import load_fitted, save_fitted
 from fmcs_bench.evaluators.models.deepsets import channel_statistics
@@ -202,20 +201,6 @@ def test_a_description_of_other_weights_is_refused(all_fitted, tmp_path):
     path.write_text(json.dumps(value | {"num_stages": NUM_STAGES + 1}))
     with pytest.raises(DatasetError, match="no weights of the evaluator set"):
         load_fitted(tmp_path)
-
-
-@pytest.mark.parametrize("data", [b"", b"\x80\x04]q.", struct.pack("<Q", 2) + b"{}"])
-def test_what_are_no_weights_is_refused_and_leaves_the_evaluator_as_it_was(data):
-    evaluator = create_evaluator(EvaluatorTrial(evaluator="conv", seed=0), SHAPE, NUM_STAGES)
-    before = evaluator.to_bytes()
-    with pytest.raises(DatasetError, match="no weights of the evaluator conv"):
-        evaluator.from_bytes(data)
-    assert evaluator.to_bytes() == before
-
-
-def test_an_unknown_evaluator_comes_with_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"unknown evaluator 'convv'; did you mean conv\?"):
-        create_evaluator(EvaluatorTrial(evaluator="convv", seed=0), SHAPE, NUM_STAGES)
 
 
 def test_the_scale_is_that_of_all_maps_whatever_the_parts(monkeypatch):

@@ -80,38 +80,15 @@ def test_coral_starts_from_the_authors_biases():
 
 
 @ORDINAL
-def test_the_loss_of_an_answer_that_is_right_is_small(head):
-    for stage in range(4):
-        made = HEADS[head](4)
-        outputs = torch.zeros(1, made.num_outputs, requires_grad=True)
-        optimizer = torch.optim.Adam([outputs, *made.parameters()], lr=0.3)
-        for _ in range(200):
-            optimizer.zero_grad()
-            made.loss(made(outputs), torch.tensor([stage])).backward()
-            optimizer.step()
-        assert made.log_probs(made(outputs))[0, stage].exp() > 0.95
-
-
-@ORDINAL
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_takes_every_head(name, head):
-    train, validation, test = (tiny_map_set(run) for run in (0, 1, 0))
+    train, validation = tiny_map_set(0), tiny_map_set(1)
     recipe = Recipe(lr=0.01, batch_size=32)
     config = EvaluatorTrial(evaluator=name, seed=0, epochs=3, recipe=recipe, head=head)
     evaluator = create_evaluator(config, (6, 5, 4), 4)
     curve = evaluator.fit(train, validation)
     assert curve[-1].train_loss < curve[0].train_loss
-    probs = evaluator.predict_proba(test.maps_MDHW)
-    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
-    again = create_evaluator(config, (6, 5, 4), 4)
-    again.from_bytes(evaluator.to_bytes())
-    np.testing.assert_array_equal(again.predict_proba(test.maps_MDHW), probs)
-    evaluator.freeze()
-    maps = torch.from_numpy(test.maps_MDHW[:5]).float().requires_grad_()
-    evaluator.log_probs(maps)[:, -1].sum().backward()
-    assert maps.grad.isfinite().all()
-    assert maps.grad.abs().amax(dim=(1, 2, 3)).min() > 0
-    assert all(parameter.grad is None for parameter in evaluator.network.parameters())
+    np.testing.assert_allclose(evaluator.predict_proba(train.maps_MDHW).sum(axis=1), 1, atol=1e-5)
 
 
 def test_weights_of_another_head_are_refused():

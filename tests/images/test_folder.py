@@ -101,17 +101,15 @@ def test_classes_may_be_called_train_and_test(tmp_path):
     assert load_images(f"folder:{tmp_path}").classes == ("test", "train")
 
 
-def test_a_train_folder_beside_classes_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("place", "classes", "message"),
+    [(".", ("bird",), "sub-folder train with folders in it, and beside it bird"),
+     ("test", ("cat", "dog", "emu"), "without a training image: emu")],
+)  # fmt: skip
+def test_classes_beside_train_or_in_test_only_are_refused(tmp_path, place, classes, message):
     write_classes(tmp_path / "train")
-    write_classes(tmp_path, classes=("bird",))
-    with pytest.raises(ImageError, match=r"sub-folder train with folders in it, and beside it bird"):
-        load_images(f"folder:{tmp_path}")
-
-
-def test_a_class_that_is_in_the_test_folder_only_is_refused(tmp_path):
-    write_classes(tmp_path / "train")
-    write_classes(tmp_path / "test", classes=("cat", "dog", "emu"))
-    with pytest.raises(ImageError, match="without a training image: emu"):
+    write_classes(tmp_path / place, classes=classes)
+    with pytest.raises(ImageError, match=message):
         load_images(f"folder:{tmp_path}")
 
 
@@ -167,7 +165,9 @@ def test_a_limit_leaves_the_other_images_closed(pets, monkeypatch):
     np.testing.assert_array_equal(part.splits_N, expected.splits_N)
 
 
-def test_different_sizes_are_brought_to_the_image_size(pets):
+def test_different_sizes_and_larger_ones_are_brought_to_the_image_size(pets):
+    assert load_images(f"folder:{pets}", image_size=8).images_NCHW.shape[2:] == (8, 8)
+    assert load_images(f"folder:{pets}", image_size=9).images_NCHW.shape[2:] == (7, 9)
     write_image(pets / "cat" / "wide.png", size=(40, 5))
     with pytest.raises(ConfigError, match=r"2 different sizes; .*image_size"):
         load_images(f"folder:{pets}")
@@ -176,11 +176,6 @@ def test_different_sizes_are_brought_to_the_image_size(pets):
     (row,) = np.flatnonzero(dataset.ids_N == expected_id("cat/wide.png"))
     expected = Image.open(pets / "cat" / "wide.png").resize((12, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(dataset.images_NCHW[row].transpose(1, 2, 0), np.asarray(expected))
-
-
-def test_images_larger_than_the_image_size_shrink_and_smaller_ones_stay(pets):
-    assert load_images(f"folder:{pets}", image_size=8).images_NCHW.shape[2:] == (8, 8)
-    assert load_images(f"folder:{pets}", image_size=9).images_NCHW.shape[2:] == (7, 9)
 
 
 def test_all_grey_images_stay_grey(tmp_path):
@@ -268,10 +263,12 @@ def test_pixels_without_an_agreed_range_are_refused(pets):
 
 
 def test_a_class_of_broken_images_only_is_refused(pets):
-    for path in (pets / "dog").iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(ImageError, match="no image of the class 'dog' of folder_pets can be read"):
-        load_images(f"folder:{pets}", skip_broken=True)
+    for harm in (cut, lambda _: b""):  # a header without pixels, and no header
+        for path in (pets / "dog").iterdir():
+            path.write_bytes(harm(path.read_bytes()))
+        for stream in (False, True):
+            with pytest.raises(ImageError, match="no image of the class 'dog' of folder_pets can be read"):
+                load_images(f"folder:{pets}", image_size=12, stream=stream, skip_broken=True)
     for path in (pets / "cat").iterdir():
         path.write_bytes(b"")
     with pytest.raises(ImageError, match="not one of the 50 images"):

@@ -12,8 +12,7 @@ from helpers.image_files import IMAGES, LABELS, NAMED, png, write_parquet
 
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ImageError, MissingDataError
-from fmcs_bench.images import encoded
-from fmcs_bench.images.dataset import SPLITS, draw
+from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.images.load import load_images
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -61,15 +60,6 @@ def test_validation_is_trained_on_beside_test_and_is_the_test_without_it(farm):
     dataset = load_images(f"hub:{farm}")
     np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(60, 80))
     np.testing.assert_array_equal(dataset.images_NCHW[60:], dataset.images_NCHW[:20])
-
-
-def test_a_limit_leaves_the_other_images_undecoded(farm, monkeypatch):
-    whole = load_images(f"hub:{farm}")
-    seen = []
-    monkeypatch.setattr(encoded, "opened", lambda blob, own=encoded.opened: seen.append(blob) or own(blob))
-    part = load_images(f"hub:{farm}", limit=2)
-    assert len(set(seen)) == 8
-    assert part.sha256 == whole.take(draw(whole.name, whole.ids_N, whole.splits_N, 2)).sha256
 
 
 @pytest.mark.parametrize(

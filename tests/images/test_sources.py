@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 MNIST_FILES = {
     (part, kind): f"{part}-{kind}-idx{dims}-ubyte" for part in ("train", "t10k") for kind, dims in
     (("images", 3), ("labels", 1))
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
 
 
 def write_idx(path, array):
@@ -31,14 +31,24 @@ def write_idx(path, array):
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-@pytest.fixture
-def fashion(tmp_path):
-    raw = tmp_path / "FashionMNIST" / "raw"
+def write_mnist(folder, kind):
+    """Files in the format of MNIST: 300 and 50 random images."""
+    raw = folder / kind / "raw"
     raw.mkdir(parents=True)
     for part, num in (("train", 300), ("t10k", 50)):
         write_idx(raw / MNIST_FILES[part, "images"], RNG.integers(0, 256, (num, 28, 28)))
         write_idx(raw / MNIST_FILES[part, "labels"], np.arange(num) % 10)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    return write_mnist(tmp_path, "FashionMNIST")
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    return write_mnist(tmp_path, "MNIST")
 
 
 def test_fashionmnist_is_what_torchvision_reads(fashion):
@@ -102,6 +112,14 @@ def write_photo(path, size):
     Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
 
 
+def check_photos(dataset, source, rows, side):
+    for i in rows:
+        photo, label = source[i]
+        expected = np.asarray(photo.resize((side, side), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(dataset.images_NCHW[i], expected)
+        assert dataset.labels_N[i] == label
+
+
 def test_caltech101(tmp_path):
     root = tmp_path / "caltech101" / "101_ObjectCategories"
     for name in ("ant", "BACKGROUND_Google", "wrench"):
@@ -112,11 +130,7 @@ def test_caltech101(tmp_path):
     assert dataset.images_NCHW.shape == (60, 3, 12, 12)
     np.testing.assert_array_equal(dataset.ids_N, np.arange(60))
     source = tv.Caltech101(tmp_path)
-    for i in (0, 29, 30, 59):
-        photo, label = source[i]
-        expected = np.asarray(photo.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        np.testing.assert_array_equal(dataset.images_NCHW[i], expected)
-        assert dataset.labels_N[i] == label
+    check_photos(dataset, source, (0, 29, 30, 59), 12)
     assert 0 < len(dataset.indices("unseen")) < 30
     (root / "ant" / "image_0003.jpg").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"image_0003\.jpg cannot be read as an image"):
@@ -145,11 +159,7 @@ def test_flowers102(tmp_path, monkeypatch):
     assert len(dataset.classes) == 102
     np.testing.assert_array_equal(dataset.indices("unseen"), np.arange(304, num))
     source = [item for split in ("train", "val", "test") for item in tv.Flowers102(tmp_path, split=split)]
-    for i in range(0, num, 37):
-        photo, label = source[i]
-        expected = np.asarray(photo.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        np.testing.assert_array_equal(dataset.images_NCHW[i], expected)
-        assert dataset.labels_N[i] == label
+    check_photos(dataset, source, range(0, num, 37), 8)
 
 
 @pytest.mark.parametrize(
@@ -201,18 +211,6 @@ def parse_idx(path):
     assert (zero, kind) == (0, 8)
     shape = struct.unpack(f">{num_dims}I", data[4 : 4 + 4 * num_dims])
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * num_dims).reshape(shape)
-
-
-@pytest.fixture
-def small_mnist(tmp_path):
-    """A folder with files in the format of MNIST: 300 and 50 random images."""
-    rng = np.random.default_rng(0)
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, num in (("train", 300), ("t10k", 50)):
-        write_idx(raw / MNIST_FILES[part, "images"], rng.integers(0, 256, (num, 28, 28)))
-        write_idx(raw / MNIST_FILES[part, "labels"], rng.integers(0, 10, num))
-    return tmp_path
 
 
 def check_mnist(folder, num_train, num_test):

@@ -17,51 +17,24 @@ class Good(NormEvaluator):
     name = "good"
 
 
-class WrongName(Good):
-    name = "no/name"
+def good_but(**changes):
+    """A good evaluator with other attributes."""
+    return type("_".join(changes), (Good,), changes)
 
 
-class NoTrait(Good):
-    any_shape = "yes"
+def answering(change):
+    """A good evaluator whose probabilities are changed."""
+    return good_but(predict_proba=lambda self, maps: change(Good.predict_proba(self, maps)))
 
 
-class NoNumber(Good):
-    num_parameters = 1.5
+def seeing(change):
+    """A good evaluator that is asked about changed maps."""
+    return good_but(predict_proba=lambda self, maps: Good.predict_proba(self, change(maps)))
 
 
 class WrongCurve(Good):
     def fit(self, train, validation):
         return super().fit(train, validation)[1:]
-
-
-class Float64(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps).astype(np.float64)
-
-
-class WrongShape(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps)[:, :-1]
-
-
-class Nan(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps) * np.float32(np.nan)
-
-
-class NegativeProbability(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps) + np.float32([-2, 2, 0, 0])
-
-
-class NoSum(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps) * np.float32(0.9)
-
-
-class SeesTheBatch(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba((maps / (1 + maps.max())).astype(np.float16))
 
 
 class MovesTorch(Good):
@@ -81,10 +54,6 @@ class IgnoresTheSeed(Good):
         super().__init__(map_shape, num_stages, config.model_copy(update={"seed": 0}), **options)
 
 
-class NotDeterministic(Good):
-    deterministic = True
-
-
 class ForgetsTheSeed(Good):
     fits = 0
 
@@ -97,10 +66,6 @@ class IgnoresTheRecipe(Good):
     def __init__(self, map_shape, num_stages, config, **options):
         recipe = Recipe(lr=0.01, batch_size=32)
         super().__init__(map_shape, num_stages, config.model_copy(update={"recipe": recipe}), **options)
-
-
-class StatesNoRecipe(Good):
-    uses_recipe = False
 
 
 class Pickles(Good):
@@ -150,11 +115,6 @@ class FearsDeadMaps(Good):
         return np.where(dead_M[:, None], np.float32(np.nan), super().predict_proba(maps))
 
 
-class SeesChannels(Good):
-    def predict_proba(self, maps):
-        return super().predict_proba(maps[:, :3])
-
-
 class OnlyOwnShape(Good):
     def check_shape(self, shape):
         if tuple(shape[1:]) != self.map_shape:
@@ -166,14 +126,6 @@ class StatesNoShape(Good):
 
     def check_shape(self, shape):
         pass
-
-
-class StatesNoInvariance(Good):
-    channel_invariant = False
-
-
-class StatesNoGradient(Good):
-    differentiable = False
 
 
 class Detached(Good):
@@ -197,23 +149,23 @@ class InfiniteGradient(Good):
 
 
 FAULTS = [
-    (WrongName, "states_what_it_is", "'no/name' is no name"),
-    (NoTrait, "states_what_it_is", "any_shape = 'yes' must be True or False"),
-    (NoNumber, "states_what_it_is", "num_parameters = 1.5"),
+    (good_but(name="no/name"), "states_what_it_is", "'no/name' is no name"),
+    (good_but(any_shape="yes"), "states_what_it_is", "any_shape = 'yes' must be True or False"),
+    (good_but(num_parameters=1.5), "states_what_it_is", "num_parameters = 1.5"),
     (WrongCurve, "curve_counts", r"curve has the epochs \[2, 3"),
-    (Float64, "answers_are_probabilities", "must be float32"),
-    (WrongShape, "answers_are_probabilities", r"shape \(96, 3\), not \(96, 4\)"),
-    (Nan, "answers_are_probabilities", "NaN"),
-    (NegativeProbability, "answers_are_probabilities", "negative"),
-    (NoSum, "answers_are_probabilities", "sum to 1 but for 1.0e-01"),
-    (SeesTheBatch, "answered_alone", r"maps\[slice\(5, 8, None\)\] alone: answers differ"),
+    (answering(lambda probs: probs.astype(np.float64)), "answers_are_probabilities", "must be float32"),
+    (answering(lambda probs: probs[:, :-1]), "answers_are_probabilities", r"shape \(96, 3\), not \(96, 4\)"),
+    (answering(lambda probs: probs * np.float32(np.nan)), "answers_are_probabilities", "NaN"),
+    (answering(lambda probs: probs + np.float32([-2, 2, 0, 0])), "answers_are_probabilities", "negative"),
+    (answering(lambda probs: probs * np.float32(0.9)), "answers_are_probabilities", "sum to 1 but for 1.0e-01"),
+    (seeing(lambda maps: (maps / (1 + maps.max())).astype(np.float16)), "answered_alone", "alone: answers differ"),
     (MovesTorch, "seed_decides", "moved torch's global generator"),
     (MovesNumpy, "seed_decides", "moved NumPy's global generator"),
     (IgnoresTheSeed, "seed_decides", "deterministic = False, but a second seed gives the same"),
-    (NotDeterministic, "seed_decides", "deterministic = True, but a second seed gives other"),
+    (good_but(deterministic=True), "seed_decides", "deterministic = True, but a second seed gives other"),
     (ForgetsTheSeed, "seed_decides", "two fits with one seed"),
     (IgnoresTheRecipe, "use_of_the_recipe", "uses_recipe = True, but a second recipe gives the same"),
-    (StatesNoRecipe, "use_of_the_recipe", "uses_recipe = False, but a second recipe gives other"),
+    (good_but(uses_recipe=False), "use_of_the_recipe", "uses_recipe = False, but a second recipe gives other"),
     (Pickles, "travel_as_safetensors", "to_bytes gives no safetensors file"),
     (ForgetsItsScale, "travel_as_safetensors", "answers change in a round trip"),
     (TakesAnyBytes, "other_bytes_are_refused", "must raise DatasetError"),
@@ -221,11 +173,11 @@ FAULTS = [
     (ChangesTheLabels, "changes_its_inputs", "stages_M of the training maps was changed"),
     (LearnsWhenAsked, "changes_its_inputs", "predict_proba changed learned values"),
     (FearsDeadMaps, "extreme_maps", r"maps of 0\.0: an answer is NaN"),
-    (SeesChannels, "channel_invariance", "channel_invariant = True, but a new order"),
-    (StatesNoInvariance, "channel_invariance", "channel_invariant = False, but a new order"),
+    (seeing(lambda maps: maps[:, :3]), "channel_invariance", "channel_invariant = True, but a new order"),
+    (good_but(channel_invariant=False), "channel_invariance", "channel_invariant = False, but a new order"),
     (OnlyOwnShape, "any_shape", "any_shape = True, but maps of"),
     (StatesNoShape, "any_shape", "any_shape = False, but maps of .* are taken"),
-    (StatesNoGradient, "differentiability", "differentiable = False, so freeze and log_probs"),
+    (good_but(differentiable=False), "differentiability", "differentiable = False, so freeze and log_probs"),
     (Detached, "differentiability", "no gradient"),
     (OtherAnswers, "differentiability", r"exp\(log_probs\) and predict_proba"),
     (NeverFrozen, "differentiability", "a frozen evaluator's parameter gets a gradient"),

@@ -186,9 +186,5 @@ def test_a_sweep_refuses_what_is_unknown():
 def test_without_a_classification_loss_the_constraint_plays_no_part():
     names = [f"dueheadnet-add-{constraint}-ral" for constraint in ("none", "align", "diversify")]
     found = methods(names, [0.9, 0.0], constraint_weight=0.5)
-    assert [method.family for method in found] == [
-        "dueheadnet-add-none-ral",
-        "dueheadnet-add-none-fmcs-only",
-        "dueheadnet-add-align-w0.5-ral",
-        "dueheadnet-add-diversify-w0.5-ral",
-    ]
+    kinds = [method.family.removeprefix("dueheadnet-add-") for method in found]
+    assert kinds == ["none-ral", "none-fmcs-only", "align-w0.5-ral", "diversify-w0.5-ral"]
