@@ -327,6 +327,10 @@ _TRAINING_TEXTS = {
         "Test accuracy at every RAF, a panel for every method with an evaluator, beside the baseline.",
         "RAF is chosen on validation images; the test accuracy of the others is shown so that nothing is hidden.",
     ),
+    "curves": (
+        "Validation accuracy after every epoch, a panel for every method at its chosen RAF, beside the baseline.",
+        "Validation accuracy after every epoch, mean over seeds. Bands are 95 % intervals over seeds.",
+    ),
 }
 
 
@@ -347,7 +351,10 @@ def _training_section(board: TrainingBoard) -> Section:
         return (TableItem(own, value, names, links),) if value.rows else ()
 
     folds = (
-        Fold("All RAF values, and what choosing one gains", (*pictures("raf"), *table("choice"), *table("sweep"))),
+        Fold(
+            "All RAF values, and what choosing one gains",
+            (*pictures("raf", "curves"), *table("choice"), *table("sweep")),
+        ),
         Fold("Every seed", table("seeds")),
     )
     items = (Text(_summary(board)), *table("page"), *pictures("differences", "scores"))

@@ -139,22 +139,27 @@ def _named(where: str, folder: Path, report: Report) -> Iterator[None]:
 
 
 def usable(trials: Iterable[Trial], report: Report) -> list[Trial]:
-    """The trials that can be shown: all fits of one board have the same stages and checkpoints; others are faults."""
-    found, forms = [], dict[object, Counter[object]]()
+    """The trials that can be shown; the others are faults.
+
+    All fits of one board have the same stages and checkpoints, all seeds of a training method the same epochs.
+    """
+    kept: list[Trial] = []
+    groups: dict[object, list[Trial]] = {}
     for trial in trials:
-        form = _form(trial)
-        if form is None:
-            report.tell(trial.where)("incomplete metrics, trajectory or predictions", "a record that fmcs-bench wrote")
-            continue
-        found.append((trial, form))
-        forms.setdefault(trial.board, Counter())[form] += 1
-    kept = []
-    for trial, form in found:
-        ((usual, number), *_) = forms[trial.board].most_common(1)
-        if form == usual:
-            kept.append(trial)
-        else:
-            report.tell(trial.where)("stages or checkpoints differ", f"those of the other {number} fits of this board")
+        method = trial.record.method if isinstance(trial.record, TrainingRecord) else None
+        groups.setdefault((trial.board, method), []).append(trial)
+    for group in groups.values():
+        forms = [_form(trial) for trial in group]
+        counts = Counter(form for form in forms if form is not None)
+        usual, number = counts.most_common(1)[0] if counts else (None, 0)
+        for trial, form in zip(group, forms, strict=True):
+            if form is None:
+                text = "incomplete metrics, trajectory or predictions, or a curve that is none of accuracies"
+                report.tell(trial.where)(text, "a record that fmcs-bench wrote")
+            elif form != usual:
+                report.tell(trial.where)("stages, checkpoints or epochs differ", f"those of the other {number} records")
+            else:
+                kept.append(trial)
     return kept
 
 
@@ -162,7 +167,7 @@ def _form(trial: Trial) -> object:
     """What must be equal on one board; None where a board cannot show the trial."""
     record = trial.record
     if isinstance(record, TrainingRecord):
-        return "training"
+        return len(record.curve) if all(0 <= epoch.validation <= 1 for epoch in record.curve) else None
     along, probs, num_stages = record.trajectory, trial.arrays.get("test_run/probs"), record.num_stages
     is_shaped = probs is not None and probs.ndim == 3 and probs.shape[::2] == (num_stages, num_stages) and probs.size
     has_lengths = len(along.step) == len(along.score) == len(along.validation_accuracy) > 0

@@ -250,7 +250,7 @@ def test_the_command_prints_the_page_names_what_is_left_out_and_exits_with_1(tmp
     arguments = ["leaderboard", "build", "--workspace", str(tmp_path)]
     done = CliRunner().invoke(cli, arguments)
     assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "leaderboard/index.html"))
-    store.path(records[0]).write_text("{")
+    edited(lambda value: value["curve"][0].update(validation=5.0))(store.path(records[0]))
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 1
     assert done.stdout.strip() == str(tmp_path / "leaderboard/index.html")

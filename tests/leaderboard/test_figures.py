@@ -141,6 +141,20 @@ def test_the_raf_figure_draws_every_raf_and_fills_the_chosen_one(trainings: Trai
     assert 100 * far.chosen.test_accuracy.mean < figure.axes[0].get_ylim()[0] - 50
 
 
+def test_the_curve_figure_draws_every_epoch_of_the_chosen_raf_and_of_the_baseline(trainings: TrainingBoard) -> None:
+    figure = training.curve_figure(trainings)
+    rows = [row for row in trainings.rows if row.chosen.raf < 1]
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes[: len(rows)]] == [r.family for r in rows]
+    for row, axes in zip(rows, figure.axes, strict=False):
+        assert trainings.baseline is not None
+        for shown, line in zip((trainings.baseline, row), axes.lines, strict=True):
+            mean = np.mean([[100 * e.validation for e in record.curve] for record in shown.chosen.records], axis=0)
+            assert np.allclose(line.get_ydata(), mean)
+            assert list(line.get_xdata()) == list(range(1, 9))
+        low, high = axes.get_ylim()
+        assert 0 <= low < min(axes.lines[1].get_ydata()) <= max(axes.lines[1].get_ydata()) < high <= 100
+
+
 def test_score_against_accuracy_has_both_differences_with_their_intervals(trainings: TrainingBoard) -> None:
     figure = training.score_figure(trainings)
     for row in trainings.rows:
@@ -159,7 +173,7 @@ def test_a_board_has_only_the_figures_that_it_has_something_for(trainings: Train
     assert of([factory.training_record()]) == set()
     assert of([factory.training_record(0.5)]) == {"raf"}
     assert of([factory.training_record(), factory.training_record(0.5)]) == {"raf", "differences"}
-    assert set(training.drawable(trainings)) == {"raf", "differences", "scores"}
+    assert set(training.drawable(trainings)) == {"raf", "differences", "scores", "curves"}
     for figure in training.drawable(training_boards(factory.training_records(1))[0]).values():  # one seed is enough
         assert encode(figure(training_boards(factory.training_records(1))[0]), "svg")
 

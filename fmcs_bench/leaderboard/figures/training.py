@@ -1,17 +1,20 @@
-"""Figures of a training board: differences to the baseline, accuracy by RAF, score against accuracy."""
+"""Figures of a training board: differences to the baseline, accuracy by RAF and by epoch, score against accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from fmcs_bench.core.figure_style import BLUE, INK, MUTED, ORANGE, PAPER, house_style, short
 from fmcs_bench.leaderboard.figures import (
     DASHED,
+    MAX_PANELS,
     far_below,
     interval,
     numbers_beside,
@@ -24,6 +27,7 @@ from fmcs_bench.results.training_board import SweepPoint, TrainingBoard, Trainin
 
 _POINTS_APART = 10.0
 """Percentage points below the median from which a value may stand at the edge."""
+_ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 100)
 
 
 def drawable(board: TrainingBoard) -> dict[str, Callable[[TrainingBoard], Figure]]:
@@ -34,6 +38,7 @@ def drawable(board: TrainingBoard) -> dict[str, Callable[[TrainingBoard], Figure
         "differences": (bool(compared), difference_figure),
         "scores": (any(row.chosen.score_difference is not None for row in compared), score_figure),
         "raf": (any(row.chosen.raf < 1 for row in rows), raf_figure),
+        "curves": (bool(_with_curves(board)), curve_figure),
     }
     return {name: figure for name, (has_data, figure) in found.items() if has_data}
 
@@ -115,6 +120,55 @@ def raf_figure(board: TrainingBoard) -> Figure:
     ]
     figure.legend(handles=legend, loc="outside upper left", ncols=4, columnspacing=1.6, handlelength=1.9)
     return figure
+
+
+@house_style()
+def curve_figure(board: TrainingBoard) -> Figure:
+    """Validation accuracy after every epoch: each family at its chosen RAF beside the baseline; bands are 95 %.
+
+    The axis is stretched towards 100 %, where the curves of good methods lie close together.
+    """
+    rows, baseline = _with_curves(board), board.baseline
+    shown = rows[:MAX_PANELS]
+    figure, grid = panels(len(shown), columns=3, height=1.85, width=2.8)
+    ends = []
+    for axes, row in zip(grid, shown, strict=True):
+        for drawn, color, line in ((baseline, INK, DASHED), (row, _color(row), "-")):
+            curve = () if drawn is None else drawn.chosen.accuracy_curve
+            epochs, mean = range(1, len(curve) + 1), [100 * estimate.mean for estimate in curve]
+            low = [100 * (e.mean if e.low is None else e.low) for e in curve]
+            high = [100 * (e.mean if e.high is None else e.high) for e in curve]
+            axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
+            axes.plot(epochs, mean, color=color, linewidth=1.5, linestyle=line)
+            ends += [*low, *high]
+        control = ", control" if row.control else ""
+        axes.set_title(f"{short(row.family, 34)}\nRAF {row.chosen.raf:g}{control}", fontsize=8)
+        axes.set_xlim(1, len(row.chosen.accuracy_curve))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.tick_params(labelbottom=True)  # families may have different numbers of epochs
+    grid[0].set_yscale(
+        "function", functions=(lambda y: -np.log(101 - np.clip(y, -50, 100.5)), lambda h: 101 - np.exp(-h))
+    )
+    bottom = max(tick for tick in _ACCURACY_TICKS if tick <= min(ends))
+    top = min(tick for tick in _ACCURACY_TICKS if tick >= max(ends))
+    grid[0].set_yticks([tick for tick in _ACCURACY_TICKS if bottom <= tick <= top])
+    grid[0].set_yticks([], minor=True)
+    grid[0].yaxis.set_major_formatter("{x:g}")
+    grid[0].set_ylim(bottom, top)
+    left_out = len(rows) - len(shown)
+    figure.supxlabel(f"epoch; {left_out} more methods are not shown" if left_out else "epoch", fontsize=9.5)
+    figure.supylabel("validation accuracy (%)", fontsize=9.5)
+    legend = [
+        Line2D([], [], color=BLUE, linewidth=1.5, label="method at its chosen RAF"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, label="control"),
+        Line2D([], [], color=INK, linewidth=1.5, linestyle=DASHED, label="baseline"),
+    ]
+    figure.legend(handles=legend, loc="outside upper left", ncols=3, columnspacing=1.6, handlelength=1.9)
+    return figure
+
+
+def _with_curves(board: TrainingBoard) -> list[TrainingRow]:
+    return [row for row in board.rows if row.chosen.raf < 1 and len(row.chosen.accuracy_curve) > 1]
 
 
 @house_style()
