@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fmcs_bench.images.base import UNKNOWN
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import schema
 from fmcs_bench.store.config import BuildConfig
-from fmcs_bench.store.publication import CONFIGURATIONS, Fidelity, Interval, ParquetSplit, Part, Publication
+from fmcs_bench.store.publication import CONFIGURATIONS, ParquetSplit, Part, Publication
 from fmcs_bench.store.reader import FmcsDataset
 
 FILE = "README.md"
@@ -84,7 +84,13 @@ def card(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"raw": Raw, "code": lambda name: Raw(markdown.code(name)), "mb": megabytes}
+    environment.filters |= {
+        "raw": Raw,
+        "code": lambda name: Raw(markdown.code(name)),
+        "bibtex": lambda text: Raw(markdown.block(text, "bibtex")),
+        "mb": megabytes,
+        "percent": percent,
+    }
     return environment.get_template("card.md.j2").render(_context(facts))
 
 
@@ -99,10 +105,10 @@ def _context(facts: Facts) -> dict[str, Any]:
         "images": images,
         "publication": publication,
         "repo": facts.repo,
-        "figures": facts.figures,
-        "is_part": not facts.part.is_whole(manifest),
-        "left_out": Raw("\n".join(f"- {line}" for line in _left_out(facts))),
-        "kinds": facts.part.kinds,
+        "facts": facts,
+        "part": facts.part,
+        "whole": Part.of(manifest),
+        "configurations": CONFIGURATIONS,
         "shape": Raw(" x ".join(map(str, manifest.map_shape))),
         "shape_tuple": Raw(manifest.map_shape),
         "example": _example(facts),
@@ -111,11 +117,8 @@ def _context(facts: Facts) -> dict[str, Any]:
         "images_have_files": config.image_dataset != "digits" and image_source(config) == config.image_dataset,
         "images_have_place": image_source(config) != config.image_dataset,
         "command": _build_block(manifest),
-        "sized": _sized(images.statistics.size),
         "libraries": ", ".join(f"{name} {version}" for name, version in sorted(manifest.environment.libraries.items())),
-        "runs": [_run(run) for run in manifest.runs],
         "seeds": Raw(", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)),
-        "split_table": Raw(_split_table(facts)),
         "images_table": Raw(markdown.rows(SPLITS, [[f"{images.num_images[split]:,}" for split in SPLITS]])),
         "classes": ", ".join(images.classes[:MOST_CLASSES]),
         "num_more_classes": max(0, len(images.classes) - MOST_CLASSES),
@@ -123,11 +126,8 @@ def _context(facts: Facts) -> dict[str, Any]:
         "ratio": f"{manifest.raw_bytes / map_bytes:.2f}",
         "checkpoint_bytes": manifest.bytes_under(schema.CHECKPOINTS),
         "parquet_bytes": sum(map(facts.num_bytes, publication.parquet)),
-        "fidelity_table": Raw("" if publication.fidelity is None else _fidelity_table(publication.fidelity)),
-        "limits": Raw("\n".join(f"- {line}" for line in _limits(manifest))),
         "licence_is_known": images.licence != UNKNOWN,
-        "citation": _citation(images.citation),
-        "software_citation": Raw(markdown.block(software_bibtex(manifest), "bibtex")),
+        "software_citation": software_bibtex(manifest),
     }
 
 
@@ -228,9 +228,6 @@ def pattern(files: Sequence[str]) -> str:
     return files[0] if len(files) == 1 else re.sub(r"-\d+-of-", "-*-of-", files[0])
 
 
-# Tables and sentences
-
-
 def _example(facts: Facts) -> dict[str, Any]:
     """A run, stages and a split that are published, for the code on the card."""
     manifest, part = facts.manifest, facts.part
@@ -254,110 +251,3 @@ def _example(facts: Facts) -> dict[str, Any]:
         "configuration": Raw(f'"{rows.configuration}", ' if rows and rows.configuration != "default" else ""),
         "parquet_split": rows.split if rows else "",
     }
-
-
-def _sized(size: tuple[int, int] | str) -> str:
-    return "of various sizes" if isinstance(size, str) else f"of {size[0]} x {size[1]} pixels"
-
-
-def _run(run: schema.RunInfo) -> dict[str, Any]:
-    head = ["FMCS", "epoch", "step", "training loss (nats)", "validation accuracy", "way to convergence"]
-    body = []
-    for stage in run.stages:
-        way = [str(stage.stage), f"{stage.epoch:.2f}", f"{stage.step:,}", f"{stage.train_loss:.4f}"]
-        body.append([*way, percent(stage.validation_accuracy), f"{stage.progress:.3f}"])
-    return {
-        "seed": run.seed,
-        "role": run.role,
-        "num_images": f"{run.num_images:,}",
-        "figure": Raw(f"{FIGURES}/{schema.run_group(run.seed)}.png"),
-        "epoch": f"{run.convergence_epoch:.2f}",
-        "stages": Raw(markdown.rows(head, body)),
-    }
-
-
-def _split_table(facts: Facts) -> str:
-    body = []
-    for split in facts.publication.parquet:
-        role, images = CONFIGURATIONS[split.configuration][split.split]
-        seeds = [run.seed for run in facts.manifest.runs if run.role == role and run.seed in facts.part.runs]
-        names = [markdown.code(split.configuration), markdown.code(split.split), f"{role} ({_listed(seeds)})", images]
-        body.append([*names, f"{split.num_rows:,}", str(len(split.files)), megabytes(facts.num_bytes(split))])
-    return markdown.rows(["configuration", "split", "runs (seeds)", "images", "rows", "files", "size"], body)
-
-
-def _fidelity_table(fidelity: Fidelity) -> str:
-    """Evaluators by their MAE on the lossless maps."""
-
-    def interval(value: Interval, form: str) -> str:
-        bounds = "" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]"
-        return markdown.escape(f"{value.mean:{form}}{bounds}")
-
-    body = [
-        [
-            markdown.code(name),
-            interval(scores.mae, ".3f"),
-            interval(scores.mae_difference, "+.4f"),
-            f"{100 * scores.changed.mean:.3f} %",
-            f"{scores.probability.mean:.2g}",
-            f"{scores.probability.largest:.2g}",
-            str(scores.mae.num),
-        ]
-        for name, scores in sorted(fidelity.evaluators.items(), key=lambda item: (item[1].mae.mean, item[0]))
-    ]
-    changes = ["change of MAE", "maps with a different stage", "change of a probability", "largest change"]
-    return markdown.rows(["evaluator", "MAE", *changes, "fits"], body)
-
-
-def _left_out(facts: Facts) -> list[str]:
-    """A sentence for everything of the dataset that a part does not hold."""
-    whole, found = Part.of(facts.manifest), []
-    names = {"kinds": "kinds of files", "runs": "runs (seeds)", "stages": "stages", "splits": "splits of the images"}
-    for field, name in names.items():
-        here, every = getattr(facts.part, field), getattr(whole, field)
-        if missing := [value for value in every if value not in here]:
-            found.append(f"{name}: here {_listed(here)}; left out {_listed(missing)}")
-    return found
-
-
-def _limits(manifest: schema.Manifest) -> list[str]:
-    """What the data cannot show, as far as the manifest tells."""
-    config, images = manifest.config, manifest.images
-    channels, height, width = manifest.map_shape
-    training = sum(run.role == "training" for run in manifest.runs)
-    last = [run.stages[-1].validation_accuracy for run in manifest.runs]
-    runs = f"{training} training run{'s' if training != 1 else ''}, one validation run, one test run."
-    accuracy = f"{percent(min(last))} to {percent(max(last))}, by run"
-    lines = [
-        "One backbone, one image dataset, one training recipe. What an evaluator learns here need not hold for others.",
-        f"{runs} Results on the test run do not show how much runs differ: there is only one.",
-        f"Converged means that CQI stays under {config.convergence.threshold:g} nats per epoch, and nothing else.",
-        f"Validation accuracy at stage {config.stages}: {accuracy}; guessing gives {percent(1 / len(images.classes))}.",
-        "A stage ends at the first checkpoint that has gone its share of the way; the tables show how far that is.",
-    ]
-    if max(last) < 0.5:
-        lines.append("No backbone classifies half of the validation images correctly, even at the last stage.")
-    if height * width == 1:
-        lines.append(f"The maps have one position: {channels:,} numbers without any arrangement in space.")
-    if config.limit is not None:
-        lines.append(f"At most {config.limit:,} images of each split were used (`--limit`).")
-    if images.num_broken:
-        lines.append(f"{images.num_broken:,} images could not be read and were left out.")
-    if manifest.map_error is not None:
-        lines.append("The maps are lossy; see Size and fidelity.")
-    if config.backbone_options.pretrained:
-        lines.append("The runs started from published weights, so stage 1 is not near a random network.")
-    if config.recipe.precision != "float32":
-        lines.append(f"Training and maps were computed in {config.recipe.precision} (mixed precision).")
-    return lines
-
-
-def _citation(text: str) -> Raw:
-    """BibTeX as a block, a sentence as a sentence."""
-    if text.lstrip().startswith("@"):
-        return Raw(markdown.block(text, "bibtex"))
-    return Raw(f"Images: {markdown.escape(text)}")
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(str(value) for value in values)
