@@ -1,7 +1,6 @@
 """A server on this machine that speaks the Hugging Face Hub's HTTP interface, as far as huggingface_hub's client asks.
 
-Flow: request -> route -> answer, perhaps with a planned fault -> the log. Below ``/static/NAME/`` it is a plain web
-server. Reads come from folders on disk; uploads go to a storage folder, by SHA-256, and a commit names them.
+Below ``/static/NAME/`` it is a plain web server. Uploads go to a storage folder, by SHA-256.
 """
 
 from __future__ import annotations
@@ -23,30 +22,14 @@ FIRST_COMMIT = "1" * 40
 
 @dataclass
 class Fault:
-    """What goes wrong with requests for a path.
+    """What goes wrong with requests for a path."""
 
-    Attributes:
-        times: requests that it strikes; None is all.
-        method: that it strikes.
-        status: answer with this status instead.
-        flip: position of a byte of the file to change.
-        longer_by: append so many bytes.
-        stall: be silent for so many seconds after half of the body.
-    """
-
-    times: int | None = None
+    times: int | None = None  # None is always
     method: str = "GET"
-    status: int | None = None
-    flip: int | None = None
+    status: int | None = None  # instead of the usual one
+    flip: int | None = None  # the byte at this position
     longer_by: int = 0
-    stall: float = 0.0
-
-
-@dataclass(frozen=True)
-class Logged:
-    method: str
-    path: str
-    token: str | None
+    stall: float = 0.0  # seconds of silence after half of the body
 
 
 @dataclass
@@ -105,16 +88,7 @@ def entry(name, path):
 
 
 class HubServer:
-    """The server; ``with HubServer() as server`` runs it.
-
-    Attributes:
-        url: of the server.
-        repos: by ``owner/name``.
-        static: folder by the name that it is served under.
-        tokens: user of each token.
-        plan: faults by the path's end.
-        log: all requests, in the order in which they came.
-    """
+    """The server, while a ``with`` lasts; ``plan`` has faults by the path's end, ``tokens`` the user of each token."""
 
     def __init__(self, storage: Path | None = None) -> None:
         self.storage = storage
@@ -122,7 +96,7 @@ class HubServer:
         self.static: dict[str, Path] = {}
         self.tokens: dict[str, str] = {}
         self.plan: dict[str, Fault] = {}
-        self.log: list[Logged] = []
+        self.log: list[Request] = []
         self.yaml_seen: list[dict] = []
         self._lock, self._stopping = threading.Lock(), threading.Event()
 
@@ -147,7 +121,7 @@ class HubServer:
         found.branches["main"] = commit
         return found
 
-    def requests(self, pattern="", method=None) -> list[Logged]:
+    def requests(self, pattern="", method=None) -> list[Request]:
         """The logged requests whose path holds this regular expression."""
         return [one for one in self.log if re.search(pattern, one.path) and method in (None, one.method)]
 
@@ -352,7 +326,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(split.query).items()}
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         request = Request(self.command, split.path, query, token, self._body())
-        self.hub.log.append(Logged(self.command, split.path, token))
+        self.hub.log.append(request)
         answer = self.hub.answer(request)
         fault = (self.hub.fault_of(request) if answer.status != 302 else None) or Fault()
         if fault.status is not None:

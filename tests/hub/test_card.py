@@ -21,14 +21,7 @@ from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.build import runner
 from fmcs_bench.cli.main import main
 from fmcs_bench.core.errors import ConfigError
-from fmcs_bench.hub.card import (
-    build_command,
-    card,
-    draw_figures,
-    licence_fields,
-    megabytes,
-    percent,
-)
+from fmcs_bench.hub.card import build_command, card, draw_figures, licence_fields, megabytes, percent
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.store.publication import CONFIGURATIONS, Part
 from fmcs_bench.training.recipes import ConvergenceRule, Recipe
@@ -53,8 +46,12 @@ def python_blocks(text):
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_equal_facts_give_equal_bytes(facts, published):
+def test_equal_facts_give_equal_bytes_and_a_repository_is_named(facts, published):
     assert card(facts) == (published / "README.md").read_text(encoding="utf-8")
+    text = card(replace(facts, repo="owner/name"))
+    assert 'load_dataset("owner/name", split="train")' in text
+    assert 'fmcs_bench.open("hf://datasets/owner/name")' in text
+    assert "DIR" not in text
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -101,13 +98,6 @@ def test_zarr_alone_gives_the_map_of_the_card(codec, tmp_path, tiny_dataset, pub
         assert np.array_equal(found["map_DHW"].astype(np.float16), dataset.sel(seed, stage, split)[0])
 
 
-def test_a_repository_is_named_where_there_is_one(facts):
-    text = card(replace(facts, repo="owner/name"))
-    assert 'load_dataset("owner/name", split="train")' in text
-    assert 'fmcs_bench.open("hf://datasets/owner/name")' in text
-    assert "DIR" not in text
-
-
 def test_numbers_are_those_of_files_and_manifest(facts):
     text, manifest = card(facts), facts.manifest
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \| (\w+) \| ([\d,]+) \|", text, flags=re.MULTILINE)
@@ -134,23 +124,19 @@ def test_figures_that_are_linked_exist_and_are_the_same_each_time(facts, publish
     assert "![" not in card(replace(facts, figures=False))
 
 
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
+def test_limits_follow_from_the_manifest(facts):
+    usual = section(card(facts), "Known limits")
+    assert "2 training runs, one validation run, one test run" in usual
+    assert "At most 60 images of each split" in usual
+    for values, sentence in (
         ({"map_shape": [2048, 1, 1]}, "one position: 2,048 numbers"),
         ({"images__num_broken": 1234}, "1,234 images could not be read"),
         ({"config__backbone_options": BackboneOptions(pretrained=True).to_json()}, "started from published weights"),
         ({"config__recipe": Recipe(precision="bfloat16").to_json()}, "computed in bfloat16"),
         ({"map_error": {"largest": 0.0234375, "mean": 0.001}}, "The maps are lossy"),
-    ],
-)
-def test_limits_follow_from_the_manifest(facts, values, sentence):
-    with_it = section(card(replace(facts, manifest=changed(facts.manifest, **values))), "Known limits")
-    without = section(card(facts), "Known limits")
-    assert sentence in with_it
-    assert sentence not in without
-    assert "2 training runs, one validation run, one test run" in without
-    assert "At most 60 images of each split" in without
+    ):
+        assert sentence not in usual
+        assert sentence in section(card(replace(facts, manifest=changed(facts.manifest, **values))), "Known limits")
 
 
 def test_a_part_states_what_it_leaves_out(facts):
@@ -162,7 +148,6 @@ def test_a_part_states_what_it_leaves_out(facts):
     assert "**This is a part of the dataset**" in text
     assert "- kinds of files: here parquet; left out maps, checkpoints" in text
     assert "- runs (seeds): here 2, 3; left out 0, 1" in text
-    assert "- stages: here 1, 3; left out 2" in text
     assert "- splits of the images: here validation, test; left out train, unseen" in text
     assert [block.count("fmcs_bench.open") for block in python_blocks(text)] == [0, 0]
     assert "a part of the dataset" not in card(facts)
@@ -197,12 +182,9 @@ def test_a_hostile_name_stays_text(facts, text):
 
 def test_licences_and_citations(facts):
     assert licence_fields("CC BY-SA 3.0") == {"license": "cc-by-sa-3.0"}
-    assert licence_fields("https://example.org/terms") == {
-        "license": "other",
-        "license_name": "https-example.org-terms",
-        "license_details": "https://example.org/terms",
-        "license_link": "https://example.org/terms",
-    }
+    url = "https://example.org/terms"
+    about = {"license_name": "https-example.org-terms", "license_details": url, "license_link": url}
+    assert licence_fields(url) == {"license": "other"} | about
     assert licence_fields("\n")["license_name"] == "unnamed"
     unknown = changed(facts.manifest, images__licence="unknown")
     assert "states no licence" in section(card(replace(facts, manifest=unknown)), "Licence")

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import datasets
@@ -18,7 +17,7 @@ from helpers.hub_server import HubServer, use
 from torch.utils.data import DataLoader
 
 import fmcs_bench as fb
-from fmcs_bench.core.errors import ConfigError, DatasetError, HubError, MissingDataError, SupersededWarning
+from fmcs_bench.core.errors import ConfigError, DatasetError, MissingDataError, SupersededWarning
 from fmcs_bench.hub import load
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -191,9 +190,6 @@ def test_a_successor_is_named(published, tmp_path):
     with pytest.warns(SupersededWarning, match="is superseded by owner/name-2: load that") as caught:
         fb.load(folder, split="test")
     assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fb.load(published, split="test")
 
 
 # From a Hub
@@ -234,25 +230,13 @@ def test_offline_gives_what_was_fetched_at_that_revision_only(hub, monkeypatch):
     assert hub.requests() == []
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_what_is_not_there(hub, published, tmp_path, streaming):
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain/README.md").write_text("A card.")
-    hub.add("me/plain", tmp_path / "plain")
-    hub.add("me/gated", published, gated=True)
-    for name, revision, error, text in (
-        ("me/other", None, MissingDataError, "me/other does not exist"),
-        ("me/tiny", "v9", MissingDataError, "no such revision"),
-        ("me/plain", None, MissingDataError, "lacks a file of a published FMCS dataset"),
-        ("me/gated", None, HubError, "is gated: ask for access"),
+def test_what_is_not_there(hub, tmp_path):
+    (tmp_path / "README.md").write_text("A card.")
+    hub.add("me/plain", tmp_path)
+    for name, revision, text in (
+        ("me/other", None, "me/other does not exist"),
+        ("me/tiny", "v9", "no such revision"),
+        ("me/plain", None, "lacks a file of a published FMCS dataset"),
     ):
-        with pytest.raises(error, match=text):
-            fb.load(name, revision=revision, streaming=streaming)
-
-
-def test_importing_does_not_load_the_hub_library():
-    code = "import fmcs_bench, sys; print('datasets' in sys.modules, 'torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=subprocess_environment(), check=True
-    )
-    assert done.stdout.strip() == "False False"
+        with pytest.raises(MissingDataError, match=text):
+            fb.load(name, revision=revision)
