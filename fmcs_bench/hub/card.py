@@ -15,7 +15,6 @@ from fmcs_bench.build.figures import draw_runs
 from fmcs_bench.core import markdown
 from fmcs_bench.core.errors import ConfigError
 from fmcs_bench.core.options import typed_words
-from fmcs_bench.images.base import UNKNOWN
 from fmcs_bench.images.dataset import SPLITS
 from fmcs_bench.store import schema
 from fmcs_bench.store.config import BuildConfig
@@ -25,8 +24,6 @@ from fmcs_bench.store.reader import FmcsDataset
 FILE = "README.md"
 FIGURES = "figures"
 DOTS_PER_INCH = 120
-MOST_CLASSES = 30
-"""So many classes are named on the card; the manifest names all."""
 LICENCES = {
     "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
     "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
@@ -91,44 +88,23 @@ def card(facts: Facts) -> str:
         "mb": megabytes,
         "percent": percent,
     }
-    return environment.get_template("card.md.j2").render(_context(facts))
-
-
-def _context(facts: Facts) -> dict[str, Any]:
-    manifest, publication = facts.manifest, facts.publication
-    config, images, map_bytes = manifest.config, manifest.images, manifest.bytes_under(schema.MAPS)
-    place = f"hf://datasets/{facts.repo}" if facts.repo else "DIR"
-    return {
-        "head": Raw(yaml_head(facts)),
-        "manifest": manifest,
-        "config": config,
-        "images": images,
-        "publication": publication,
-        "repo": facts.repo,
-        "facts": facts,
-        "part": facts.part,
-        "whole": Part.of(manifest),
-        "configurations": CONFIGURATIONS,
-        "shape": Raw(" x ".join(map(str, manifest.map_shape))),
-        "shape_tuple": Raw(manifest.map_shape),
-        "example": _example(facts),
-        "place": Raw(place),
-        "dataset_place": Raw(facts.repo or place),
-        "images_have_files": config.image_dataset != "digits" and image_source(config) == config.image_dataset,
-        "images_have_place": image_source(config) != config.image_dataset,
-        "command": _build_block(manifest),
-        "libraries": ", ".join(f"{name} {version}" for name, version in sorted(manifest.environment.libraries.items())),
-        "seeds": Raw(", ".join(f"{run.seed} ({run.role})" for run in manifest.runs)),
-        "images_table": Raw(markdown.rows(SPLITS, [[f"{images.num_images[split]:,}" for split in SPLITS]])),
-        "classes": ", ".join(images.classes[:MOST_CLASSES]),
-        "num_more_classes": max(0, len(images.classes) - MOST_CLASSES),
-        "map_bytes": map_bytes,
-        "ratio": f"{manifest.raw_bytes / map_bytes:.2f}",
-        "checkpoint_bytes": manifest.bytes_under(schema.CHECKPOINTS),
-        "parquet_bytes": sum(map(facts.num_bytes, publication.parquet)),
-        "licence_is_known": images.licence != UNKNOWN,
-        "software_citation": software_bibtex(manifest),
-    }
+    manifest, source = facts.manifest, image_source(facts.manifest.config)
+    is_named = source == manifest.config.image_dataset
+    num_images, libraries = manifest.images.num_images, sorted(manifest.environment.libraries.items())
+    return environment.get_template("card.md.j2").render(
+        head=Raw(yaml_head(facts)),
+        facts=facts,
+        whole=Part.of(manifest),
+        configurations=CONFIGURATIONS,
+        example=_example(facts),
+        images_have_files=is_named and source != "digits",
+        images_have_place=not is_named,
+        command=_build_block(manifest),
+        libraries=", ".join(f"{name} {version}" for name, version in libraries),
+        images_table=Raw(markdown.rows(SPLITS, [[f"{num_images[split]:,}" for split in SPLITS]])),
+        parquet_bytes=sum(map(facts.num_bytes, facts.publication.parquet)),
+        software_citation=software_bibtex(manifest),
+    )
 
 
 def percent(share: float) -> str:
