@@ -41,6 +41,7 @@ PARALLEL = 8
 BLOCK_BYTES = 1 << 20
 REPOSITORY = re.compile(r"(?:hf://datasets/|https://(?:huggingface\.co|hf\.co)/datasets/)?([\w-][\w.-]*/[\w-][\w.-]*?)"
                         r"(?:(?:@|/tree/)([^@\s]+?))?/?")  # fmt: skip
+Entries = Mapping[str, schema.FileEntry]
 
 
 class Origin(Options):
@@ -289,13 +290,7 @@ def _bring(
     return FmcsDataset(target)
 
 
-def _fetch(
-    source: _Place | _Repository,
-    missing: Mapping[str, schema.FileEntry],
-    folder: Path,
-    target: Path,
-    progress: Progress,
-) -> None:
+def _fetch(source: _Place | _Repository, missing: Entries, folder: Path, target: Path, progress: Progress) -> None:
     """Fetch files into a folder, and keep those that have their SHA-256."""
     needed, free = sum(entry.num_bytes for entry in missing.values()), shutil.disk_usage(folder).free
     if needed > free:
