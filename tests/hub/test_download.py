@@ -241,7 +241,6 @@ def test_offline_uses_what_is_here_and_lists_what_is_not(hub, tmp_path, monkeypa
         ("me/tiny", {"status": 403}),
         ("me/tiny", {"longer_by": 5}),
         ("{url}/static/tiny", {"status": 404}),
-        ("{url}/static/tiny", {"status": 403}),
         ("{url}/static/tiny", {"flip": 7}),
     ],
     ids=str,
