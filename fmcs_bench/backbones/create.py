@@ -38,11 +38,7 @@ BACKBONE_LIBRARIES: dict[str, Callable[[str], Factory]] = {
 
 
 def find_backbone(name: str) -> Factory:
-    """The factory of a backbone: short name, ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``.
-
-    Raises:
-        UnknownNameError: no such backbone; the message has the nearest names.
-    """
+    """The factory of a backbone: short name, ``timm/NAME``, ``torchvision/NAME`` or ``smallcnn/WIDTH``."""
     library, slash, network = name.partition("/")
     if slash and library in BACKBONE_LIBRARIES:
         return BACKBONE_LIBRARIES[library](network)
@@ -134,16 +130,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 class Description(Options):
-    """One backbone at one image size.
-
-    Attributes:
-        name: of the backbone.
-        image_size: side of the square images, in pixels.
-        map_shape: (D, H, W); None where the network cannot take these images.
-        num_parameters: of the network with a classifier for 10 classes.
-        map_bytes: of one map in float16, uncompressed.
-        problem: why it cannot.
-    """
+    """One backbone at one image size; ``map_bytes`` are of one map in float16, and ``problem`` is why it has none."""
 
     name: str
     image_size: int
@@ -155,14 +142,6 @@ class Description(Options):
 
 def describe(name: str, image_size: int, options: BackboneOptions | None = None) -> Description:
     """Make a backbone and pass one image through it.
-
-    Args:
-        name: short name, ``timm/NAME`` or ``torchvision/NAME``.
-        image_size: side of the square images, in pixels.
-        options: of the backbone.
-
-    Raises:
-        UnknownNameError: no such backbone.
 
     Example:
         >>> describe("smallcnn", 32).map_shape

@@ -23,20 +23,10 @@ DROPOUT = 0.5
 
 
 class DueHeadNet(Backbone):
-    """Two networks take the same images; one classifier takes their fused maps.
+    """Two networks of one map shape take the same images; one classifier takes their fused maps.
 
     With ``add`` it is the classifier of the first network. With ``concat`` it is: average pooling, Linear(2D, 512),
     GELU, Dropout(0.5), Linear(512, number of classes).
-
-    Args:
-        first: the first head.
-        second: the second head, of the same map shape; loses its classifier.
-        fusion: ``add`` or ``concat``.
-        num_classes: of the image dataset.
-        num_channels: D, channels of one head's maps.
-
-    Raises:
-        ConfigError: fusion ``add``, and the logits of the first head cannot be computed from maps.
     """
 
     def __init__(
@@ -106,16 +96,8 @@ def create(
     seed can be compared in pairs; the second head's weights are a second draw. With ``pretrained`` the first head has
     the published weights and the second is random: two equal heads would stay equal.
 
-    Args:
-        base: name of a backbone.
-        num_classes: of the image dataset.
-        fusion: ``add`` or ``concat``.
-        image_size: side of the images, in pixels; the maps' channels are found with it.
-        seed: of the weights.
-        options: of the backbone, the same for both heads but for ``pretrained``.
-
     Raises:
-        ConfigError: see ``DueHeadNet`` and ``create_backbone``.
+        ConfigError: fusion ``add``, and the first head's logits do not come from maps; or see ``create_backbone``.
     """
     options = options or BackboneOptions()
     second_options = options.model_copy(update={"pretrained": False})

@@ -1,7 +1,4 @@
-"""Grad-CAM (arXiv 1610.02391): where in an image a network finds evidence for a class.
-
-Flow: images -> maps -> logit of the target class -> its gradient at the maps, averaged over each channel -> ReLU of the
-channels' sum with these weights -> bilinear to the size of the images. All by captum.
+"""Grad-CAM (arXiv 1610.02391), by captum: where in an image a network finds evidence for a class.
 
 Tensor names: N images, P networks, B batch, C channels of images, D channels of maps, H height, W width.
 """
@@ -32,12 +29,8 @@ class Saliency:
     """Grad-CAM of some images by some networks.
 
     Attributes:
-        networks: name of each of the P networks.
         target: the class that is explained: the one that the network ``predicted``, or the image's ``label``.
         images_NHWC: float32 in [0, 1], the images as the networks see them.
-        image_ids_N: int64.
-        labels_N: int64, position of the class.
-        classes: name of each class.
         predicted_PN: int64, the class that each network gives each image.
         cams_PNHW: float32, not negative; not comparable between networks.
     """
@@ -69,21 +62,12 @@ def grad_cam(
     """Grad-CAM at the maps of a backbone, in eval mode and float32; the backbone stays as it was.
 
     Args:
-        backbone: any whose logits come from its maps.
+        backbone: any whose logits come from its maps; others are a ``ConfigError``.
         images_NCHW: float32 input of the backbone, on its device.
         target_N: int64, the class that is explained; None is the class that the backbone predicts.
 
     Returns:
         float32 [N, H, W], not negative, of the images' size, and int64 [N], the predicted class; both on the CPU.
-
-    Raises:
-        ConfigError: the logits do not come from the maps.
-
-    Example:
-        >>> from fmcs_bench.backbones.create import create_backbone
-        >>> cams, predicted = grad_cam(create_backbone("smallcnn", 10, seed=0), torch.rand(2, 3, 32, 32))
-        >>> cams.shape, bool((cams >= 0).all()), predicted.shape
-        (torch.Size([2, 32, 32]), True, torch.Size([2]))
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -117,20 +101,7 @@ def explain_networks(
     device: torch.device | str = "cpu",
     progress: Progress = SILENT,
 ) -> Saliency:
-    """Grad-CAM of the same images by several networks; one network at a time is in memory.
-
-    Args:
-        networks: by name; each is loaded when it is needed.
-        images: the image dataset.
-        image_N: positions of the images.
-        prepare: preprocessing of the input of all networks.
-        target: see ``Saliency``.
-        device: where the networks run.
-        progress: shows the networks.
-
-    Raises:
-        ConfigError: the logits of a network do not come from its maps, or all of the maps of Grad-CAM are zero.
-    """
+    """Grad-CAM of the same images, at ``image_N``, by several networks, of which one at a time is in memory."""
     device = torch.device(device)
     prepare = prepare.to(device)
     labels_N = images.labels_N[image_N]
@@ -161,24 +132,10 @@ def explain_networks(
 
 
 def choose_images(images: ImageDataset, num: int | None = None, image_ids: Sequence[int] = ()) -> np.ndarray:
-    """Positions of the images to explain: the given ones, or test images chosen by a hash of their ids.
+    """Positions of the images to explain: those of ``image_ids``, or test images chosen by a hash of their ids.
 
     One of each class is chosen first, then a second of each, and so on; they are sorted by class. A larger number adds
-    images to those of a smaller one.
-
-    Args:
-        images: the image dataset.
-        num: how many; None is one for each class, at most ten.
-        image_ids: these instead, of any split, in this order.
-
-    Raises:
-        ConfigError: both are given, there are too many, or there is no image of an id.
-
-    Example:
-        >>> from fmcs_bench.images.load import load_images
-        >>> digits = load_images("digits")
-        >>> digits.labels_N[choose_images(digits)].tolist()
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    images to those of a smaller one; None is one for each class, at most ten.
     """
     if image_ids and num is not None:
         raise ConfigError(f"{num} images and {len(image_ids)} image ids; give the number or the ids, not both")

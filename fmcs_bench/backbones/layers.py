@@ -51,16 +51,7 @@ class Form:
         return self.order != "NLC" or self.num_prefix_tokens == 0
 
     def to_maps(self, output: Any, image_shape: torch.Size, module: nn.Module | None = None) -> torch.Tensor:
-        """An output as maps [B, D, H, W].
-
-        Args:
-            output: of the network's body, or of one of its modules.
-            image_shape: [B, 3, H, W].
-            module: the inner module of the output, if any: its order may differ from that of the last features.
-
-        Raises:
-            ConfigError: the output is no spatial map, and nothing is known that would make it one.
-        """
+        """An output as maps [B, D, H, W]; an inner ``module`` may differ from the last features in its order."""
         if isinstance(output, torch.Tensor) and len(output) == image_shape[0]:
             if output.ndim == 4:
                 order = self._order(output.shape, image_shape, module)
@@ -117,18 +108,9 @@ class _Reached(Exception):  # noqa: N818  (no error: it ends a pass that is no l
 
 
 class LayerBackbone(Backbone):
-    """A network whose maps are the output of one of its modules.
+    """A network whose maps are the output of one of its modules, named as in ``net.named_modules()``.
 
     Of a module that runs several times in a pass (a shared activation) the last output counts.
-
-    Args:
-        net: images -> logits.
-        layer: name of the module, as in ``net.named_modules()``.
-        form: of the network's outputs.
-        image_size: side of the images, in pixels; ``drop_head`` needs it.
-
-    Raises:
-        UnknownNameError: no module has this name; the message has the nearest.
     """
 
     classifies_maps = False  # there are layers between the maps and the logits
@@ -192,11 +174,7 @@ class LayerBackbone(Backbone):
         return self._run(images_BCHW, replace)
 
     def drop_head(self) -> None:
-        """See ``Backbone``; removes modules that have no parameter which the maps depend on.
-
-        Raises:
-            ConfigError: the size of the images is not known.
-        """
+        """See ``Backbone``; removes modules that have no parameter which the maps depend on."""
         if self.image_size is None:
             raise ConfigError(
                 f"the head behind the layer {self.layer!r} can be dropped only where the image size is known"

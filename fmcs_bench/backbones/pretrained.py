@@ -31,10 +31,6 @@ def fetching(name: str, source: str, folder: str, unreachable: str | None = None
         source: where its weights are published.
         folder: where the library looks first, with its environment variable.
         unreachable: why the source cannot be reached, if that is known already.
-
-    Raises:
-        MissingDataError: they are not here and cannot be fetched.
-        ConfigError: they are here, and do not fit the network or are no plain weights.
     """
     # torch.hub sets no timeout, and prints to standard output, which is for results.
     limit = socket.getdefaulttimeout()
@@ -70,11 +66,7 @@ def why_unreachable(url: str) -> str | None:
 
 
 def check_cached(url: str) -> None:
-    """Compare a file in torch.hub's cache with the hash in its name; torch.hub itself trusts the file.
-
-    Raises:
-        ValueError: the hash differs.
-    """
+    """Compare a file in torch.hub's cache with the hash in its name; torch.hub itself trusts the file."""
     name = PurePosixPath(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     stated = re.search(r"-([0-9a-f]{8,})\.", name)
@@ -90,17 +82,7 @@ def _is_about_fetching(error: BaseException) -> bool:
 
 @torch.no_grad()
 def keep_random(net: nn.Module, random: dict[str, torch.Tensor], head: Collection[str], name: str) -> None:
-    """Restore the classifier's random weights, and check that the body has none left.
-
-    Args:
-        net: with the published weights loaded.
-        random: the state that ``net`` was made with.
-        head: names of the classifier's weights in that state.
-        name: of the network, for messages.
-
-    Raises:
-        ConfigError: the published weights left a part of the body random.
-    """
+    """Restore the classifier's random weights (``head``), and check that the published ones left none in the body."""
     left = []
     for key, parameter in net.named_parameters():
         before = random[key]

@@ -17,11 +17,7 @@ LARGEST_WIDTH = 1024
 class SmallCnn(Backbone):
     """Three stride-2 blocks of 3 x 3 convolution, batch norm and ReLU; 64 maps of 1/8 of the image's side.
 
-    Small enough to train in seconds on a CPU; it exists for tests, tutorials and the quickstart.
-
-    Args:
-        num_classes: of the image dataset.
-        width: channels of the first block; the second has twice and the third four times as many.
+    It trains in seconds on a CPU. Its blocks have ``width``, twice and four times as many channels.
     """
 
     usual_width = 16
@@ -53,11 +49,7 @@ def _block(num_in: int, num_out: int) -> nn.Sequential:
 
 
 def find_width(width: str) -> Factory:
-    """The maker of a ``smallcnn`` of this width, as ``smallcnn/24``.
-
-    Raises:
-        UnknownNameError: it is no width.
-    """
+    """The maker of a ``smallcnn`` of this width, as ``smallcnn/24``."""
     if not (width.isascii() and width.isdigit() and width[0] != "0" and int(width) <= LARGEST_WIDTH):
         raise UnknownNameError(f"smallcnn has no width {width!r}; name one from 1 to {LARGEST_WIDTH}, as smallcnn/24")
     return partial(SmallCnn, width=int(width))

@@ -1,8 +1,6 @@
-"""Any timm network as a backbone.
+"""Any timm network as a backbone, in one pass: ``forward_features``, then ``forward_head``.
 
-Flow: images -> ``forward_features`` -> maps in the order that timm states -> ``forward_head`` -> logits. Where timm's
-features are tokens or a list: images -> ``forward_intermediates``, timm's own way from tokens to maps -> maps, features
--> ``forward_head`` -> logits. One pass either way.
+Where timm's features are tokens or a list, ``forward_intermediates`` is timm's own way from them to maps.
 """
 
 from __future__ import annotations
@@ -23,13 +21,7 @@ _FORMS: dict[tuple[str, int], tuple[Order, bool]] = {}
 
 
 class TimmBackbone(Backbone):
-    """A timm network, cut between ``forward_features`` and ``forward_head``.
-
-    Args:
-        net: the network.
-        form: what is known about its features.
-        ends_with_norm: where they are no maps: whether the maps that timm makes of them are behind the last norm.
-    """
+    """A timm network, cut between ``forward_features`` and ``forward_head``."""
 
     def __init__(self, net: Any, form: Form, *, ends_with_norm: bool) -> None:
         super().__init__()
@@ -132,11 +124,7 @@ class Timm(Library):
 
 
 def find(name: str) -> Timm:
-    """The maker of a timm network.
-
-    Raises:
-        UnknownNameError: timm has no network, or no weights, of this name; the message has the nearest.
-    """
+    """The maker of a timm network."""
     import timm
 
     if not timm.is_model(name):
@@ -153,9 +141,6 @@ def _look(name: str, net: Any, image_size: int | None) -> tuple[Order, bool]:
 
     4-D features have the order that timm states; all others become maps by ``forward_intermediates``. Which they are is
     nowhere stated, so one image is passed through, once for each name and size in a process.
-
-    Raises:
-        ConfigError: the network cannot take images of this size, or timm cannot make maps of its features.
     """
     size = image_size or net.pretrained_cfg["input_size"][-1]
     if (name, size) not in _FORMS:

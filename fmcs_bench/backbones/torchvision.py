@@ -1,7 +1,6 @@
-"""Any classification network of torchvision as a backbone.
+"""Any classification network of torchvision as a backbone, without a table of networks.
 
-Flow: network -> torchvision's own trace -> the value before global pooling, outside the classifier -> two halves that
-meet there: images -> features -> maps, features -> logits. One pass through both; no table of networks.
+torchvision's own trace shows the value before global pooling and outside the classifier; the network is cut there.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ STRIDES = {32: [False, False, False], 16: [False, False, True], 8: [False, True,
 
 
 class TorchvisionBackbone(Backbone):
-    """A torchvision network, cut at its last map before global pooling.
-
-    Args:
-        net: the network; its halves take over its modules.
-        form: what is known about its features.
-    """
+    """A torchvision network, cut at its last map before global pooling."""
 
     def __init__(self, net: nn.Module, form: Form) -> None:
         from torchvision.models.feature_extraction import create_feature_extractor
@@ -133,11 +127,7 @@ class Torchvision(Library):
 
 
 def find(name: str) -> Torchvision:
-    """The maker of a torchvision network.
-
-    Raises:
-        UnknownNameError: torchvision has no classification network of this name; the message has the nearest.
-    """
+    """The maker of a torchvision network."""
     names = list_networks()
     if name not in names:
         raise UnknownNameError(f"torchvision has no classification network {name!r}; {nearest(name, names)}")

@@ -42,10 +42,6 @@ def fit(evaluator: Evaluator, maps: SharedMaps) -> tuple[list[Epoch], float]:
     """Fit on the training runs, with the validation run; the learning curve and the seconds.
 
     For a control, the labels of both are permuted, and the curve's MAE is against permuted labels.
-
-    Raises:
-        EvaluatorError: its fit failed.
-        ProtocolError: it changed the maps.
     """
     name = evaluator.config.method
     with maps.use(name, "train", "validation_run") as (train, validation), guarded(name, "training run (fit)"):
@@ -60,14 +56,9 @@ def fit(evaluator: Evaluator, maps: SharedMaps) -> tuple[list[Epoch], float]:
 
 
 def answer(evaluator: Evaluator, maps: SharedMaps, side: str, num_stages: int) -> tuple[dict[str, np.ndarray], float]:
-    """The answers about one side of the protocol, asked for once.
+    """The answers about one side of the protocol, asked for once, and the seconds.
 
-    Returns:
-        ``probs`` float32 [K, N, K] (true stage, image, probability), ``image`` and ``run`` int64 [N]; and the seconds.
-
-    Raises:
-        EvaluatorError: it failed.
-        ProtocolError: its answer is not valid, or it changed the maps.
+    Answers are ``probs`` float32 [K, N, K] (true stage, image, probability), ``image`` and ``run`` int64 [N].
     """
     with maps.use(evaluator.config.method, side) as (given,):
         begin = time.monotonic()
@@ -77,12 +68,7 @@ def answer(evaluator: Evaluator, maps: SharedMaps, side: str, num_stages: int) -
 
 
 def ask(evaluator: Evaluator, maps_MDHW: np.ndarray, where: str, num_stages: int) -> np.ndarray:
-    """The evaluator's probabilities [M, K], validated.
-
-    Raises:
-        EvaluatorError: it failed.
-        ProtocolError: wrong shape or type, NaN, or rows that do not sum to 1.
-    """
+    """The evaluator's probabilities [M, K], validated."""
     name = evaluator.config.method
     with guarded(name, where):
         probs_MK = evaluator.predict_proba(maps_MDHW)
@@ -103,12 +89,7 @@ def in_order(maps: MapSet, probs_MK: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def num_parameters(evaluator: Evaluator) -> int:
-    """Number of learned values, as an int.
-
-    Raises:
-        EvaluatorError: it failed.
-        ProtocolError: it is not a whole number, or negative.
-    """
+    """Number of learned values, as an int, validated."""
     name = evaluator.config.method
     with guarded(name, "its learned values"):
         number: object = evaluator.num_parameters
@@ -122,17 +103,8 @@ def num_parameters(evaluator: Evaluator) -> int:
 def flops_per_map(evaluator: Evaluator, map_shape: tuple[int, int, int]) -> int | None:
     """Floating-point operations of the matrix products and convolutions of one answer; a multiply-add counts as two.
 
-    Counted by PyTorch, without sorting, normalisation, elementwise work and eigenvalues: a lower bound.
-
-    Args:
-        evaluator: fitted.
-        map_shape: (D, H, W).
-
-    Returns:
-        None where the evaluator is not differentiable, so that there is no network to count.
-
-    Raises:
-        EvaluatorError: it failed.
+    Counted by PyTorch, without sorting, normalisation, elementwise work and eigenvalues: a lower bound. None where the
+    evaluator is not differentiable, so that there is no network to count.
     """
     if not evaluator.differentiable:
         return None

@@ -21,14 +21,7 @@ from fmcs_bench.results.trials import EvaluatorTrial
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted evaluator.
-
-    Attributes:
-        curve: of its fit.
-        seconds: wall time of the fit; of all fits of a grid.
-        validation: its answers on the validation run; see ``calls.answer``.
-        search: None where the trial has no grid.
-    """
+    """A fitted evaluator with its answers on the validation run; the seconds are those of all fits of a grid."""
 
     evaluator: Evaluator
     curve: list[Epoch]
@@ -43,17 +36,7 @@ def fit_trial(
     """Fit with the trial's recipe, or with every combination of its grid; keep the best on the validation run.
 
     Of equal MAEs the first combination is kept. An evaluator that uses no recipe is fitted once, and its search has no
-    attempts. A combination that diverges is an attempt without a MAE.
-
-    Args:
-        trial: what to fit.
-        make: an unfitted evaluator of a trial.
-        maps: of the protocol, of which ``train`` and ``validation_run`` are used.
-        num_stages: K.
-
-    Raises:
-        EvaluatorError: a fit failed other than by diverging, or every combination diverged.
-        ProtocolError: an evaluator broke its contract.
+    attempts. A combination that diverges is an attempt without a MAE; where all do, it is an ``EvaluatorError``.
     """
     applies = bool(trial.grid) and find_evaluator(trial.evaluator).uses_recipe
     attempts: list[Attempt] = []

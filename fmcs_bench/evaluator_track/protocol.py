@@ -1,7 +1,6 @@
 """The protocol of the evaluator track: which maps an evaluator is fitted on, chosen by and tested on.
 
-Flow: FMCS dataset -> one selection of maps for each side, as labels only -> sizes and overlaps checked, before anything
-is fitted -> maps, read when they are first used, and read again where an evaluator has changed them.
+Sizes and overlaps are checked on labels alone, before a map is read or anything is fitted.
 """
 
 from __future__ import annotations
@@ -58,13 +57,7 @@ class Limits(NamedTuple):
 
 
 def select(dataset: FmcsDataset, limits: Limits) -> dict[SideName, MapSelection]:
-    """The maps of every side, not loaded, after their sizes and overlaps were checked.
-
-    Raises:
-        ConfigError: a side has too few images; the message names each.
-        DatasetError: an image or a run is on two sides.
-        MissingDataError: only a part of the dataset is there.
-    """
+    """The maps of every side, not loaded, after their sizes and overlaps were checked."""
     _check_sizes(dataset, limits)
     selections = {name: side(dataset, name, limits) for name in SIDES}
     check_apart(selections, dataset.id)
@@ -95,11 +88,7 @@ def _check_sizes(dataset: FmcsDataset, limits: Limits) -> None:
 
 
 def check_apart(selections: Mapping[SideName, MapSelection], dataset_id: str) -> None:
-    """No image that an evaluator learns from or is chosen by is asked about, and no run but in ``same_run``.
-
-    Raises:
-        DatasetError: an image or a run is on two sides.
-    """
+    """No image that an evaluator learns from or is chosen by is asked about, and no run but in ``same_run``."""
     learned: tuple[SideName, ...] = ("train", "validation_run")
     asked: tuple[SideName, ...] = ("same_run", "test_run", "unseen")
     for one, other in [(learned[0], learned[1]), *((a, b) for a in learned for b in asked)]:
@@ -123,7 +112,6 @@ def check_other(dataset: FmcsDataset, other: FmcsDataset, limits: Limits) -> Map
     Raises:
         ConfigError: its number of stages differs, or it has too few images.
         DatasetError: the evaluators learn from, or are chosen by, its test run or its images.
-        MissingDataError: only a part of it is there.
     """
     if other.num_stages != dataset.num_stages:
         raise ConfigError(
@@ -163,11 +151,7 @@ class SharedMaps:
 
     @contextmanager
     def use(self, evaluator: str, *names: str) -> Iterator[list[MapSet]]:
-        """Maps of some sides for the block; what the block changed is dropped and read again.
-
-        Raises:
-            ProtocolError: the block, of this evaluator, changed maps or labels and raised no error of its own.
-        """
+        """Maps of some sides for the block; where the block changed them it is an error, and they are read again."""
         for name in names:
             if name not in self._loaded:
                 maps = _loaded(self._selections[name])

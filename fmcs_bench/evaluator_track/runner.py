@@ -1,9 +1,6 @@
 """The evaluator track: fit, choose and test every evaluator on fixed FMCS datasets.
 
-Flow: FMCS dataset -> sides of the protocol, checked -> for each evaluator and seed: fit on the training runs, stop by
-the validation run (with a grid: the best combination there), answer about every subset once -> metrics, costs and
-predictions -> record, or a failure that stops no other fit.
-
+Every subset is asked about once. A failure is named and stops no other fit.
 M maps, N images, K stages, P checkpoints.
 """
 
@@ -116,10 +113,8 @@ def evaluate_dataset(
 
     Raises:
         UnknownNameError: no such evaluator.
-        ConfigError: an evaluator's file that cannot be used, maps that do not fit in memory, too few images, or a
-            dataset in ``test_on`` with a different number of stages.
+        ConfigError: too few images, or a dataset in ``test_on`` with a different number of stages.
         DatasetError: an image or a run is on two sides of the protocol.
-        MissingDataError: an evaluator's file is missing.
         PluginError: a plug-in cannot be loaded.
         UnitsFailedError: some evaluators failed or broke their contract; every other fit is done and on its board.
     """
@@ -206,13 +201,7 @@ class References:
         )
 
     def resolve(self) -> list[FmcsDataset]:
-        """The datasets, opened in this process, which then knows the evaluators by their names.
-
-        Raises:
-            MissingDataError: a dataset, or an evaluator's file, is not there.
-            DatasetError: a different dataset is there.
-            PluginError: an evaluator's code differs.
-        """
+        """The datasets, opened in this process, which then knows the evaluators by their names."""
         for name, file, code in self.evaluators:
             if file is not None:
                 resolve_evaluator(file)

@@ -1,8 +1,4 @@
-"""Which evaluator goes into training; and fitted evaluators, loaded again.
-
-Flow: records of ``fmcs-bench evaluate`` -> the chosen evaluator, or the one that was named -> record of one of its
-fits, and of its control -> frozen evaluators for the trainings.
-"""
+"""Which evaluator goes into training; and fitted evaluators, loaded again."""
 
 from __future__ import annotations
 
@@ -30,17 +26,9 @@ from fmcs_bench.training.methods import Method
 
 
 def evaluator_for_training(dataset: FmcsDataset, workspace: Workspace, evaluator: str | None = None) -> EvaluatorRecord:
-    """The fit that goes into training.
+    """The fit that goes into training: of the evaluator that was named, or else of ``EvaluatorBoard.chosen``.
 
-    It is of the evaluator that was named, or else of the chosen one: of all differentiable evaluators that are not
-    controls and have as many seeds as the others (five are enough), the one with the lowest mean MAE on the validation
-    run (``EvaluatorBoard.chosen``). Of its seeds, the one with the lowest MAE on the validation run is taken. Test runs
-    play no part.
-
-    Args:
-        dataset: on which it was fitted.
-        workspace: with the records of ``fmcs-bench evaluate``.
-        evaluator: a name from the evaluator table, or ``FILE.py:Class``; None is the chosen one.
+    Of its seeds, the one with the lowest MAE on the validation run is taken. Test runs play no part.
 
     Raises:
         MissingDataError: nothing was evaluated on this dataset, or not this evaluator.
@@ -81,11 +69,7 @@ def _board(dataset: FmcsDataset, workspace: Workspace) -> EvaluatorBoard | None:
 
 
 def permuted_control(fitted: EvaluatorRecord, workspace: Workspace) -> EvaluatorRecord:
-    """The same fit on permuted labels: the control of ``ral-permuted``.
-
-    Raises:
-        MissingDataError: there is none; the message says how to make it.
-    """
+    """The same fit on permuted labels: the control of ``ral-permuted``."""
     wanted = fitted.trial.permuted
     for record in RecordStore(workspace.records).all(EvaluatorRecord):
         if record.dataset_id == fitted.dataset_id and record.trial == wanted:
@@ -101,9 +85,6 @@ def random_control(fitted: Evaluator, seed: int) -> Evaluator:
     """The evaluator's network with random weights from a training's seed, frozen: the control of ``ral-random``.
 
     It keeps the constant that maps are divided by, which holds no knowledge of convergence.
-
-    Raises:
-        ConfigError: the evaluator is not a network.
     """
     if not isinstance(fitted, NetworkEvaluator):
         raise ConfigError(
@@ -125,8 +106,7 @@ class TrainingEvaluators:
     Attributes:
         fitted: of RAL; None where no method uses one.
         permuted: its control; None where no method uses it.
-        watcher: the chosen evaluator, which scores the maps of validation images after every epoch and changes nothing;
-            None where nothing was evaluated yet.
+        watcher: the chosen evaluator, which scores validation maps after every epoch; None where nothing was evaluated.
     """
 
     workspace: Workspace
@@ -192,8 +172,7 @@ def load_fit(workspace: Workspace, record: EvaluatorRecord, *, device: torch.dev
     """The fitted evaluator of a record, frozen for use in training unless ``frozen`` is False.
 
     Raises:
-        ConfigError: it cannot be frozen because it is not differentiable, it is a plug-in's that is missing or was
-            changed, or the folder has a different fit than the record.
+        ConfigError: it cannot be frozen, is a plug-in's that is missing or was changed, or is not that of the record.
         DatasetError: its files are missing or damaged.
     """
     folder = workspace.fitted(record.dataset_id, record.settings, record.method, record.seed)

@@ -1,8 +1,6 @@
 """Random changes to the images of a training, on the device.
 
-Flow: seed of an epoch -> a flip and a shift for every image of the dataset -> a prepared batch and its row numbers ->
-the batch, flipped and cropped. So an image is changed alike whatever the method, the batch size or the processes.
-
+They depend on the seed of the epoch and the image's number alone: not on the method, batch size or processes.
 N images, B batch, C channels, H height, W width.
 """
 
@@ -26,12 +24,6 @@ class Augmentation:
     ``flip`` mirrors half of the images, left to right. ``crop-flip`` also shifts each by up to an eighth of its side,
     both ways; what comes in from outside is 0, the mean colour of a prepared image.
 
-    Args:
-        name: ``flip`` or ``crop-flip``.
-        num_images: N, of the training.
-        seed: of this epoch.
-        device: where the batches are.
-
     Example:
         >>> images_BCHW = torch.arange(4.0).reshape(1, 1, 2, 2)
         >>> Augmentation("flip", 3, seed=0, device=torch.device("cpu"))(images_BCHW, torch.tensor([2])).tolist()
@@ -51,15 +43,7 @@ class Augmentation:
         return None if recipe.augmentation == "none" else cls(recipe.augmentation, num_images, seed=seed, device=device)
 
     def __call__(self, images_BCHW: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
-        """The changed batch.
-
-        Args:
-            images_BCHW: prepared for the network.
-            index_B: number of each image, 0 .. N - 1.
-
-        Returns:
-            Of the same shape.
-        """
+        """A batch that is prepared for the network, changed; ``index_B`` are the numbers of its images, 0 .. N - 1."""
         flip_B = self._flip_N[index_B]
         if self._name == "flip":
             return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)

@@ -1,8 +1,5 @@
 """From a loss sequence to the K stages (arXiv 2405.04041). NumPy only.
 
-Flow: losses of one run -> exponential moving average -> CQI, the absolute moving average of its differences -> the
-first point after which CQI stays under a threshold -> K markers between the start and that point.
-
 A step is counted from 1; ``losses_T[i]`` is the loss of step ``i + 1``. T steps, K stages, M checkpoints.
 """
 
@@ -36,11 +33,7 @@ class Convergence:
 
 
 def smooth(losses: ArrayLike, half_life: float) -> Floats:
-    """Exponential moving average that starts at the first loss.
-
-    Args:
-        losses: [T], finite.
-        half_life: number of steps after which a loss counts half, above 0.
+    """Exponential moving average [T] that starts at the first loss; after ``half_life`` steps a loss counts half.
 
     Example:
         >>> smooth([4.0, 2.0, 2.0], half_life=1).tolist()
@@ -57,10 +50,10 @@ def smooth(losses: ArrayLike, half_life: float) -> Floats:
 
 
 def cqi(smoothed: ArrayLike, window: int) -> Floats:
-    """Convergence quantification indicator of a smoothed loss sequence.
+    """Convergence quantification indicator of a smoothed loss sequence [T].
 
     Args:
-        smoothed: [T], at least 2.
+        smoothed: at least 2 losses.
         window: number of differences averaged, at least 1; the first entries average those there are.
 
     Returns:
@@ -78,10 +71,7 @@ def cqi(smoothed: ArrayLike, window: int) -> Floats:
 
 
 def convergence_point(cqi_T: ArrayLike, threshold: float) -> int:
-    """Number of the first step from which CQI stays under the threshold to the end of the sequence.
-
-    Raises:
-        ConvergenceError: CQI is not under the threshold at the end.
+    """Number of the first step from which CQI stays under the threshold to the end; else a ``ConvergenceError``.
 
     Example:
         >>> convergence_point([1.0, 0.1, 0.75, 0.25, 0.2], threshold=0.5)  # entry 3 belongs to step 5
@@ -98,12 +88,7 @@ def convergence_point(cqi_T: ArrayLike, threshold: float) -> int:
 
 
 def analyse(losses: ArrayLike, steps_per_epoch: int, rule: ConvergenceRule) -> Convergence:
-    """Smooth, CQI and convergence point of one run's losses.
-
-    Args:
-        losses: [T], one per step, in nats.
-        steps_per_epoch: turns the rule's spans in epochs into steps, and CQI per step into CQI per epoch.
-        rule: spans and threshold.
+    """Smooth, CQI and convergence point of one run's losses, one per step, in nats.
 
     Raises:
         ConvergenceError: fewer than 2 losses, one that is not finite, a loss that does not fall, or no convergence.
@@ -153,7 +138,7 @@ def progress_along(convergence: Convergence, end_step: int, by: Literal["loss", 
 def stage_markers(
     convergence: Convergence, steps_M: list[int], num_stages: int, by: Literal["loss", "epoch"]
 ) -> list[int]:
-    """The checkpoints at the ends of the K stages.
+    """The checkpoints at the ends of the K stages: K step numbers, strictly increasing.
 
     Stage K ends at the first checkpoint at or after the convergence point. Stage k < K ends at the first checkpoint,
     later than that of stage k - 1, that has gone k / K of the way there; it is taken earlier where otherwise too few
@@ -164,9 +149,6 @@ def stage_markers(
         steps_M: steps with a checkpoint, increasing.
         num_stages: K.
         by: ``loss``: equal parts of the smoothed loss's fall; ``epoch``: equal parts of the time.
-
-    Returns:
-        K step numbers, strictly increasing.
 
     Raises:
         ConvergenceError: fewer than K distinct checkpoints up to the convergence point.

@@ -63,12 +63,7 @@ class Batches:
         """Input of the network and targets of each batch.
 
         The ``ceil(N / batch_size)`` batches differ by at most one example: nothing is dropped, and batch norm never
-        sees a batch of one.
-
-        Args:
-            order_N: row numbers, in the order in which the examples come.
-            batch_size: at least 2.
-            augment: (prepared inputs, row numbers) -> inputs.
+        sees a batch of one. ``augment`` takes prepared inputs and row numbers.
         """
         parts = order_N.to(self.device).tensor_split(self.num_steps(batch_size))
         found: Iterator[torch.Tensor]

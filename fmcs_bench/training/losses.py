@@ -26,11 +26,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def fmcs_loss(log_probs_BK: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the evaluator's answer against stage K, the most converged (arXiv 2508.06109, eq. (4)).
 
-    Args:
-        log_probs_BK: log-probabilities of the stages; the last column is stage K.
-
-    Returns:
-        Mean over the batch, in nats.
+    The last column is stage K; the mean over the batch is in nats.
 
     Example:
         >>> float(fmcs_loss(torch.tensor([[0.5, 0.5], [0.75, 0.25]]).log()))  # (ln 2 + ln 4) / 2
@@ -56,15 +52,9 @@ def cosine_constraint(
 ) -> torch.Tensor:
     """Constraint between the maps of DueHeadNet's two heads, from the cosine of each channel's positions.
 
-    Args:
-        first_BDHW: maps of the first head.
-        second_BDHW: maps of the second head, of the same shape.
-        kind: ``align`` is 1 - mean cosine, as in the source's script, and pulls the maps together; ``diversify`` is the
-            mean cosine, and pushes them apart, as the source's README and notebooks do (the notebooks take the cosine
-            over the channels at each position).
-
-    Returns:
-        Mean over batch and channels. A channel that is zero everywhere has the cosine 0.
+    ``align`` is 1 - mean cosine, as in the source's script, and pulls the maps together; ``diversify`` is the mean
+    cosine, and pushes them apart, as the source's README and notebooks do (the notebooks take the cosine over the
+    channels at each position). The mean is over batch and channels; a channel that is zero everywhere has the cosine 0.
 
     Example:
         >>> maps = torch.ones(1, 1, 2, 2)
@@ -96,11 +86,7 @@ class Pass(NamedTuple):
 
 
 def run_network(model: nn.Module, images_BCHW: torch.Tensor, *, classify: bool = True) -> Pass:
-    """One pass of images through a backbone, with all that losses and evaluators look at.
-
-    Raises:
-        TypeError: the model is no backbone.
-    """
+    """One pass of images through a backbone, with all that losses and evaluators look at."""
     if isinstance(model, DueHeadNet):
         heads = model.heads(images_BCHW)
         maps_BDHW = model.fuse(*heads)
@@ -115,15 +101,7 @@ def run_network(model: nn.Module, images_BCHW: torch.Tensor, *, classify: bool =
 
 
 class Objective:
-    """The loss of one method on one batch.
-
-    Args:
-        method: network, constraint, RAF and label smoothing.
-        evaluator: the frozen evaluator; needed where RAF is below 1.
-
-    Raises:
-        ValueError: RAF is below 1 and there is no evaluator.
-    """
+    """The loss of one method on one batch; below RAF 1 it needs a frozen evaluator."""
 
     def __init__(self, method: Method, evaluator: FrozenEvaluator | None = None) -> None:
         if method.raf < 1 and evaluator is None:

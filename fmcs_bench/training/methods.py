@@ -1,8 +1,4 @@
-"""Training methods and their names; nothing else in the package reads or writes a method's name.
-
-Flow: names and RAF values that a person gives -> one ``Method`` for each name and RAF -> its ``name`` (for
-``--method``) and its ``family`` (a row of a results table).
-"""
+"""Training methods and their names; nothing else in the package reads or writes a method's name."""
 
 from __future__ import annotations
 
@@ -161,10 +157,7 @@ class Method(Options):
 
 
 def parse_rafs(values: Sequence[str | float]) -> tuple[float, ...]:
-    """RAF values as numbers; ``paper`` stands for the ten of ``PAPER_RAFS``.
-
-    Raises:
-        ConfigError: one is not a number, is outside [0, 1], or is there twice.
+    """RAF values as numbers, each once and in [0, 1]; ``paper`` stands for the ten of ``PAPER_RAFS``.
 
     Example:
         >>> parse_rafs(["0.9", 0.5]), len(parse_rafs(["paper"]))
@@ -196,13 +189,9 @@ def methods(
         names: of ``METHODS``, ``single-NAME``, or a network with an objective behind it, as ``single-resnet50-ral``.
         rafs: of the names with RAL, from ``parse_rafs``; 1 is the name without RAL and is left out.
         base: backbone of DueHeadNet; None is the dataset's.
-        constraint_weight: see ``Method``.
-        pretrained_first: see ``Method``.
+        constraint_weight: of the methods with a constraint.
+        pretrained_first: of DueHeadNet.
         equal_parameters: backbone of the control of that name.
-
-    Raises:
-        UnknownNameError: no such method.
-        ConfigError: an option that no method uses.
 
     Example:
         >>> [method.family for method in methods(["single-seresnet34", "ral-random"], [0.9])]

@@ -45,10 +45,7 @@ class Run(Options):
 
 
 def image_batches(images: ImageDataset, prepare: Preprocessor, *splits: str, device: torch.device) -> Batches:
-    """The images of some splits as uint8, with the preprocessing of the input on the device.
-
-    For where the images are kept, see ``images.loader.image_inputs``.
-    """
+    """The images of some splits as uint8, with the preprocessing of the input on the device."""
     return Batches(
         image_inputs(images.images_NCHW, images.indices(*splits), device),
         torch.from_numpy(images.labels_N[images.indices(*splits)]).to(device),
@@ -65,18 +62,9 @@ def train_run(
     device: torch.device,
     progress: Progress = SILENT,
 ) -> Run:
-    """Train one backbone on the train split and keep its checkpoints in ``folder``.
+    """Train one backbone on the train split and keep its checkpoints, as ``step-<n>.safetensors``, in ``folder``.
 
-    Args:
-        images: the image dataset, limited already.
-        config: backbone, recipe, epochs, number of checkpoints.
-        seed: of weights, order and noise.
-        folder: for ``step-<n>.safetensors`` and the state of an unfinished training, which is resumed from there.
-        device: of the training.
-        progress: shows epochs.
-
-    Raises:
-        DivergedError: the loss became NaN or infinite.
+    The state of an unfinished training is there too, and is resumed. ``seed`` decides weights, order and noise.
     """
     prepare = Preprocessor(images, config.image_size)
     train = image_batches(images, prepare, "train", device=device)
@@ -130,13 +118,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save_checkpoint(model: Backbone, path: Path, *, key: str | None = None) -> None:
-    """Write the weights as safetensors, whole or not at all.
-
-    Args:
-        model: on any device.
-        path: of the file.
-        key: of the record of these weights, for the file's metadata.
-    """
+    """Write the weights as safetensors, whole or not at all; ``key`` of their record goes into the file's metadata."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     files.write_atomically(path, save(state, None if key is None else {"key": key}))
 

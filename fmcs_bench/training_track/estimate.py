@@ -1,8 +1,4 @@
-"""What a training command would do, and about how long it would take, before anything runs.
-
-Flow: trials -> those that are done, failed and left -> seconds of an epoch, from finished records of the same kind on
-this machine, else from one measured step -> table.
-"""
+"""What a training command would do, and about how long it would take, before anything runs."""
 
 from __future__ import annotations
 
@@ -33,8 +29,7 @@ class TrainingPlan:
 
     Attributes:
         rows: one for each method and RAF: ``method`` (family), ``raf``, ``epochs`` of one training, ``seeds``, how many
-            are ``done``, ``failed`` (and not trained again without ``retry``) and ``left``, and ``seconds`` for those
-            that are left, with the ``basis`` of that estimate ("" where nothing is left).
+            are ``done``, ``failed`` and ``left``, and ``seconds`` for those that are left, with the ``basis`` of that.
     """
 
     dataset_id: str
@@ -71,12 +66,7 @@ class TrainingPlan:
 
 
 def duration(seconds: float) -> str:
-    """A length of time with the precision of an estimate.
-
-    Example:
-        >>> duration(0.2), duration(48), duration(600), duration(9000), duration(400_000)
-        ('1 s', '48 s', '10 min', '2.5 h', '4.6 days')
-    """
+    """A length of time with the precision of an estimate, such as ``10 min`` or ``2.5 h``."""
     for limit, divisor, form, unit in ((99, 1, ".0f", "s"), (5940, 60, ".0f", "min"), (172_800, 3600, ".1f", "h")):
         if seconds <= limit:
             return f"{max(1.0, seconds / divisor):{form}} {unit}"
@@ -91,11 +81,7 @@ def plan_training(
     device: str = "auto",
     **values: Any,
 ) -> TrainingPlan:
-    """What ``train`` with the same arguments would do, and about how long it would take; nothing is trained.
-
-    Raises:
-        FmcsBenchError: as for ``train``.
-    """
+    """What ``train`` with the same arguments would do, and about how long it would take; nothing is trained."""
     options = TrainOptions.make(**(dict(options or {}) | values))
     place = Workspace(workspace)
     opened = only_dataset(place) if dataset is None else find_dataset(place, dataset)
@@ -105,11 +91,7 @@ def plan_training(
 def plan_dataset(
     dataset: FmcsDataset, workspace: Workspace, options: TrainOptions | None = None, *, device: str = "auto"
 ) -> TrainingPlan:
-    """The plan for ``runner.train_dataset`` with these arguments.
-
-    Raises:
-        FmcsBenchError: see ``plan.plan_trials``.
-    """
+    """The plan for ``runner.train_dataset`` with these arguments."""
     trainings, trials = plan_trials(dataset, workspace, options or TrainOptions(), choose_device(device))
     finished = [record for record in trainings.store.all(TrainingRecord) if record.dataset_id == dataset.id]
     estimates: dict[str, tuple[float, str]] = {}

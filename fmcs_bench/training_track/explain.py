@@ -1,8 +1,4 @@
-"""Grad-CAM by stage or by RAF, as a picture.
-
-Flow: dataset -> some of its images -> checkpoints of the stages of a run, or the kept weights of trainings at each RAF
--> ``Saliency`` -> one contact sheet, a row for each image.
-"""
+"""Grad-CAM by stage or by RAF, as a picture."""
 
 from __future__ import annotations
 
@@ -40,13 +36,7 @@ Networks = dict[str, Callable[[], Backbone]]
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` made.
-
-    Attributes:
-        title: dataset and run, or dataset, method and seed.
-        saliency: the maps themselves.
-        path: of the picture.
-    """
+    """What ``explain`` made: the maps, and the ``path`` of their picture."""
 
     title: str
     saliency: Saliency

@@ -28,10 +28,6 @@ def saliency_figure(saliency: Saliency, title: str) -> Figure:
 
     Each cell is scaled by its own largest value, because logits grow in training: places can be compared between cells,
     amounts cannot.
-
-    Args:
-        saliency: of ``explain_networks``.
-        title: dataset and run, or dataset and method.
     """
     num_networks, num_images = saliency.predicted_PN.shape
     width = max(CELL * (num_networks + 2), 6.6)
@@ -68,15 +64,7 @@ def _show(axes: Axes, image_HW3: np.ndarray, below: str, color: str) -> None:
 
 
 def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
-    """A map, scaled by its largest value, over an image in grey.
-
-    Args:
-        image_HWC: float in [0, 1], three channels.
-        cam_HW: not negative; may be zero everywhere.
-
-    Returns:
-        float [H, W, 3] in [0, 1], magnified to 128 pixels or more.
-    """
+    """A map [H, W], scaled by its largest value, over an image in grey; magnified to 128 pixels or more."""
     most = float(cam_HW.max())
     share_HW = _magnified((cam_HW / most if most > 0 else cam_HW)[..., None])[..., 0]
     grey_HW = _magnified(image_HWC) @ np.array([0.299, 0.587, 0.114])

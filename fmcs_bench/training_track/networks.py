@@ -53,21 +53,7 @@ def make_network(trial: TrainingTrial, num_classes: int) -> Backbone:
 def make(
     method: Method, backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int, seed: int
 ) -> Backbone:
-    """The network of a method.
-
-    Args:
-        method: of the training track.
-        backbone: the dataset's, for methods that name no other.
-        options: of the dataset's backbone.
-        num_classes: of the image dataset.
-        image_size: side of the images, in pixels.
-        seed: of the weights.
-
-    Raises:
-        UnknownNameError: no such backbone.
-        ConfigError: it cannot take these images, cannot be a head of DueHeadNet, or has no published weights.
-        MissingDataError: published weights are not available.
-    """
+    """The network of a method; the backbone and its options are the dataset's, for methods that name no other."""
     name, options = (backbone, options) if method.backbone is None else (method.backbone, BackboneOptions())
     if method.network == "single":
         return create_backbone(name, num_classes, seed=seed, image_size=image_size, options=options)
@@ -86,9 +72,6 @@ def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: in
     """The single backbone of the same kind whose number of parameters is nearest, as a ratio, to that of DueHeadNet.
 
     DueHeadNet is the one with the fusion ``add``: two heads and one classifier.
-
-    Returns:
-        A name for ``create_backbone``; for ``smallcnn`` a width, as ``smallcnn/23``.
 
     Raises:
         ConfigError: no kind of this backbone is known, or no size is within 25 %.
@@ -164,14 +147,9 @@ def observe(
 ) -> tuple[torch.Tensor, float | None]:
     """The classes that a network predicts, and the score of its maps; neither weights nor random state change.
 
-    Args:
-        model: is in eval mode afterwards.
-        data: images and their labels, in order.
-        watcher: frozen evaluator that scores the maps; None: no score.
-        precision: of the network.
-
     Returns:
-        Predicted classes, int64 [N]; and the expected FMCS, in [1, K], mean over images (and over both scored heads).
+        Predicted classes, int64 [N]; and the expected FMCS, in [1, K], mean over images (and over both scored heads),
+        None without a ``watcher``. The model is in eval mode afterwards.
     """
     model.eval()
     predicted, total = [], 0.0

@@ -1,7 +1,6 @@
 """From options to the trainings they mean, checked before anything runs.
 
-Flow: FMCS dataset, ``TrainOptions`` -> methods, evaluators, recipe, length -> one ``TrainingTrial`` for each method and
-seed. Every network that is not the dataset's is made once, to see whether the evaluators take its maps.
+Every network that is not the dataset's is made once, to see whether the evaluators take its maps.
 """
 
 from __future__ import annotations
@@ -84,12 +83,6 @@ def plan_trials(
     dataset: FmcsDataset, workspace: Workspace, options: TrainOptions, device: torch.device
 ) -> tuple[Trainings, list[TrainingTrial]]:
     """The trials, checked; seed by seed, each with every method.
-
-    Args:
-        dataset: gives network, images, image size and, where the options name no other, recipe and length.
-        workspace: with the records and fits of ``fmcs-bench evaluate``.
-        options: of the command.
-        device: where they will be trained.
 
     Raises:
         UnknownNameError: no such method, backbone or recipe.

@@ -1,9 +1,7 @@
 """The training track: methods x RAF x seeds, paired, with a frozen evaluator.
 
-Flow: FMCS dataset and ``TrainOptions`` -> trials (``plan``) -> each trained from its seed, validated and watched after
-every epoch, tested once with the weights of its best epoch -> record, or a failure that stops no other.
-
-N images, E epochs, seeds as in ``TrainingTrial``.
+A training is validated and watched after every epoch, and tested once with the weights of its best epoch. A failure
+stops no other. N images, E epochs, seeds as in ``TrainingTrial``.
 """
 
 from __future__ import annotations
@@ -86,12 +84,7 @@ def train(
 
 
 def load_images_of(dataset: FmcsDataset, images: ImageOptions, progress: Progress = SILENT) -> ImageDataset:
-    """The images that a dataset was built from.
-
-    Raises:
-        MissingDataError: they are not there.
-        DatasetError: they differ.
-    """
+    """The images that a dataset was built from; it is a ``DatasetError`` where they differ."""
     source = dataset.load_images(images, progress=progress)
     if source.sha256 != dataset.manifest.images.sha256:
         raise DatasetError(f"the images of {source.name} here are not those that {dataset.id} was built from")
@@ -108,12 +101,7 @@ def train_dataset(
     progress: Progress = SILENT,
     engine: Engine = LOCAL,
 ) -> TrainingBoard:
-    """``train`` on one dataset in a workspace whose lock the caller holds.
-
-    Raises:
-        UnitsFailedError: a loss became NaN or infinite in some trainings; every other one is done and on its board.
-        FmcsBenchError: see ``plan.plan_trials`` and ``load_images_of``.
-    """
+    """``train`` on one dataset in a workspace whose lock the caller holds."""
     trainings, trials = plan_trials(dataset, workspace, options or TrainOptions(), choose_device(device))
     training = _Training(trainings, images or ImageOptions(), progress)
     outcome = run_trials(
@@ -190,11 +178,7 @@ class _Training:
         return self.trainings.workspace.network(self.trainings.dataset.id, trial.settings, trial.label, trial.seed)
 
     def work(self, trial: TrainingTrial) -> TrainingRecord:
-        """Train a trial.
-
-        Raises:
-            DivergedError: it failed; a note of it is kept.
-        """
+        """Train a trial; of one that diverges a note is kept, and the error goes on."""
         key, manifest = self.trainings.key(trial), self.trainings.dataset.manifest
         every_epoch = self.trainings.options.best_epoch_on_test
         state = self.trainings.workspace.state(f"{key}-every-test" if every_epoch else key)
