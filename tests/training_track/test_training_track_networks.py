@@ -22,12 +22,9 @@ def test_a_wider_smallcnn_has_the_parameters_of_dueheadnet():
     name = equal_parameters("smallcnn", NONE, num_classes=10, image_size=16)
     due = num_parameters(dueheadnet.create("smallcnn", 10, fusion="add", image_size=16, seed=0))
     own = num_parameters(create_backbone(name, 10, seed=0))
-    width = int(name.removeprefix("smallcnn/"))
     assert abs(own / due - 1) < 0.05
     others = [num_parameters(create_backbone(f"smallcnn/{w}", 10, seed=0)) for w in range(17, 33)]
     assert abs(np.log(own / due)) == min(abs(np.log(np.array(others) / due)))
-    again = equal_parameters("smallcnn/20", NONE, num_classes=10, image_size=16)
-    assert width < int(again.removeprefix("smallcnn/")) < 40
 
 
 def test_a_network_of_a_family_has_the_parameters_of_dueheadnet():
@@ -43,15 +40,10 @@ def test_where_no_network_is_near_the_message_says_so():
         equal_parameters("timm/test_resnet", NONE, num_classes=10, image_size=32)
 
 
-@pytest.mark.parametrize("width", ["0", "-3", "x", "", "2000", "1.5", "016"])
+@pytest.mark.parametrize("width", ["0", "x", "", "2000", "1.5", "016"])
 def test_a_width_is_a_number(width):
     with pytest.raises(UnknownNameError, match=f"no width '{width}'"):
         find_backbone(f"smallcnn/{width}")
-
-
-def test_the_usual_width_is_the_usual_network():
-    one, other = (create_backbone(name, 10, seed=3).state_dict() for name in ("smallcnn", "smallcnn/16"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_longer_costs_what_ral_costs():
@@ -65,9 +57,6 @@ def test_longer_costs_what_ral_costs():
     expected = 1 + 2 * sum(evaluator) / (2 * own[0] + 3 * sum(own[1:]))
     assert conv.flops_ratio == pytest.approx(expected, rel=1e-6)
     assert conv.epochs == int(np.ceil(10 * conv.flops_ratio))
-    norm = longer("smallcnn", NONE, frozen_evaluator(name="norm").log_probs, **options)
-    assert 1 < norm.flops_ratio < conv.flops_ratio
-    assert norm.epochs == 11  # at least as much
 
 
 def test_observing_counts_and_scores_and_changes_nothing():
