@@ -141,12 +141,7 @@ class Description(Options):
 
 
 def describe(name: str, image_size: int, options: BackboneOptions | None = None) -> Description:
-    """Make a backbone and pass one image through it.
-
-    Example:
-        >>> describe("smallcnn", 32).map_shape
-        (64, 4, 4)
-    """
+    """Make a backbone and pass one image through it."""
     try:
         backbone = create_backbone(name, DESCRIBED_CLASSES, seed=0, image_size=image_size, options=options)
         shape = map_shape(backbone, image_size)

@@ -61,10 +61,7 @@ def grad_cam(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Grad-CAM at the maps of a backbone, in eval mode and float32; the backbone stays as it was.
 
-    Args:
-        backbone: any whose logits come from its maps; others are a ``ConfigError``.
-        images_NCHW: float32 input of the backbone, on its device.
-        target_N: int64, the class that is explained; None is the class that the backbone predicts.
+    The class that is explained is ``target_N``, or else the one that the backbone predicts.
 
     Returns:
         float32 [N, H, W], not negative, of the images' size, and int64 [N], the predicted class; both on the CPU.

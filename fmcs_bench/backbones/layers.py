@@ -35,10 +35,8 @@ def no_grids(height: int, width: int) -> list[tuple[int, int]]:  # noqa: ARG001
 class Form:
     """The form of a network's outputs, as its library states it.
 
-    Attributes:
-        order: of the last features.
-        num_prefix_tokens: class and register tokens, which come first.
-        grids: height and width of the images, in pixels -> possible grids (H, W) of its tokens.
+    ``order`` is that of the last features. ``grids`` gives possible grids (H, W) of the tokens, from the height and
+    width of the images in pixels.
     """
 
     order: Order = "NCHW"

@@ -43,6 +43,8 @@ SIDES: dict[SideName, Side] = {
     "test_run": Side("test", "test"),
     "unseen": Side("test", "unseen"),
 }
+LEARNED: tuple[SideName, SideName] = ("train", "validation_run")
+"""What an evaluator learns from and is chosen by."""
 
 
 class Limits(NamedTuple):
@@ -89,9 +91,8 @@ def _check_sizes(dataset: FmcsDataset, limits: Limits) -> None:
 
 def check_apart(selections: Mapping[SideName, MapSelection], dataset_id: str) -> None:
     """No image that an evaluator learns from or is chosen by is asked about, and no run but in ``same_run``."""
-    learned: tuple[SideName, ...] = ("train", "validation_run")
     asked: tuple[SideName, ...] = ("same_run", "test_run", "unseen")
-    for one, other in [(learned[0], learned[1]), *((a, b) for a in learned for b in asked)]:
+    for one, other in [LEARNED, *((a, b) for a in LEARNED for b in asked)]:
         _apart(dataset_id, "image", one, selections[one].image_ids_M, other, selections[other].image_ids_M)
         if other != "same_run" or one != "train":  # its images are others, its runs are the same by definition
             _apart(dataset_id, "run", one, selections[one].runs_M, other, selections[other].runs_M)
@@ -128,8 +129,7 @@ def check_other(dataset: FmcsDataset, other: FmcsDataset, limits: Limits) -> Map
             "checkpoints); build one of them with another --seed"
         )
     if other.manifest.images.sha256 == dataset.manifest.images.sha256:
-        learned_from: tuple[SideName, ...] = ("train", "validation_run")
-        for name in learned_from:
+        for name in LEARNED:
             own = side(dataset, name, limits)
             _apart(dataset.id, "image", name, own.image_ids_M, f"test run of {other.id}", selection.image_ids_M)
     return selection
@@ -154,7 +154,10 @@ class SharedMaps:
         """Maps of some sides for the block; where the block changed them it is an error, and they are read again."""
         for name in names:
             if name not in self._loaded:
-                maps = _loaded(self._selections[name])
+                found = self._selections[name].load()
+                # Copies of the labels, so that a change of them does not reach the selection.
+                labels = (array.copy() for array in (found.stages_M, found.image_ids_M, found.runs_M))
+                maps = MapSet(found.maps_MDHW, *labels)
                 self._loaded[name] = maps, _checksum(maps)
         try:
             yield [self._loaded[name][0] for name in names]
@@ -171,12 +174,6 @@ class SharedMaps:
 def in_words(name: str) -> str:
     """A side in words."""
     return "training run" if name == "train" else name.replace("_", " ")
-
-
-def _loaded(selection: MapSelection) -> MapSet:
-    """In memory, with copies of the labels, so that a change of them does not reach the selection."""
-    maps = selection.load()
-    return MapSet(maps.maps_MDHW, maps.stages_M.copy(), maps.image_ids_M.copy(), maps.runs_M.copy())
 
 
 def _checksum(maps: MapSet) -> tuple[int, ...]:

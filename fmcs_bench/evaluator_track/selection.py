@@ -153,9 +153,9 @@ class TrainingEvaluators:
         if trial.method.raf == 1 or record is None:
             return None
         evaluator = self.load(record)
-        return (
-            random_control(evaluator, trial.seed) if trial.method.evaluator_kind == "random" else evaluator
-        ).log_probs
+        if trial.method.evaluator_kind == "random":
+            evaluator = random_control(evaluator, trial.seed)
+        return evaluator.log_probs
 
     def of_watcher(self, trial: TrainingTrial) -> FrozenEvaluator | None:
         """The frozen evaluator that scores a trial's maps; None where it has none."""

@@ -19,13 +19,7 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Convergence:
-    """The analysis of one loss sequence.
-
-    Attributes:
-        smoothed_T: exponential moving average of the losses, in nats.
-        cqi_T: CQI in nats per epoch, for steps 2 .. T.
-        step: the convergence point, a step number.
-    """
+    """Smoothed losses of one run in nats, CQI of steps 2 .. T in nats per epoch, and the convergence point."""
 
     smoothed_T: Floats
     cqi_T: Floats

@@ -39,10 +39,6 @@ def ral(base: torch.Tensor, fmcs: torch.Tensor, raf: float) -> torch.Tensor:
     """Representation auxiliary loss: ``raf * base + (1 - raf) * fmcs``.
 
     RAF as in Table I of arXiv 2508.06109, where 1 is pure classification; that paper's eq. (5) has alpha = 1 - RAF.
-
-    Example:
-        >>> float(ral(torch.tensor(2.0), torch.tensor(4.0), raf=0.75))
-        2.5
     """
     return raf * base + (1 - raf) * fmcs
 
@@ -73,11 +69,9 @@ def freeze(module: AnyModule) -> AnyModule:
 class Pass(NamedTuple):
     """What one pass of a network gives.
 
-    Attributes:
-        scored: maps that an evaluator of one network's maps scores: the map; with two heads the sum of their maps
-            (fusion add), or the map of each head (concat: nothing was fitted on maps of twice as many channels).
-        heads: maps of the two heads, where there are two.
-        logits_BC: None where the classifier was not run.
+    ``scored`` are the maps that an evaluator of one network's maps scores: the map; with two heads the sum of their
+    maps (fusion add), or the map of each head (concat: nothing was fitted on maps of twice as many channels).
+    ``heads`` are the maps of two heads, and ``logits_BC`` is None where the classifier was not run.
     """
 
     scored: tuple[torch.Tensor, ...]

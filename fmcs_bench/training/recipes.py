@@ -74,11 +74,7 @@ RECIPE_EPOCHS: dict[str, int | None] = {"fmce": None, "dueheadnet-readme": 30, "
 
 
 def recipe(name: str, **overrides: Any) -> Recipe:
-    """The recipe of that name, with some of its fields changed.
-
-    Args:
-        name: of ``RECIPES``.
-        overrides: fields of ``Recipe`` but ``name``; None leaves one as it is.
+    """The recipe of that name, with those of its fields changed that are not None.
 
     Raises:
         UnknownNameError: no such recipe.

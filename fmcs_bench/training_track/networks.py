@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmcs_bench.backbones import dueheadnet
 from fmcs_bench.backbones.base import Backbone
-from fmcs_bench.backbones.create import create_backbone, map_shape, num_parameters
+from fmcs_bench.backbones.create import create_backbone, num_parameters
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.backbones.smallcnn import SmallCnn
 from fmcs_bench.core.errors import ConfigError
@@ -61,11 +61,6 @@ def make(
     if method.pretrained_first:
         options = options.model_copy(update={"pretrained": True})
     return dueheadnet.create(name, num_classes, fusion=method.fusion, image_size=image_size, seed=seed, options=options)
-
-
-def scored_shape(network: Backbone, image_size: int) -> tuple[int, int, int]:
-    """Shape (D, H, W) of the maps that an evaluator scores: those of one head where there are two."""
-    return map_shape(network.first if isinstance(network, dueheadnet.DueHeadNet) else network, image_size)
 
 
 def equal_parameters(backbone: str, options: BackboneOptions, *, num_classes: int, image_size: int) -> str:

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import torch
 
+from fmcs_bench.backbones.create import map_shape
+from fmcs_bench.backbones.dueheadnet import DueHeadNet
 from fmcs_bench.backbones.options import BackboneOptions
 from fmcs_bench.core.environment import Environment
 from fmcs_bench.core.errors import ConfigError
@@ -102,12 +104,33 @@ def plan_trials(
     _require_evaluators(evaluators, chosen)
     longer = _longer(trainings, epochs) if any(method.control == "longer" for method in chosen) else None
     shapes = {method: _map_shape(trainings, method) for method in dict.fromkeys(map(_network_of, chosen))}
+    own, runs = dataset.manifest.config, dataset.seeds("training")
     trials: list[TrainingTrial] = []
     for seed in seeds:
         for method in chosen:
             shape = shapes[_network_of(method)]
             _require_shape(trainings, method, shape)
-            trials.append(_trial(trainings, method, seed, recipe, epochs, longer, shape))
+            evaluator = evaluators.record_of(method)
+            watcher = evaluators.watcher if _takes(trainings, evaluators.watcher, shape) else None
+            trials.append(
+                TrainingTrial(
+                    backbone=own.backbone,
+                    backbone_options=own.backbone_options,
+                    method=method,
+                    recipe=recipe,
+                    epochs=epochs,
+                    image_size=own.image_size,
+                    limit=own.limit,
+                    seed=seed,
+                    evaluator=evaluator.method if evaluator else None,
+                    evaluator_digest=evaluator.evaluator_digest if evaluator else None,
+                    init=options.init,
+                    run=runs[(seed - FIRST_SEED) % len(runs)] if options.init == "same-run" else None,
+                    longer=longer if method.control == "longer" else None,
+                    watcher=watcher.method if watcher else None,
+                    watcher_digest=watcher.evaluator_digest if watcher else None,
+                )
+            )
     return trainings, trials
 
 
@@ -185,7 +208,8 @@ def _map_shape(trainings: Trainings, method: Method) -> MapShape:
         image_size=own.image_size,
         seed=0,
     )
-    return networks.scored_shape(network, own.image_size)
+    # Of two heads, an evaluator scores the maps of one.
+    return map_shape(network.first if isinstance(network, DueHeadNet) else network, own.image_size)
 
 
 def _takes(trainings: Trainings, record: EvaluatorRecord | None, shape: MapShape) -> bool:
@@ -213,36 +237,4 @@ def _longer(trainings: Trainings, epochs: int) -> Longer:
         epochs=epochs,
         num_classes=trainings.num_classes,
         image_size=own.image_size,
-    )
-
-
-def _trial(
-    trainings: Trainings,
-    method: Method,
-    seed: int,
-    recipe: Recipe,
-    epochs: int,
-    longer: Longer | None,
-    shape: MapShape,
-) -> TrainingTrial:
-    own, init = trainings.dataset.manifest.config, trainings.options.init
-    evaluator = trainings.evaluators.record_of(method)
-    watcher = trainings.evaluators.watcher if _takes(trainings, trainings.evaluators.watcher, shape) else None
-    runs = trainings.dataset.seeds("training")
-    return TrainingTrial(
-        backbone=own.backbone,
-        backbone_options=own.backbone_options,
-        method=method,
-        recipe=recipe,
-        epochs=epochs,
-        image_size=own.image_size,
-        limit=own.limit,
-        seed=seed,
-        evaluator=evaluator.method if evaluator else None,
-        evaluator_digest=evaluator.evaluator_digest if evaluator else None,
-        init=init,
-        run=runs[(seed - FIRST_SEED) % len(runs)] if init == "same-run" else None,
-        longer=longer if method.control == "longer" else None,
-        watcher=watcher.method if watcher else None,
-        watcher_digest=watcher.evaluator_digest if watcher else None,
     )

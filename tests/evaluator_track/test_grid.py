@@ -118,7 +118,7 @@ def test_only_the_kept_combination_is_asked_about_test_sides(tiny_dataset, tmp_p
             assert len(asked) == len(SUBSETS) + 1  # each column once, and the trajectory
         else:
             assert asked == [num_validation]
-    # The kept fit is the one that its recipe alone gives, and it is what the folder holds.
+    # The kept fit is the one that its recipe alone gives.
     fitted = load_fitted(Workspace(tmp_path).fitted(tiny_dataset.id, record.settings, "counted", 0))
     assert fitted.info.config.recipe.lr == kept.combination["lr"]
     alone = EVALUATORS["norm"](tiny_dataset.manifest.map_shape, 3, fitted.info.config)

