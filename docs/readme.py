@@ -1,4 +1,4 @@
-"""Writes the README's findings and picture from the committed results. Usage: python docs/readme.py.
+"""Writes the README's tables, findings and picture from the committed results. Usage: python docs/readme.py.
 
 Flow: results tables -> one estimate for each number -> sentences between their marks in README.md, and
 pictures/evaluators.svg. A test compares both.
@@ -6,7 +6,6 @@ pictures/evaluators.svg. A test compares both.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 import fmcs_bench as fb
+from fmcs_bench.cli.quickstart import EVALUATORS
+from fmcs_bench.results.evaluator_board import evaluator_boards
+from fmcs_bench.results.records import EvaluatorRecord
 from fmcs_bench.results.statistics import ERROR, Estimate, estimate, paired_difference
+from fmcs_bench.results.tables import read
 
 ROOT = Path(__file__).parents[1]
 DIGITS, MNIST = "digits-smallcnn-32px-base", "mnist-smallcnn-32px-base"
@@ -63,7 +66,7 @@ STYLE = (
 
 @cache
 def table(track: str) -> pd.DataFrame:
-    """A row per trial, from fresh weights."""
+    """A row per trial; of trainings only those from fresh weights."""
     found = fb.results(ROOT / "leaderboard", track=track)
     return found[found.init == "fresh"] if track == "training" else found
 
@@ -141,14 +144,24 @@ def picture() -> str:
     return "\n".join([*lines, "</svg>\n"])
 
 
+def quickstart() -> str:
+    """The first table that the quickstart prints: its three evaluators on digits."""
+    records = [
+        record
+        for record in read(ROOT / "leaderboard", "evaluator")
+        if isinstance(record, EvaluatorRecord) and record.dataset == DIGITS and record.method in EVALUATORS
+    ]
+    (board,) = evaluator_boards(records)
+    return f"```\n{board.table('narrow')}\n```"
+
+
 def readme(text: str) -> str:
-    """The README with its findings made again."""
-    return re.sub(
-        r"(<!-- findings -->\n).*(<!-- /findings -->)",
-        lambda match: f"{match[1]}\n{findings()}\n\n{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
+    """The README with what stands between its marks made again."""
+    for name, made in (("quickstart", quickstart()), ("findings", findings())):
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{made}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 if __name__ == "__main__":
