@@ -76,14 +76,7 @@ _CITE = f"""@software{{fmcs_bench,
 
 @dataclass(frozen=True)
 class Results:
-    """All that the pages show.
-
-    Attributes:
-        trials: of both tracks.
-        comparisons: published figures beside ours.
-        manifests: of the FMCS datasets that are here.
-        left_out: what cannot be shown, and why.
-    """
+    """All that the pages show; ``left_out`` is what they cannot show, and why."""
 
     trials: Sequence[Trial]
     comparisons: Sequence[Comparison] = ()
@@ -110,12 +103,7 @@ class Results:
 
 
 class LeftOutError(FmcsBenchError, ValueError):
-    """The pages are made, but some records are not on them.
-
-    Attributes:
-        page: path of the main page.
-        left_out: what it does not show.
-    """
+    """The pages are made, but some records are not on them; ``page`` is the path of the main page."""
 
     def __init__(self, page: Path, left_out: Sequence[Fault]) -> None:
         lines = [f"- {fault.where}: {fault.what}" for fault in left_out]
@@ -151,15 +139,7 @@ def build_leaderboard(
 
 
 def load(source: Path, datasets: Sequence[Path] = ()) -> Results:
-    """All results of a folder, with its claims and its data cards; each file is read once.
-
-    Args:
-        source: a workspace, or a folder such as the repository's ``leaderboard``.
-        datasets: more folders with FMCS datasets or data cards.
-
-    Raises:
-        MissingDataError: there is no result.
-    """
+    """All results of a folder, with its claims and its data cards; ``datasets`` are more folders with data cards."""
     report = Report()
     trials = usable(read_trials(source, report), report)
     if not trials and not report.faults:
@@ -173,15 +153,7 @@ def load(source: Path, datasets: Sequence[Path] = ()) -> Results:
 
 
 def write(results: Results, out: Path) -> Path:
-    """Write all pages; returns the path of the main page.
-
-    Args:
-        results: what they show.
-        out: a folder that is new, empty, or holds pages of an earlier build, which are replaced.
-
-    Raises:
-        ConfigError: ``out`` holds other files.
-    """
+    """Write all pages into a folder that is new, empty, or holds pages of an earlier build; returns the main page."""
     others = sorted(path.name for path in out.iterdir() if path.name not in _OWN) if out.is_dir() else []
     if others:
         raise ConfigError(f"{out} holds {others[0]}, which no build of the leaderboard wrote; choose an empty folder")

@@ -47,13 +47,7 @@ SCORE_TOLERANCE = 1e-6
 
 
 class KnownDatasets:
-    """The FMCS datasets that trials may be about.
-
-    Args:
-        manifests: by dataset id, see ``find_manifests``.
-        data_dir: folder with the files of image datasets, to compare image ids and labels exactly; digits are always
-            here.
-    """
+    """The FMCS datasets that trials may be about; with ``data_dir``, image ids and labels are compared exactly."""
 
     def __init__(self, manifests: Mapping[str, Manifest], data_dir: Path | None = None) -> None:
         self.manifests, self._data_dir = manifests, data_dir
@@ -85,7 +79,7 @@ def check(
     Args:
         source: a workspace, or a folder such as the repository's ``leaderboard``.
         datasets: folders of known datasets, see ``find_manifests``.
-        data_dir: see ``KnownDatasets``.
+        data_dir: folder with the files of image datasets; digits are always here.
         progress: shows trials.
 
     Raises:
@@ -109,15 +103,9 @@ def check_trials(
     strict: bool = True,
     progress: Progress = SILENT,
 ) -> None:
-    """Check trials; a fault in one never stops the checks of the others.
+    """Check trials, beside others that were checked before; a fault in one never stops the checks of the others.
 
-    Args:
-        trials: that are checked.
-        report: gets faults and notes.
-        known: the datasets that they may be about.
-        beside: trials of the same boards that were checked before.
-        strict: an unknown dataset, a missing seed and a missing baseline are faults and not notes.
-        progress: shows trials.
+    ``strict``: an unknown dataset, a missing seed and a missing baseline are faults and not notes.
     """
     with progress.task("checking trials", len(trials)) as task:
         for trial in trials:

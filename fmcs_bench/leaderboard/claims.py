@@ -127,12 +127,7 @@ class Claim(Options):
 
 
 class Deviation(NamedTuple):
-    """One difference between our trainings and those of the source.
-
-    Attributes:
-        text: in words.
-        decides: the source states it otherwise, so the trainings do not test its figure.
-    """
+    """A difference between our trainings and the source's; where it ``decides``, ours do not test its figure."""
 
     text: str
     decides: bool
@@ -140,15 +135,7 @@ class Deviation(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim beside our trainings.
-
-    Attributes:
-        claim: as published.
-        verdict: see ``verdict``.
-        estimate: ours, with its 95 % interval, in the unit of the claim; None where no training is comparable.
-        deviations: those that keep the trainings from testing the claim come first.
-        records: behind the estimate; of a gain first those of the method, then of the reference.
-    """
+    """A claim beside our trainings; the estimate is in the claim's unit, None where no training is comparable."""
 
     claim: Claim
     verdict: Verdict
@@ -158,15 +145,7 @@ class Comparison:
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """The claims of a file in its order; none where there is no such file.
-
-    Raises:
-        RecordError: the file is too large or damaged, or a row is not a valid claim.
-
-    Example:
-        >>> load_claims(Path("nowhere.csv"))
-        []
-    """
+    """The claims of a file in its order; none where there is no such file. A row that is no claim is an error."""
     if not path.exists():
         return []
     try:
@@ -203,13 +182,7 @@ def _claim(row: Mapping[Any, Any], where: str) -> Claim:
 def compare(
     claims: Iterable[Claim], records: Iterable[TrainingRecord], manifests: Mapping[str, Manifest] | None = None
 ) -> list[Comparison]:
-    """Every claim with its verdict, in the order given.
-
-    Args:
-        claims: published figures.
-        records: of the training track.
-        manifests: of their FMCS datasets by id, for the codec and the convergence point.
-    """
+    """Every claim with its verdict; the manifests, by dataset id, give the codec and the convergence point."""
     groups: _Groups = {}
     for record in sorted(records, key=lambda record: record.seed):
         groups.setdefault((record.dataset_id, record.settings, record.method), []).append(record)
@@ -217,15 +190,9 @@ def compare(
 
 
 def verdict(claim: Claim, estimate: Estimate | None, *, decided: bool = False) -> Verdict:
-    """The verdict on a claim from our value alone.
+    """The verdict on a claim from our value alone; ``decided``: our trainings do not test its figure.
 
-    Args:
-        claim: as published.
-        estimate: ours; None where there is none.
-        decided: our trainings deviate from what the source states, so that they do not test its figure.
-
-    The column of that name says what each means. An interval contains a figure if it contains any number that is
-    rounded to it.
+    An interval contains a figure if it contains any number that is rounded to it.
     """
     if claim.contradictions:
         return "inconsistent in the source"

@@ -67,14 +67,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Trial:
-    """A record with its predictions.
-
-    Attributes:
-        where: path of the record, or the name of the trial.
-        record: of either track.
-        arrays: its predictions.
-        rounded: the predictions are as ``fmcs_bench.results.tables`` rounds them.
-    """
+    """A record with its predictions, ``rounded`` where they are as ``fmcs_bench.results.tables`` rounds them."""
 
     where: str
     record: AnyTrial
@@ -88,12 +81,7 @@ class Trial:
 
 
 def read_trials(folder: Path, report: Report) -> list[Trial]:
-    """All trials of a folder that can be read, each with its predictions; the others are faults.
-
-    Args:
-        folder: a workspace, or a folder of results such as the repository's ``leaderboard``.
-        report: gets faults.
-    """
+    """All trials of a workspace or a folder of results that can be read; the others are faults in the report."""
     return _read_tables(folder, report) if (folder / "results").is_dir() else _read_records(folder / "records", report)
 
 
@@ -175,17 +163,7 @@ def _form(trial: Trial) -> object:
 
 
 def find_manifests(folders: Iterable[Path], report: Report | None = None) -> dict[str, Manifest]:
-    """The manifests of all datasets in some folders, by dataset id and ordered by it.
-
-    Args:
-        folders: each holds a folder for each dataset, as ``data_cards`` and ``<workspace>/datasets`` do; one that is
-            not there holds none.
-        report: gets a fault for each manifest that cannot be used.
-
-    Example:
-        >>> find_manifests([Path("nowhere")])
-        {}
-    """
+    """The manifests in folders such as ``data_cards``, by dataset id; one that cannot be used is a fault."""
     found: dict[str, Manifest] = {}
     for path in sorted(path for folder in folders for path in folder.glob(f"*/{schema.MANIFEST}")):
         try:

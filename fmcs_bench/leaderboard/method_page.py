@@ -34,12 +34,7 @@ def href(record: EvaluatorRecord | TrainingRecord) -> str:
 
 
 def method_page(records: Records, back: str) -> Page:
-    """The page of one method.
-
-    Args:
-        records: of one method on one dataset with equal settings, ordered by seed.
-        back: anchor of its board on the main page.
-    """
+    """The page of one method from its records, ordered by seed; ``back`` is the anchor of its board."""
     first, again = records[0], command(records)
     results = _metrics(records)
     costs = [{"seed": r.seed} | _flat(r.cost.to_json()) | {"created": r.created} for r in records]

@@ -46,14 +46,7 @@ class Code:
 
 @dataclass(frozen=True)
 class TableItem:
-    """A table with its addresses.
-
-    Attributes:
-        anchor: of the table.
-        table: see ``fmcs_bench.results.board``.
-        names: of the rows, for their addresses; empty where rows have none.
-        links: of the rows, from the folder of the page; empty where rows have none.
-    """
+    """A table with the names of its rows, for their addresses, and their links; empty where rows have none."""
 
     anchor: str
     table: Table[Any]
@@ -106,15 +99,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page.
-
-    Attributes:
-        path: below the folder of the leaderboard.
-        title: its heading.
-        lead: paragraphs below the heading.
-        sections: its parts.
-        links: text and address of what stands at its top.
-    """
+    """A page; ``lead`` stands below its heading, ``links`` (text and address) at its top."""
 
     path: str
     title: str
@@ -166,13 +151,7 @@ def assets() -> dict[str, bytes]:
 
 
 def datatables() -> bytes:
-    """DataTables, which sorts and filters tables, as a plain script that defines ``DataTable``.
-
-    The package ``itables`` carries it as a module, which browsers refuse to load from disk.
-
-    Raises:
-        PluginError: this version of itables carries something else.
-    """
+    """DataTables as a plain script; ``itables`` carries it as a module, which browsers refuse to load from disk."""
     module = (package_files("itables") / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     exports = list(_EXPORT.finditer(module))
     default = _DEFAULT.search(exports[0][1]) if len(exports) == 1 else None

@@ -15,13 +15,7 @@ from fmcs_bench.results import tables
 
 @dataclass(frozen=True)
 class Added:
-    """What was added; prints as what to do next.
-
-    Attributes:
-        folder: of the results.
-        names: of the new trials.
-        report: of the check.
-    """
+    """What was added: names of the new trials, and the report of their check; prints as what to do next."""
 
     folder: Path
     names: tuple[str, ...]

@@ -67,15 +67,7 @@ def far_below(values: Sequence[float], *, at_least: float) -> float:
 
 
 def panels(num: int, *, columns: int, height: float, width: float, same_y: bool = True) -> tuple[Figure, list[Axes]]:
-    """A grid of ``num`` panels of equal size, with tick labels at the left and at the bottom only.
-
-    Args:
-        num: at least 1.
-        columns: panels in a row.
-        height: of a panel with its title, in inches.
-        width: of a panel, in inches.
-        same_y: all panels share the y-axis.
-    """
+    """A grid of panels of equal size, in inches, with tick labels at the left and at the bottom only."""
     num_columns = min(columns, num)
     num_lines = -(-num // num_columns)
     figure = Figure(figsize=(max(6.4, 0.6 + width * num_columns), 0.9 + height * num_lines), layout="constrained")

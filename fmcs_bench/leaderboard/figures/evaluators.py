@@ -100,10 +100,6 @@ def confusion_figure(board: EvaluatorBoard, confusions: Mapping[str, np.ndarray]
     """Which stage each evaluator predicts for each true stage of the test run; mean over seeds.
 
     The number on the diagonal is the recall of the stage in per cent.
-
-    Args:
-        board: gives the order.
-        confusions: by evaluator: shares [K, K] of each true stage (row).
     """
     rows, num = panel_rows(board), board.num_stages
     figure, grid = _panels(rows, height=1.95)
