@@ -27,6 +27,7 @@ DTYPES = {"zstd": "float16", "q8": "uint8"}
 MISSING = 2**64 - 1
 """Offset and length of an inner chunk that a shard leaves out, because it lies beyond the end of the array."""
 LEVELS = 255
+_ZSTD = Zstd(level=ZSTD_LEVEL)
 _SLICE = 16
 _SERIAL = 32_000
 """Values that PyTorch works on in one thread."""
@@ -52,10 +53,7 @@ def create_maps(
     per_chunk: int,
     dimensions: tuple[str, str],
 ) -> zarr.Array[Any]:
-    """Create an array (rows, images, D, H, W) for maps, in place of one of that name.
-
-    ``per_shard`` and ``per_chunk`` are maps in a shard and in an inner chunk; ``dimensions`` names the first two axes.
-    """
+    """Create an array (rows, images, D, H, W) for maps; sizes are in maps, ``dimensions`` names the first two axes."""
     settings: Any = {"write_empty_chunks": True}  # looking for empty chunks costs half of zstd's speed
     return group.create_array(
         name, shape=shape, dtype=DTYPES[codec], compressors=ZstdCodec(level=ZSTD_LEVEL),
@@ -65,12 +63,7 @@ def create_maps(
 
 
 def is_writers_layout(metadata: Any) -> bool:
-    """Whether this is the ``zarr.json`` of an array as ``create_maps`` makes it: whole maps of one row in a chunk.
-
-    Example:
-        >>> is_writers_layout({"zarr_format": 2})
-        False
-    """
+    """Whether this is the ``zarr.json`` of an array as ``create_maps`` makes it: whole maps of one row in a chunk."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     try:
         (outer,), shape = metadata["codecs"], metadata["shape"]
@@ -102,11 +95,7 @@ def is_writers_layout(metadata: Any) -> bool:
 
 
 def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of any codec, lazy.
-
-    Raises:
-        DatasetError: there is no array of that name.
-    """
+    """An array of any codec, lazy; ``DatasetError`` where there is none of that name."""
     array = group.get(name)
     if not isinstance(array, zarr.Array):
         raise DatasetError(f"{name} is no array of {group.store_path}")
@@ -118,19 +107,9 @@ def encode(chunk: np.ndarray) -> bytes:
     return bytes(_ZSTD.encode(chunk))
 
 
-_ZSTD = Zstd(level=ZSTD_LEVEL)
-
-
 @dataclass(frozen=True)
 class Quantised:
-    """The maps of one shard in 8 bits, with their absolute errors.
-
-    Attributes:
-        numbers_NDHW: uint8.
-        scale_D: float32; 0 where all values of the channel are 0.
-        zero_point_D: uint8.
-        largest_error, sum_of_errors: over all values.
-    """
+    """The maps of one shard in 8 bits (a scale is 0 where its channel is), with absolute errors over all values."""
 
     numbers_NDHW: np.ndarray
     scale_D: np.ndarray
@@ -140,13 +119,7 @@ class Quantised:
 
 
 def quantise(maps_NDHW: np.ndarray) -> Quantised:
-    """Spread the 256 numbers of 8 bits evenly over the range of each channel of finite maps, with zero on one of them.
-
-    Example:
-        >>> q = quantise(np.array([[[[0, 51]]]], np.float16))
-        >>> q.numbers_NDHW.tolist(), q.scale_D.tolist(), q.zero_point_D.tolist()
-        ([[[[0, 255]]]], [0.20000000298023224], [0])
-    """
+    """Spread the numbers of 8 bits evenly over the range of each channel of finite maps, with zero on one of them."""
     num_channels = maps_NDHW.shape[1]
     low_D, high_D = np.zeros(num_channels, np.float32), np.zeros(num_channels, np.float32)
     for part in _slices(maps_NDHW):

@@ -44,18 +44,11 @@ class BuildConfig(RunConfig):
 
     @classmethod
     def create(cls, **options: Any) -> Self:
-        """Fill what is not given (or None) with the defaults of the image dataset.
-
-        Raises:
-            ConfigError: an unknown option or a value out of range.
-        """
+        """Fill what is not given (or None) with the defaults of the image dataset."""
         given = {key: value for key, value in options.items() if value is not None}
         small = given.get("image_dataset", "digits") == "digits"
-        defaults = {
-            "image_size": 32 if small else 224,
-            "stages": 7 if small else 9,
-            "epochs": 20 if small else 30,
-        }
+        image_size, stages, epochs = (32, 7, 20) if small else (224, 9, 30)
+        defaults = {"image_size": image_size, "stages": stages, "epochs": epochs}
         return cls.make(**(defaults | given))
 
     @property

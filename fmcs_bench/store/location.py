@@ -12,8 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -51,12 +50,7 @@ BLOCK_BYTES = 1 << 23
 
 
 def is_url(text: object) -> bool:
-    """Whether this is a URL, and not a path.
-
-    Example:
-        >>> is_url("s3://bucket/name"), is_url("./folder")
-        (True, False)
-    """
+    """Whether this is a URL, and not a path."""
     return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.:-]*://", text) is not None
 
 
@@ -82,18 +76,10 @@ def stays_inside(name: str) -> bool:
 
 
 class Location:
-    """A dataset's folder, on this machine or at a URL; names of files in it have forward slashes.
+    """A dataset's folder, on this machine (``local``) or at a URL; names of files in it have forward slashes.
 
-    Args:
-        place: path of a folder, or a URL of any protocol that fsspec knows.
-        storage_options: for the package of the protocol, such as ``{"anon": True}``; fsspec's configuration and the
-            environment give the rest.
-
-    Attributes:
-        local: the folder, where it is on this machine; else None.
-
-    Raises:
-        ConfigError: a protocol that is unknown or needs a package, a URL with a query, or options of a folder.
+    A protocol that is unknown or needs a package, a URL with a query, and options of a folder are a ``ConfigError``.
+    A file that is missing is a ``MissingDataError``, and one that cannot be read a ``DatasetError``.
     """
 
     def __init__(self, place: str | Path, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -164,12 +150,7 @@ class Location:
         return self.local is None or (self.local / name).resolve().is_relative_to(self.local.resolve())
 
     def read_bytes(self, name: str) -> bytes:
-        """All bytes of a file.
-
-        Raises:
-            DatasetError: the name leads out of the folder, or the file cannot be read.
-            MissingDataError: there is no such file.
-        """
+        """All bytes of a file; a name that leads out of the folder is a ``DatasetError``."""
         if not stays_inside(name):
             raise DatasetError(f"{self} names a file outside its folder: {name!r}")
         if self.local is not None:
@@ -177,12 +158,7 @@ class Location:
         return self._request(self.shown(name), lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
 
     def sha256(self, name: str) -> str:
-        """SHA-256 (hexadecimal) of a file's bytes, read in blocks.
-
-        Raises:
-            MissingDataError: there is no such file.
-            DatasetError: it cannot be read.
-        """
+        """SHA-256 (hexadecimal) of a file's bytes, read in blocks."""
 
         def read() -> str:
             if self.local is not None:
@@ -195,11 +171,9 @@ class Location:
 
         return self._request(self.shown(name), read)
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file, to be read from any position; its reader repeats what fails. Errors are those of ``sha256``."""
-        with self._request(self.shown(name), lambda: self._stream(name), attempts=1) as stream:
-            yield stream
+    def open(self, name: str) -> BinaryIO:
+        """A file, to be read from any position; its reader repeats what fails."""
+        return self._request(self.shown(name), lambda: self._stream(name), attempts=1)
 
     def _stream(self, name: str) -> BinaryIO:
         if self.local is not None:
@@ -229,11 +203,7 @@ class Location:
             raise self.unreadable(what, error) from None
 
     def sizes(self) -> dict[str, int] | None:
-        """Size of all files by their names, -1 of a link to nothing; None where the protocol cannot list files.
-
-        Raises:
-            DatasetError: the listing fails.
-        """
+        """Size of all files by their names, -1 of a link to nothing; None where the protocol cannot list files."""
         if self.local is not None:
             here = [(file.relative_to(self.local), file) for file in self.local.rglob("*") if not file.is_dir()]
             return {name.as_posix(): file.stat().st_size if file.exists() else -1 for name, file in here}
@@ -257,11 +227,7 @@ class Location:
         return {name.lstrip("/").removeprefix(root): int(info["size"]) for name, info in listed.items()}
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a file of this machine to the URL, over what is there.
-
-        Raises:
-            WorkspaceError: it cannot be written.
-        """
+        """Copy a file of this machine to the URL, over what is there; ``WorkspaceError`` where that fails."""
         try:
             self._request(self.shown(name), lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
         except (DatasetError, MissingDataError) as error:
@@ -323,12 +289,7 @@ async def _repeated(ask: Callable[[], Awaitable[T]], attempts: int) -> T:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a little later.
-
-    Example:
-        >>> may_pass(ConnectionResetError()), may_pass(PermissionError())
-        (True, False)
-    """
+    """Whether the same request may succeed a little later."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in CONNECTION_ERRORS)
     return isinstance(error, (ConnectionError, TimeoutError, HTTPException, *filter(None, found)))
 

@@ -1,8 +1,7 @@
 """The maps of one array as float16, whatever the codec and wherever the dataset is, and reading many of them at once.
 
-Flow: ``zarr.json`` -> shard files, memory-mapped and decoded directly; or zarr-python, for URLs and other layouts.
-Many maps: position of each -> jobs, one for each unit -> threads -> each map at its place.
-A unit is what is decoded at once: an inner chunk, or, with zarr-python, a range of about 32 maps.
+Shard files are memory-mapped and decoded directly; zarr-python reads URLs and other layouts. A unit is what is decoded
+at once: an inner chunk, or, with zarr-python, a range of about 32 maps.
 N images, M maps wanted, J jobs, U maps wanted of one unit, S arrays, D channels, H height, W width.
 
 Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
@@ -63,11 +62,7 @@ class ShardReader:
         return None if begin == codecs.MISSING else data[begin : begin + length]
 
     def read(self, row: int, chunk: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The stored numbers of an inner chunk [U, ...] that lie inside the array, into ``out`` if given (contiguous).
-
-        Raises:
-            DatasetError: the shard is missing or damaged; the message names its file.
-        """
+        """The stored numbers of an inner chunk [U, ...] inside the array, into ``out`` if given (contiguous)."""
         num = min(self.per_chunk, self.shape[1] - chunk * self.per_chunk)
         decoded = out
         if decoded is None or num < self.per_chunk:
@@ -143,12 +138,8 @@ def _decompress(data: memoryview, out: np.ndarray) -> None:
 class MapArray:
     """One array of maps [row, image, channel, y, x], read as float16; it can be pickled, and threads may share it.
 
-    Attributes:
-        name: path of the array in the store, such as ``run-0/feature_maps``.
-        is_direct: whether shard files are read without zarr-python, as they are on this machine in the writer's layout.
-
-    Raises:
-        DatasetError: there is no such array, its metadata is damaged, or, when maps are read, a file is.
+    ``is_direct``: whether shard files are read without zarr-python, as they are on this machine in the writer's layout.
+    A missing array and damage, also what is found when maps are read, are a ``DatasetError``.
     """
 
     def __init__(self, location: Location, name: str, codec: str, files: frozenset[str]) -> None:
@@ -203,14 +194,7 @@ class MapArray:
     def read_unit(
         self, row: int, unit: int, take_U: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Maps of one unit, float16 [U, D, H, W].
-
-        Args:
-            row: position of the stage or checkpoint, from 0.
-            unit: number of the unit; it begins at the image ``unit * self.unit``.
-            take_U: int64, positions of the maps inside the unit; None is all, in their order.
-            out: float16, contiguous, where the maps go; None makes a new array.
-        """
+        """Maps of one unit, float16 [U, D, H, W]: all, or those at ``take_U``; into ``out`` if given (contiguous)."""
         if self._shards is not None and take_U is None and self.codec != "q8":
             return self._shards.read(row, unit, out)
         first = unit * self.unit
@@ -236,7 +220,10 @@ class MapArray:
     @cached_property
     def _q8(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point, each [row, shard, channel]."""
-        group, expected = self._group(), (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2])
+        group, expected = (
+            open_group(self.location, self._files),
+            (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2]),
+        )
         found = [codecs.open_array(group, of(self.name)) for of in (codecs.scale_name, codecs.zero_point_name)]
         for array in found:
             if array.shape != expected:
@@ -262,11 +249,11 @@ class MapArray:
     def _zarr(self) -> zarr.Array[Any]:
         cached = self.__dict__.get("_opened")
         if cached is None or cached[0] != os.getpid():  # connections do not outlive a fork
-            cached = self.__dict__["_opened"] = (os.getpid(), codecs.open_array(self._group(), self.name))
+            cached = self.__dict__["_opened"] = (
+                os.getpid(),
+                codecs.open_array(open_group(self.location, self._files), self.name),
+            )
         return cached[1]
-
-    def _group(self) -> zarr.Group:
-        return open_group(self.location, self._files)
 
 
 def open_group(location: Location, files: frozenset[str]) -> zarr.Group:
@@ -386,12 +373,8 @@ def gather(
 ) -> np.ndarray:
     """Read M maps from anywhere, float16 [M, D, H, W], in the order given.
 
-    Args:
-        arrays: that the maps are in.
-        source_M: int64, which of them.
-        row_M: int64, position of the stage or checkpoint, from 0.
-        image_M: int64, position on the second axis.
-        threads: that decode; None is one for each core that this process may use.
+    ``source_M`` is which array each is in, ``row_M`` and ``image_M`` its positions on that array's first two axes. None
+    is a thread for each core that this process may use.
     """
     maps_MDHW = np.empty((len(source_M), *arrays[0].map_shape), np.float16)
     threads = usable_cores() if threads is None else threads

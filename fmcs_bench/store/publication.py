@@ -2,8 +2,7 @@
 
 ``part.json`` lists the runs, stages, splits and kinds of files that are there, where only a part was published or
 downloaded; manifest, trajectory files and small arrays belong to every part, which has the digest of the whole.
-``publication.json`` has size and SHA-256 of every file that ``dataset.json`` does not name; only its ``superseded_by``
-and ``fidelity`` may change later.
+Of ``publication.json`` only ``superseded_by`` and ``fidelity`` may change later.
 """
 
 from __future__ import annotations
@@ -65,11 +64,7 @@ class Part(Options):
         stages: Iterable[int] | None = None,
         splits: Iterable[str] | None = None,
     ) -> Part:
-        """A part of this dataset; None is all.
-
-        Raises:
-            ConfigError: a value that the dataset does not have.
-        """
+        """A part of this dataset; None is all. ``ConfigError`` for a value that the dataset does not have."""
         return cls.make(
             dataset_digest=manifest.dataset_digest,
             kinds=chosen(kinds, KINDS, "kind"),
@@ -83,11 +78,7 @@ class Part(Options):
         return self == Part.of(manifest)
 
     def __and__(self, other: Part) -> Part:
-        """What belongs to both.
-
-        Raises:
-            ConfigError: they have no run, stage, split or kind of files in common.
-        """
+        """What belongs to both; ``ConfigError`` where no run, stage, split or kind of files does."""
         both: dict[str, tuple[Any, ...]] = {}
         for name in ("kinds", "runs", "stages", "splits"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -99,12 +90,7 @@ class Part(Options):
         return Part.make(dataset_digest=self.dataset_digest, **both)
 
     def files(self, manifest: schema.Manifest, per_shard: Callable[[str], int]) -> frozenset[str]:
-        """Names of the manifest's files that belong to this part.
-
-        Args:
-            manifest: of the dataset.
-            per_shard: maps in a shard of an array, by its path in the store; used where splits are left out.
-        """
+        """Names of the manifest's files of this part; ``per_shard`` gives maps in a shard, by an array's path."""
         return frozenset(name for name in manifest.files if self._holds(name, manifest, per_shard))
 
     def _holds(self, name: str, manifest: schema.Manifest, per_shard: Callable[[str], int]) -> bool:
@@ -136,9 +122,6 @@ class Part(Options):
 
 def chosen(values: T | Iterable[T] | None, allowed: Sequence[T], name: str) -> tuple[T, ...]:
     """The given values, each once and in the order of ``allowed``; None is all.
-
-    Raises:
-        ConfigError: a value that is not allowed, or none.
 
     Example:
         >>> chosen([3, 1, 3], range(1, 4), "stage")
@@ -217,12 +200,7 @@ class Fidelity(Options):
 
 
 def read_fidelity(path: Path, manifest: schema.Manifest) -> Fidelity:
-    """The line of the benchmark in a file, valid and of this dataset.
-
-    Raises:
-        MissingDataError: there is no such file.
-        ConfigError: it is no such line, or of other datasets.
-    """
+    """The line of the benchmark in a file, valid and of this dataset, else ``ConfigError``."""
     try:
         found = Fidelity.from_json(json.loads(path.read_bytes()))
     except OSError as error:
@@ -247,10 +225,7 @@ class ParquetSplit(Options):
 
 
 class Publication(Options):
-    """Content of ``publication.json``.
-
-    ``files`` are all files beside it that are not named by ``dataset.json``, and ``dataset.json`` itself.
-    """
+    """Content of ``publication.json``; ``files`` has ``dataset.json`` and what that does not name."""
 
     schema_version: Literal[1] = 1
     dataset_id: str
@@ -269,11 +244,7 @@ class Publication(Options):
 
 
 def read(location: Location, manifest: schema.Manifest) -> Publication | None:
-    """The publication of a dataset, valid and of this manifest; None where it was not published.
-
-    Raises:
-        DatasetError: it is damaged, belongs to a different dataset, or names files outside the folder.
-    """
+    """The publication of a dataset, valid and of this manifest, else ``DatasetError``; None if it was not published."""
     file = location.shown(FILE)
     try:
         found = Publication.from_json(json.loads(location.read_bytes(FILE)))

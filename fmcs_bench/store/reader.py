@@ -1,7 +1,5 @@
 """Opens and reads an FMCS dataset, found by folder, URL or name.
 
-Flow: folder or URL -> manifest and ``part.json``, checked, sizes of files compared -> lazy arrays -> ``MapSelection``
-by run, stage and split.
 M maps (images x stages), N images, P checkpoints, D channels, H height, W width.
 """
 
@@ -46,9 +44,6 @@ class FmcsDataset:
         location: where it is.
         manifest: the content of ``dataset.json``.
         part: the runs, stages, splits and kinds of files that are there.
-
-    Raises:
-        ConfigError, MissingDataError, DatasetError: see ``open_dataset``.
     """
 
     def __init__(self, place: str | Path | Location, *, check: bool = True) -> None:
@@ -66,15 +61,37 @@ class FmcsDataset:
             check_files(self.location, self.manifest, self.files)
 
     def __repr__(self) -> str:
-        return _summary(self)
+        manifest, part = self.manifest, self.part
+        channels, height, width = manifest.map_shape
+        images, made, error = manifest.images, manifest.environment, manifest.map_error
+        map_bytes, checkpoint_bytes = manifest.bytes_under(schema.MAPS), manifest.bytes_under(schema.CHECKPOINTS)
+        position = "" if height * width > 1 else "; one position, a larger image size gives more"
+        size = images.statistics.size
+        pixels = size if isinstance(size, str) else " x ".join(map(str, size))
+        lines = {
+            "part": f"{', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
+            f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole",
+            "maps": f"{manifest.num_maps:,} of {channels} x {height} x {width} float16, K = {self.num_stages} "
+            f"stages{position}",
+            "runs": ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs),
+            "images": f"{', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
+            f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; "
+            f"{len(images.classes):,} classes",
+            "disk": f"{map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; raw {manifest.raw_bytes / 1e6:,.1f} "
+            f"MB, {manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints",
+            "loss": f"at most {error.largest:.3g} in a value, {error.mean:.3g} on average" if error else "",
+            "made": f"{manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) with "
+            f"fmcs-bench {made.fmcs_bench}, torch {made.libraries['torch']}; "
+            + ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items()),
+            "path": str(self.location),
+        }
+        left_out = {"part"} if self.is_whole else set()
+        shown = [f"  {name:<7} {line}" for name, line in lines.items() if line and name not in left_out]
+        return "\n".join([f"FmcsDataset {manifest.id}", *shown])
 
     @property
     def path(self) -> Path:
-        """Its folder.
-
-        Raises:
-            ConfigError: it is not on this machine.
-        """
+        """Its folder; a ``ConfigError`` where it is not on this machine."""
         if self.location.local is None:
             raise ConfigError(f"{self.location} is not on this machine; copy it into a folder and give that")
         return self.location.local
@@ -116,11 +133,7 @@ class FmcsDataset:
         return [run.seed for run in self.manifest.runs if run.role == role]
 
     def maps_per_shard(self, array: str) -> int:
-        """Maps in a shard of an array, by its path in the store.
-
-        Raises:
-            DatasetError: the array's metadata is damaged.
-        """
+        """Maps in a shard of an array, by its path in the store."""
         file = f"{schema.MAPS}/{array}/zarr.json"
         try:
             found = json.loads(self.location.read_bytes(file))["chunk_grid"]["configuration"]["chunk_shape"][1]
@@ -173,11 +186,7 @@ class FmcsDataset:
         return self._map_arrays[name]
 
     def read_maps(self, seed: int, array: str, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Maps of consecutive images at one stage or checkpoint (``row``, from 0), float16 [N, D, H, W].
-
-        Raises:
-            MissingDataError, DatasetError: see ``map_array``; or a file is missing or damaged.
-        """
+        """Maps of consecutive images at one stage or checkpoint (``row``, from 0), float16 [N, D, H, W]."""
         maps = self.map_array(seed, array)
         image_N = np.arange(maps.shape[1])[start:stop]
         return gather([maps], np.zeros_like(image_N), np.full_like(image_N, range(maps.shape[0])[row]), image_N)
@@ -188,10 +197,7 @@ class FmcsDataset:
         return np.stack([self.read_maps(seed, "trajectory_maps", row) for row in rows])
 
     def load_images(self, images: ImageOptions | None = None, *, progress: Progress = SILENT) -> ImageDataset:
-        """The images of this dataset, as found on this machine; compare ``sha256`` with the manifest's.
-
-        For errors see ``fmcs_bench.images.load.load_images``.
-        """
+        """The images of this dataset, as found on this machine; compare ``sha256`` with the manifest's."""
         config, images = self.manifest.config, images or ImageOptions()
         return load_images(
             config.image_dataset,
@@ -237,31 +243,28 @@ class FmcsDataset:
         if limit is not None and limit < 1:
             raise ConfigError(f"limit = {limit}; the number of images must be 1 or more")
         rows = np.array(stages) - 1
-        source_M, image_M, of_all_M = [], [], []  # of_all: position in the arrays of all images
+        parts = []
         for source, seed in enumerate(seeds):
-            all_N = np.asarray(self.array(f"{schema.run_group(seed)}/image")[...])
+            all_N = np.asarray(self.array(f"{schema.run_group(seed)}/image")[...])  # positions among all images
             split_N = self._of_images("split")[all_N]
             image_N = np.sort(
                 np.concatenate([np.flatnonzero(split_N == SPLITS.index(name))[:limit] for name in splits])
             )
-            image_M.append(np.tile(image_N, len(rows)))
-            of_all_M.append(all_N[image_M[-1]])
-            source_M.append(np.full(len(image_M[-1]), source))
-        source_of_M, everywhere_M = np.concatenate(source_M), np.concatenate(of_all_M)
-        if not len(everywhere_M):
-            raise ConfigError(
-                f"run {' or '.join(map(str, seeds))} of {self.manifest.name} has no image of the split "
-                f"{' or '.join(splits)}"
-            )
+            image_M, stages_M = np.tile(image_N, len(rows)), np.repeat(rows, len(image_N))
+            parts.append((np.full(len(image_M), source), image_M, stages_M, all_N[image_M]))
+        source_M, image_M, stages_M, all_M = (np.concatenate(of_runs) for of_runs in zip(*parts, strict=True))
+        if not len(all_M):
+            which = f"the split {' or '.join(splits)}"
+            raise ConfigError(f"run {' or '.join(map(str, seeds))} of {self.manifest.name} has no image of {which}")
         return MapSelection(
             [self.map_array(seed) for seed in seeds],
-            source_M=source_of_M,
-            image_M=np.concatenate(image_M),
-            stages_M=np.concatenate([np.repeat(rows, len(of_run) // len(rows)) for of_run in image_M]),
-            image_ids_M=self._of_images("image_id")[everywhere_M],
-            labels_M=self._of_images("label")[everywhere_M],
-            splits_M=self._of_images("split")[everywhere_M],
-            runs_M=np.array(seeds)[source_of_M],
+            source_M=source_M,
+            image_M=image_M,
+            stages_M=stages_M,
+            image_ids_M=self._of_images("image_id")[all_M],
+            labels_M=self._of_images("label")[all_M],
+            splits_M=self._of_images("split")[all_M],
+            runs_M=np.array(seeds)[source_M],
         )
 
     def select(self, seed: int, split: str, *, limit: int | None = None) -> MapSet:
@@ -334,11 +337,7 @@ def open_dataset(place: PathLike | Location, *, storage_options: Mapping[str, An
 
 
 def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
-    """Every finished FMCS dataset of the workspace, by name.
-
-    Raises:
-        MissingDataError: there is none; the message says how to build one.
-    """
+    """Every finished FMCS dataset of the workspace, by name; ``MissingDataError`` where there is none."""
     paths = sorted(path.parent for path in workspace.datasets.glob(f"[!.]*/{schema.MANIFEST}"))
     if not paths:
         raise MissingDataError(
@@ -348,12 +347,7 @@ def all_datasets(workspace: Workspace) -> list[FmcsDataset]:
 
 
 def only_dataset(workspace: Workspace) -> FmcsDataset:
-    """The workspace's only finished dataset.
-
-    Raises:
-        MissingDataError: there is none.
-        ConfigError: there are several; the message names them.
-    """
+    """The workspace's only finished dataset; where there are several, a ``ConfigError`` names them."""
     found = all_datasets(workspace)
     if len(found) > 1:
         names = ", ".join(dataset.manifest.name for dataset in found)
@@ -375,21 +369,12 @@ def find_datasets(
 
 
 def find_dataset(workspace: Workspace, dataset: FmcsDataset | PathLike) -> FmcsDataset:
-    """A dataset by its name in the workspace, its path or its URL.
-
-    Raises:
-        MissingDataError: there is no such dataset; the message has the nearest names.
-    """
+    """A dataset by its name in the workspace, its path or its URL."""
     return dataset if isinstance(dataset, FmcsDataset) else open_dataset(dataset_location(workspace, dataset))
 
 
 def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> Location:
-    """Where a dataset is, finished or not: an opened one, or by its name in the workspace, its path or its URL.
-
-    Raises:
-        ConfigError: the URL's protocol is unknown or needs a package.
-        MissingDataError: there is no such dataset; the message has the nearest names.
-    """
+    """Where a dataset is, finished or not: an opened one, or by its name in the workspace, its path or its URL."""
     if isinstance(dataset, FmcsDataset):
         return dataset.location
     if is_url(dataset):
@@ -404,12 +389,7 @@ def dataset_location(workspace: Workspace, dataset: FmcsDataset | PathLike) -> L
 
 
 def read_manifest(location: Location) -> schema.Manifest:
-    """The manifest of a dataset, valid in itself; nothing is compared with it.
-
-    Raises:
-        MissingDataError: there is no such folder.
-        DatasetError: there is none, or it is damaged, or of a different schema.
-    """
+    """The manifest of a dataset, valid in itself; nothing is compared with it."""
     file = location.shown(schema.MANIFEST)
     if location.local is not None:
         if not location.local.is_dir():
@@ -435,11 +415,7 @@ def read_manifest(location: Location) -> schema.Manifest:
 
 
 def read_part(location: Location, manifest: schema.Manifest) -> Part:
-    """What of a dataset is there: as its ``part.json`` says, or all.
-
-    Raises:
-        DatasetError: the file is damaged, or belongs to a different dataset.
-    """
+    """What of a dataset is there: as its ``part.json`` says, or all."""
     file = location.shown(publication.PART)
     try:
         found = Part.from_json(json.loads(location.read_bytes(publication.PART)))
@@ -454,11 +430,7 @@ def read_part(location: Location, manifest: schema.Manifest) -> Part:
 
 
 def check_files(location: Location, manifest: schema.Manifest, expected: frozenset[str]) -> None:
-    """Refuse a half-copied dataset.
-
-    Raises:
-        DatasetError: an expected file is missing, of a different size, or outside the folder.
-    """
+    """Refuse a dataset where an expected file is missing, of a different size, or outside the folder."""
     for name in manifest.files:
         if not location.keeps_inside(name):
             raise DatasetError(f"the manifest of {location} names a file outside its folder: {name!r}")
@@ -469,34 +441,3 @@ def check_files(location: Location, manifest: schema.Manifest, expected: frozens
         entry = manifest.files[name]
         if sizes.get(name) != entry.num_bytes:
             raise DatasetError(f"{location} is incomplete: {name} is missing or not of {entry.num_bytes:,} bytes")
-
-
-def _summary(dataset: FmcsDataset) -> str:
-    """Maps, runs, images, sizes, and where and when it was made; a line each."""
-    manifest, part = dataset.manifest, dataset.part
-    channels, height, width = manifest.map_shape
-    images, made, error = manifest.images, manifest.environment, manifest.map_error
-    map_bytes, checkpoint_bytes = manifest.bytes_under(schema.MAPS), manifest.bytes_under(schema.CHECKPOINTS)
-    position = "" if height * width > 1 else "; one position, a larger image size gives more"
-    size = images.statistics.size
-    pixels = size if isinstance(size, str) else " x ".join(map(str, size))
-    lines = {
-        "part": f"{', '.join(part.kinds)} of the runs {', '.join(map(str, part.runs))}, stages "
-        f"{', '.join(map(str, part.stages))}, splits {', '.join(part.splits)}; what follows is of the whole",
-        "maps": f"{manifest.num_maps:,} of {channels} x {height} x {width} float16, K = {dataset.num_stages} "
-        f"stages{position}",
-        "runs": ", ".join(f"{run.seed} ({run.role})" for run in manifest.runs),
-        "images": f"{', '.join(f'{images.num_images[split]:,} {split}' for split in SPLITS)}; "
-        f"{images.statistics.colour}, {pixels} px, shown at {manifest.config.image_size} px; "
-        f"{len(images.classes):,} classes",
-        "disk": f"{map_bytes / 1e6:,.1f} MB of maps ({manifest.config.codec}; raw {manifest.raw_bytes / 1e6:,.1f} MB, "
-        f"{manifest.raw_bytes / map_bytes:.2f} times smaller), {checkpoint_bytes / 1e6:,.1f} MB of checkpoints",
-        "loss": f"at most {error.largest:.3g} in a value, {error.mean:.3g} on average" if error else "",
-        "made": f"{manifest.created[:10]} on {made.device} ({made.processor}, {made.threads} threads) with fmcs-bench "
-        f"{made.fmcs_bench}, torch {made.libraries['torch']}; "
-        + ", ".join(f"{phase} {value:,.0f} s" for phase, value in manifest.build_seconds.items()),
-        "path": str(dataset.location),
-    }
-    left_out = {"part"} if dataset.is_whole else set()
-    shown = [f"  {name:<7} {line}" for name, line in lines.items() if line and name not in left_out]
-    return "\n".join([f"FmcsDataset {manifest.id}", *shown])

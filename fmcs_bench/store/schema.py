@@ -193,11 +193,7 @@ def dataset_digest(config: BuildConfig, images: ImageInfo, entries: dict[str, Fi
 
 
 def choose_stages(run: Run, role: Role, config: BuildConfig) -> RunFile:
-    """The trajectory file of a run: its convergence point and the K checkpoints at which its stages end.
-
-    Raises:
-        ConvergenceError: the run has no convergence point, or too few checkpoints for K stages.
-    """
+    """The trajectory file of a run; ``ConvergenceError`` without a convergence point, or checkpoints for K stages."""
     found = convergence.analyse(run.losses, run.steps_per_epoch, config.convergence)
     steps_M = [checkpoint.step for checkpoint in run.checkpoints]
     markers = convergence.stage_markers(found, steps_M, config.stages, config.markers)

@@ -19,14 +19,7 @@ from fmcs_bench.store.torch_dataset import MapBatches
 
 @dataclass(frozen=True)
 class MapSet:
-    """Feature maps in memory, with what is known of each.
-
-    Attributes:
-        maps_MDHW: float16.
-        stages_M: int64, class index 0 .. K - 1, for losses and arrays of probabilities.
-        image_ids_M: int64.
-        runs_M: int64, seed of the run.
-    """
+    """Feature maps in memory (float16), with their labels as in ``MapIndex``."""
 
     maps_MDHW: np.ndarray
     stages_M: np.ndarray
@@ -114,11 +107,7 @@ class MapSelection(MapIndex):
         return maps_MDHW if dtype is None else maps_MDHW.astype(dtype, copy=False)
 
     def take(self, index: slice | Sequence[int] | np.ndarray) -> MapSelection:
-        """A selection of some of these maps, in the order given, still not loaded.
-
-        Raises:
-            IndexError: a number is out of range.
-        """
+        """A selection of some of these maps, in the order given, still not loaded."""
         index_N = self._positions(index)
         return MapSelection(self.arrays, *(getattr(self, field.name)[index_N] for field in fields(self)[1:]))
 

@@ -1,7 +1,7 @@
 """Maps as batches for PyTorch, decoded ahead in threads: shuffled over all shards, or in order.
 
-Flow: units (chunks), shuffled -> parts for ranks and workers -> blocks of whole batches -> threads decode the next
-blocks while batches of the first are given out. The order is known before anything is read: threads cannot change it.
+Threads decode the next blocks of batches while those of the first are given out. The order is known before anything is
+read: threads cannot change it.
 M maps of the selection, N maps of a part, B maps of a batch, D channels, H height, W width.
 """
 
@@ -145,13 +145,7 @@ class MapBatches(IterableDataset[MapBatch]):
                 pool.shutdown(cancel_futures=True)
 
     def blocks(self, epoch: int, worker: int = 0, num_workers: int = 1) -> list[np.ndarray]:
-        """Positions in the selection, in the order in which a worker gives them, in blocks that are decoded together.
-
-        Args:
-            epoch: as for ``set_epoch``.
-            worker: number of the worker.
-            num_workers: number of workers of each rank.
-        """
+        """Positions in the selection, in the order of a worker, in blocks that are decoded together."""
         first, last = self._range_of_rank()
         order_N = (self._shuffled_units(epoch) if self.shuffle else np.arange(len(self.index)))[first:last]
         num_batches = self._num_batches(len(order_N))
@@ -201,11 +195,7 @@ class MapBatches(IterableDataset[MapBatch]):
 class BufferPool:
     """Buffers for float16 arrays, used again when nothing refers to them: new memory costs an eighth of an epoch.
 
-    Threads may share it; a pickled one is empty.
-
-    Args:
-        shape: of the largest array.
-        max_spare: buffers that are kept while nothing refers to them.
+    Threads may share it; a pickled one is empty. ``shape`` is that of the largest array.
     """
 
     def __init__(self, shape: tuple[int, ...], max_spare: int) -> None:

@@ -32,8 +32,6 @@ BESIDE = (schema.MANIFEST, PART, publication.FILE, schema.DOWNLOAD, ".gitattribu
 """Files of the folder without a digest; the Hub's client also keeps a folder ``.cache``."""
 
 Fault = Callable[[str], None]
-ArrayPlan = tuple[tuple[int, ...], str, tuple[str, ...]]
-"""Shape, dtype, names of the dimensions."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,8 @@ class Report:
         lines = []
         for check in self.checks:
             count = f"{len(check.faults):,} fault{'s' if len(check.faults) > 1 else ''}"
-            lines.append(
-                f"{'FAULT' if check.faults else 'ok':<6} {check.name:<13} {count if check.faults else check.covered}"
-            )
+            word, text = ("FAULT", count) if check.faults else ("ok", check.covered)
+            lines.append(f"{word:<6} {check.name:<13} {text}")
             lines += [f"         {line}" for fault in check.faults for line in fault.splitlines()]
         return "\n".join(lines)
 
@@ -218,10 +215,9 @@ class Verifier:
                 if array.shards is not None:
                     # Zarr reads a missing shard as zeros.
                     grid = [range(-(-n // m)) for n, m in zip(array.shape[:2], array.shards[:2], strict=True)]
-                    keys = [schema.shard_name(name, row, shard) for row in grid[0] for shard in grid[1]]
-                    for key in keys:
-                        if key not in self.manifest.files:
-                            fault(f"{key} is not in the manifest: a shard is missing")
+                    keys = {schema.shard_name(name, row, shard) for row in grid[0] for shard in grid[1]}
+                    for key in sorted(keys - self.manifest.files.keys()):
+                        fault(f"{key} is not in the manifest: a shard is missing")
         groups = {schema.run_group(run.seed) for run in self.manifest.runs}
         for name in self.manifest.files:
             if name.startswith(f"{schema.MAPS}/") and name.endswith("/zarr.json"):
@@ -278,11 +274,9 @@ class Verifier:
     def check_checkpoints(self, fault: Fault) -> str:
         """Weights of every stage can be read and are finite."""
         num, part = 0, self.dataset.part
-        for run in self.manifest.runs:
-            for stage in range(1, self.config.stages + 1):
-                name = schema.checkpoint_name(run.seed, stage)
-                if "checkpoints" not in part.kinds or run.seed not in part.runs or stage not in part.stages:
-                    continue
+        for seed in part.runs if "checkpoints" in part.kinds else ():
+            for stage in part.stages:
+                name = schema.checkpoint_name(seed, stage)
                 num += 1
                 with guarded(fault, name):
                     if name not in self.manifest.files:
@@ -311,7 +305,7 @@ class Verifier:
             )
             if (excess(of_stage_NDHW, along_NDHW.astype(np.float32), half_step_NDHW) > 1).any():
                 fault(
-                    f"run {run.seed}: the maps of stage {row + 1} are not those of checkpoint {along} of the trajectory"
+                    f"run {run.seed}: the maps of stage {row + 1} are not those of the trajectory's checkpoint {along}"
                 )
 
     def half_step(self, seed: int, array: str, row: int, place_N: np.ndarray) -> np.ndarray:
@@ -328,11 +322,11 @@ class Verifier:
         """All values of a small array."""
         return np.asarray(self.dataset.array(name)[...])
 
-    def _planned_arrays(self) -> dict[str, ArrayPlan]:
-        """Every array of the store, as schema 1 has it."""
+    def _planned_arrays(self) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]]:
+        """Shape, dtype and names of the dimensions of every array of the store, as schema 1 has it."""
         num_images = sum(self.manifest.images.num_images.values())
         num_held_out = num_images - self.manifest.images.num_images.get("train", 0)
-        plan: dict[str, ArrayPlan] = {
+        plan: dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]] = {
             name: ((num_images,), dtype, ("image",))
             for name, dtype in (("image_id", "int64"), ("label", "int64"), ("split", "uint8"))
         }

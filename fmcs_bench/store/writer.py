@@ -1,8 +1,7 @@
 """Writes the arrays of an FMCS dataset, shard by shard.
 
-Flow: a block (the maps of one shard's images at some stages) -> threads that encode and write, one shard file each ->
-the block's note, a file that marks it as done -> at the end, the small arrays of q8.
-Each run is a Zarr group of its own, so that runs can be written apart. Shards have the bytes that zarr-python writes.
+A block is the maps of one shard's images at some stages; a note, a small file, marks it as done. Each run is a Zarr
+group of its own, so that runs can be written apart. Shards have the bytes that zarr-python writes.
 K stages (or checkpoints) of a block, N images, D channels, H height, W width.
 
 Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
@@ -17,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Self
 
 import google_crc32c
@@ -80,9 +78,7 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             if error is None:
                 self.flush()
@@ -184,7 +180,7 @@ class DatasetWriter:
         self.flush()
         if self.codec != "q8":
             return
-        group = self._group(seed)
+        group = self._root.require_group(schema.run_group(seed))
         target = codecs.open_array(group, array)
         shape = (target.shape[0], -(-target.shape[1] // self.maps_per_shard))
         scale_RSD = np.empty((*shape, self.map_shape[0]), np.float32)
@@ -232,7 +228,7 @@ class DatasetWriter:
 
     def _shape(self, seed: int, array: str) -> tuple[int, ...]:
         if (seed, array) not in self._shapes:
-            self._shapes[seed, array] = codecs.open_array(self._group(seed), array).shape
+            self._shapes[seed, array] = codecs.open_array(self._root, f"{schema.run_group(seed)}/{array}").shape
         return self._shapes[seed, array]
 
     def _notes(self, seed: int) -> Path:
@@ -240,12 +236,6 @@ class DatasetWriter:
 
     def _note(self, seed: int, array: str, first_row: int, start: int) -> Path:
         return self._notes(seed) / array / f"{first_row}-{start}.safetensors"
-
-    def _group(self, seed: int) -> zarr.Group:
-        group = self._root[schema.run_group(seed)]
-        if not isinstance(group, zarr.Group):
-            raise TypeError(f"{group.path} is no group")
-        return group
 
     def _small(self, group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
         array = group.create_array(
@@ -256,17 +246,7 @@ class DatasetWriter:
 
 
 def write_shard(path: Path, maps_NDHW: np.ndarray, per_shard: int, per_chunk: int) -> None:
-    """Write one shard, whole or not at all, and wait for the disk. Memory holds one encoded inner chunk at a time.
-
-    Args:
-        path: of the shard's file.
-        maps_NDHW: C-contiguous; fewer than ``per_shard`` at the end of the array.
-        per_shard: maps in a shard.
-        per_chunk: maps in an inner chunk.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; no half-written file stays.
-    """
+    """Write one shard of C-contiguous maps, whole or not at all; memory holds one encoded inner chunk at a time."""
     index = np.full((per_shard // per_chunk, 2), codecs.MISSING, dtype="<u8")
     file, place = files.PendingFile(path), 0
     try:
@@ -309,12 +289,7 @@ def _power_of_two(number: int) -> int:
 
 
 def is_finite(maps_NDHW: np.ndarray) -> bool:
-    """Whether all values of a C-contiguous float16 array are finite, by their bits: NumPy's own test is far slower.
-
-    Example:
-        >>> is_finite(np.array([0, 65504, -1], np.float16)), is_finite(np.array([1, -np.inf], np.float16))
-        (True, False)
-    """
+    """Whether all values of a C-contiguous float16 array are finite, by their bits: NumPy's own test is far slower."""
     flat = maps_NDHW.reshape(-1)
     if not flat.size:
         return True

@@ -137,7 +137,6 @@ SHARD = "maps.zarr/run-0/feature_maps/c/1/0/0/0/0"
     [
         (drop, "dataset.json", "there is no finished FMCS dataset at memory://data/tiny"),
         (drop, SHARD, "is incomplete: maps.zarr/run-0/feature_maps/c/1/0/0/0/0 is missing"),
-        (shorten, "checkpoints/run-0/stage-1.safetensors", "is incomplete: checkpoints/run-0/stage-1"),
         (shorten, "dataset.json", "dataset.json is damaged"),
     ],
 )

@@ -136,9 +136,8 @@ def test_zarr_reads_the_layouts_that_are_not_the_writers(tmp_path, layout):
     assert not array.is_direct
     assert "by zarr-python" in repr(array)
     np.testing.assert_array_equal(everything(array), values)
-    index = np.array([6, 0, 0, 3, 5])
-    read = gather([array], np.zeros(5, int), np.array([2, 0, 0, 1, 2]), index)
-    np.testing.assert_array_equal(read, values[[2, 0, 0, 1, 2], index])
+    row_M, image_M = np.array([[2, 0, 0, 1, 2], [6, 0, 0, 3, 5]])
+    np.testing.assert_array_equal(gather([array], np.zeros(5, int), row_M, image_M), values[row_M, image_M])
     folder = tmp_path / "maps.zarr" / NAME
     next(file for file in folder.rglob("*") if file.is_file() and file.name != "zarr.json").unlink()
     with pytest.raises(DatasetError, match=r"feature_maps/c.* is missing"):
@@ -166,12 +165,9 @@ def with_index(place, value, num_chunks=4):
     ("damage", "message"),
     [
         (lambda data: data[:30], "is damaged: it has 30 bytes, its index alone 68"),
-        (lambda _: b"", "is damaged: it has 0 bytes"),
-        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "CRC-32C"),
         (lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:], "CRC-32C"),
         (lambda data: data[1:], "is damaged: chunk .* cannot be decoded|lies outside"),
         (with_index((1, 0), 2**63), "lies outside the file"),
-        (with_index((2, 1), 2**64 - 2), "lies outside the file"),
         (with_index((3, 0), 2**64 - 1), "lies outside the file"),
         (with_index((0, 1), lambda index: index[0, 1] - 7), "chunk 0 cannot be decoded"),
         (with_index(0, lambda index: (index[1, 0] + 1, index[1, 1] - 1)), "chunk 0 cannot be decoded"),
@@ -189,16 +185,13 @@ def test_a_damaged_shard_is_named(tmp_path, damage, message):
     np.testing.assert_array_equal(array.read_unit(0, 0, np.arange(2)), values[0, :2])
 
 
-@pytest.mark.parametrize(("shape", "num_bytes"), [((3, 4, 2), 96), ((3, 4, 8), 384)])
-def test_a_chunk_of_another_size_is_refused(tmp_path, shape, num_bytes):
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 4, 8)])
+def test_a_chunk_of_another_size_is_refused(tmp_path, shape):
     """The decoder itself takes chunks that are too small, or too large."""
     write(tmp_path, sample(1, 8, (3, 4, 4)))
     write(tmp_path / "other", sample(1, 8, shape))
     shard_file(tmp_path).write_bytes(shard_file(tmp_path / "other").read_bytes())
-    with pytest.raises(
-        DatasetError,
-        match=rf"c/0/0/0/0/0 is damaged: chunk 0 cannot be decoded \(it has {num_bytes} bytes, not 192",
-    ):
+    with pytest.raises(DatasetError, match=r"c/0/0/0/0/0 is damaged: chunk 0 .* bytes, not 192"):
         everything(open_maps(tmp_path))
 
 
@@ -216,13 +209,9 @@ def with_chunk(path, data):
     shard_file(path).write_bytes(data + index + google_crc32c.value(index).to_bytes(4, "little"))
 
 
-BEHIND = {"garbage": b"x", "again": PLAIN, "half of one": PLAIN[:8], "half skipped": SKIPPABLE[:6]}
-
-
 @pytest.mark.parametrize(
     "chunk",
     {
-        "plain": PLAIN,
         "without size": zstandard.ZstdCompressor(write_content_size=False).compress(CONTENT.tobytes()),
         "with checksum": CHECKED,
         "wrong checksum": CHECKED[:-1] + bytes([CHECKED[-1] ^ 1]),
@@ -252,9 +241,9 @@ def test_a_chunk_is_read_or_refused_as_by_zarr(tmp_path, chunk):
         np.testing.assert_array_equal(everything(open_maps(tmp_path)), CONTENT)
 
 
-@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("behind", [b"x", PLAIN, PLAIN[:8], SKIPPABLE[:6]])
 def test_what_follows_a_frame_is_not_looked_at(tmp_path, behind):
-    with_chunk(tmp_path, PLAIN + BEHIND[behind])
+    with_chunk(tmp_path, PLAIN + behind)
     with pytest.raises((RuntimeError, ValueError)):
         by_zarr(tmp_path)
     np.testing.assert_array_equal(everything(open_maps(tmp_path)), CONTENT)

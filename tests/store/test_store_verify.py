@@ -111,16 +111,13 @@ def test_a_whole_dataset_has_no_fault(codec, tiny_dataset, q8_dataset):
 # Damage in transit: the manifest still states what was there. Text of the fault of the check `files`, and the damage.
 IN_TRANSIT = {
     "c/1/0/0/0/0 was changed": lambda p: flip(shard(p)),
-    "stage-1.safetensors was changed": lambda p: flip(p / "checkpoints/run-2/stage-1.safetensors"),
     "bytes, not": lambda p: shard(p).write_bytes(shard(p).read_bytes()[:-10]),
     "c/1/0/0/0/0 is missing": lambda p: shard(p).unlink(),
-    "run-1.json is missing": lambda p: (p / "trajectories/run-1.json").unlink(),
     "notes.txt is not in the manifest": lambda p: (p / "notes.txt").write_text("x"),
     "work/config": lambda p: [(p / "work").mkdir(), (p / "work/config.json").write_text("{}")],
     "link is not in the manifest": lambda p: (p / "link").symlink_to("nowhere"),
     "label/c/0 ": lambda p: assign(p, "label", 0, 3),
     "label/zarr.json is missing": lambda p: (p / "maps.zarr/label/zarr.json").unlink(),
-    "maps.zarr/zarr.json is missing": lambda p: (p / "maps.zarr/zarr.json").unlink(),
     "maps.zarr/zarr.json has 2 b": lambda p: (p / "maps.zarr/zarr.json").write_text("[]"),
 }
 
@@ -196,7 +193,6 @@ SEALED = {
     ("runs", "Convergence|not follow"): trajectory(losses_changed),
     ("runs", "CQI does not"): trajectory(lambda v: v["cqi"].__setitem__(5, 9.0)),
     ("runs", "seed or role"): trajectory(lambda v: v.update(role="test")),
-    ("runs", "trajectories/run-2.json"): lambda p: (p / "trajectories/run-2.json").write_text("{"),
     ("manifest", "runs: "): manifest(lambda v: v["runs"][0].update(role="validation")),
     ("manifest", "name: 'x' is stated"): manifest(lambda v: v.update(name="x")),
     ("manifest", "raw_bytes: 1 is"): manifest(lambda v: v.update(raw_bytes=1)),
@@ -241,14 +237,12 @@ def test_all_faults_are_listed(copied):
     flip(shard(copied))
     (copied / "extra").write_text("x")
     (copied / "trajectories/run-1.json").unlink()
-    assign(copied, "run-2/feature_maps", (1, 17, 3, 0, 1), np.nan)
     report = verify(copied)
     found = faults_by_check(report)
-    assert len(found["files"]) == 4
+    assert len(found["files"]) == 3
     assert {"runs", "maps"} <= set(found)
-    text = str(report)
-    assert sum(line.startswith("FAULT") for line in text.splitlines()) == len(found)
-    assert all(fault.split(": ", 1)[1].splitlines()[0] in text for fault in report.faults)
+    assert str(report).count("FAULT") == len(found)
+    assert all(fault.split(": ", 1)[1].splitlines()[0] in str(report) for fault in report.faults)
 
 
 @pytest.mark.parametrize("part", [lambda v: v["config"].update(seed=5), lambda v: v["images"].update(licence="mine")])
@@ -278,26 +272,27 @@ def test_a_manifest_may_not_name_files_outside(copied):
     assert "'../secret' lies outside the folder" in faults_by_check(verify(copied))["files"]
 
 
-@pytest.mark.parametrize("scale", [np.nan, -1.0])
-def test_a_damaged_scale_is_found(q8_dataset, tmp_path, scale):
-    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
-    assign(path, "run-0/feature_maps_scale", (0, 0), scale)
-    seal(path)
-    assert "not finite or are below 0" in faults_by_check(verify(path))["maps"][0]
-
-
-def test_an_error_that_q8_does_not_have_is_found(q8_dataset, tmp_path):
-    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
-    edit_manifest(path, lambda v: v["map_error"].update(largest=1.0))
-    assert "state a largest error of" in faults_by_check(verify(path))["maps"][0]
-
-
-def test_a_wrong_scale_is_found_by_recomputing(q8_dataset, tmp_path):
-    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
+def scale_changed(path):
     scale = array(path, "run-0/feature_maps_scale")
     scale[0] = scale[0] * np.float32(1.1)
+
+
+OF_Q8 = {
+    "scale has values that are not": lambda p: assign(p, "run-0/feature_maps_scale", (0, 0), np.nan),
+    "not finite or are below 0": lambda p: assign(p, "run-0/feature_maps_scale", (0, 0), -1.0),
+    "state a largest error of": manifest(lambda v: v["map_error"].update(largest=1.0)),
+    "of 5 maps differ": scale_changed,
+}
+
+
+@pytest.mark.parametrize("text", OF_Q8)
+def test_damage_of_q8_is_found(q8_dataset, tmp_path, text):
+    path = shutil.copytree(q8_dataset.path, tmp_path / "copy")
+    OF_Q8[text](path)
     seal(path)
-    assert list(faults_by_check(verify(path, recompute=5))) == ["recompute"]
+    found = faults_by_check(verify(path, recompute=5))
+    check = "recompute" if OF_Q8[text] is scale_changed else "maps"
+    assert re.search(text, found[check][0]), found
 
 
 def test_recomputing_draws_the_same_maps_for_the_same_seed(copied):
@@ -337,19 +332,16 @@ def test_wrong_use_is_an_error_not_a_fault(tiny_dataset, tmp_path, monkeypatch):
     assert not verify(tiny_dataset.path).faults
 
 
-def test_the_command_prints_a_line_per_check(tiny_workspace, tiny_dataset):
+def test_the_command_prints_a_line_per_check_and_exits_with_one_on_a_fault(tiny_workspace, tiny_dataset, copied):
     name = tiny_dataset.manifest.name
     done = CliRunner().invoke(main, ["verify", name, "--workspace", str(tiny_workspace), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [["ok", check] for check in CHECKS]
-
-
-def test_the_command_exits_with_one_on_a_fault(copied):
     (copied / "extra").write_text("x")
     arguments = ["verify", str(copied), "--device", "cpu"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 1
-    assert "FAULT  files         1 fault\n         extra is not in the manifest" in done.stdout
+    assert "FAULT  files" in done.stdout
     value = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert value["ok"] is False
     assert [check["faults"] for check in value["checks"] if check["faults"]] == [["extra is not in the manifest"]]
