@@ -34,12 +34,12 @@ _SERIAL = 32_000
 
 
 def scale_name(array: str) -> str:
-    """Name of the array with the scale of an array of q8; ``zero_point_name`` of that with its zero points."""
+    """Name of the array with the scale of an array of q8."""
     return f"{array}_scale"
 
 
 def zero_point_name(array: str) -> str:
-    """See ``scale_name``."""
+    """Name of the array with the zero points of an array of q8."""
     return f"{array}_zero_point"
 
 
@@ -143,13 +143,7 @@ def quantise(maps_NDHW: np.ndarray) -> Quantised:
 
 
 def dequantise(numbers_NDHW: np.ndarray, scale_D: np.ndarray, zero_point_D: np.ndarray) -> np.ndarray:
-    """The values of q8's numbers (uint8, of one row and shard), float16; within half a scale of what was quantised.
-
-    Example:
-        >>> numbers_NDHW = np.array([[[[5, 255]]]], np.uint8)
-        >>> dequantise(numbers_NDHW, np.array([0.2], np.float32), np.array([5], np.uint8)).tolist()
-        [[[[0.0, 50.0]]]]
-    """
+    """The values of q8's numbers (uint8, of one row and shard), float16; within half a scale of what was quantised."""
     maps_NDHW = np.empty(numbers_NDHW.shape, np.float16)
     # PyTorch rounds to float16 several times as fast as NumPy, to the same bits; in parts so small that it works in
     # the caller's thread, because readers have threads of their own.

@@ -55,22 +55,12 @@ def is_url(text: object) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """A text without user, password, query and fragment of the URLs in it.
-
-    Example:
-        >>> without_secrets("no https://me:secret@host/data?token=1 there")
-        'no https://host/data there'
-    """
+    """A text without user, password, query and fragment of the URLs in it."""
     return re.sub(r"(://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", re.sub(r"://[^\s/?#'\"]*@", "://", text))
 
 
 def stays_inside(name: str) -> bool:
-    r"""Whether a name with forward slashes leads to a place below the folder that it is added to.
-
-    Example:
-        >>> [stays_inside(name) for name in ("a/b", "../b", "/b", "a/../../b", "", "c:/b", "a\\b")]
-        [True, False, False, False, False, False, False]
-    """
+    """Whether a name with forward slashes leads to a place below the folder that it is added to."""
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:?#%]", name)
 

@@ -220,10 +220,8 @@ class MapArray:
     @cached_property
     def _q8(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point, each [row, shard, channel]."""
-        group, expected = (
-            open_group(self.location, self._files),
-            (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2]),
-        )
+        group = open_group(self.location, self._files)
+        expected = (self.shape[0], -(-self.shape[1] // self._per_shard), self.shape[2])
         found = [codecs.open_array(group, of(self.name)) for of in (codecs.scale_name, codecs.zero_point_name)]
         for array in found:
             if array.shape != expected:
@@ -249,10 +247,8 @@ class MapArray:
     def _zarr(self) -> zarr.Array[Any]:
         cached = self.__dict__.get("_opened")
         if cached is None or cached[0] != os.getpid():  # connections do not outlive a fork
-            cached = self.__dict__["_opened"] = (
-                os.getpid(),
-                codecs.open_array(open_group(self.location, self._files), self.name),
-            )
+            opened = codecs.open_array(open_group(self.location, self._files), self.name)
+            cached = self.__dict__["_opened"] = (os.getpid(), opened)
         return cached[1]
 
 

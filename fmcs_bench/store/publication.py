@@ -84,9 +84,8 @@ class Part(Options):
             mine, theirs = getattr(self, name), getattr(other, name)
             both[name] = tuple(value for value in mine if value in theirs)
             if not both[name]:
-                raise ConfigError(
-                    f"{name} {', '.join(map(str, theirs))} are not available; there are {', '.join(map(str, mine))}"
-                )
+                theirs, mine = (", ".join(map(str, of)) for of in (theirs, mine))
+                raise ConfigError(f"{name} {theirs} are not available; there are {mine}")
         return Part.make(dataset_digest=self.dataset_digest, **both)
 
     def files(self, manifest: schema.Manifest, per_shard: Callable[[str], int]) -> frozenset[str]:

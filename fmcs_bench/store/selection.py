@@ -112,12 +112,7 @@ class MapSelection(MapIndex):
         return MapSelection(self.arrays, *(getattr(self, field.name)[index_N] for field in fields(self)[1:]))
 
     def load(self) -> MapSet:
-        """All maps in memory, in the order of the selection.
-
-        Raises:
-            ConfigError: they do not fit.
-            DatasetError: a file is missing or damaged.
-        """
+        """All maps in memory, in the order of the selection; a ``ConfigError`` where they do not fit."""
         _check_memory(self.nbytes)
         return MapSet(self[:], self.stages_M, self.image_ids_M, self.runs_M)
 

@@ -102,12 +102,8 @@ class DatasetWriter:
     ) -> None:
         """Create a run's group, in place of what an earlier build left of it.
 
-        Args:
-            seed: of the run.
-            stages: its K stages.
-            image_N: int64, positions of its images in ``image_id``.
-            num_checkpoints: of the test run, whose maps are kept at every checkpoint.
-            trajectory_image_N: int64, positions of the images whose maps are kept there.
+        ``image_N`` are positions of its images in ``image_id``; ``trajectory_image_N`` those of the images whose maps
+        are kept at every checkpoint, of the test run.
         """
         self.flush()
         self._shapes.clear()

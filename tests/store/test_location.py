@@ -220,7 +220,9 @@ def test_errors_of_a_place_are_ours_and_keep_no_secret():
     assert "SECRET" not in repr(Location("failing://me:SECRET@host/data"))
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a\\..\\b", "http://elsewhere/x", "a?b", ""])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "a/../../b", "c:/b", "a\\..\\b", "http://elsewhere/x", "a?b", ""]
+)
 def test_names_stay_inside(memory, name):
     assert not stays_inside(name)
     with pytest.raises(DatasetError, match="outside its folder"):
