@@ -1,7 +1,4 @@
-"""A picture of every run of a dataset.
-
-Flow: trajectory file -> loss, CQI, stages and validation accuracy as one figure -> ``run-<seed>.svg`` or ``.png``.
-"""
+"""A picture of every run of a dataset."""
 
 from __future__ import annotations
 
@@ -21,17 +18,7 @@ from fmcs_bench.training.recipes import ConvergenceRule
 
 
 def draw_runs(dataset: FmcsDataset, folder: Path, kind: Literal["svg", "png"], *, dpi: int = 200) -> list[Path]:
-    """Draw every run; the same dataset gives the same bytes.
-
-    Args:
-        dataset: opened for reading.
-        folder: where the files go.
-        kind: of the files.
-        dpi: dots per inch; PNG only.
-
-    Returns:
-        Their paths, ``run-<seed>.<kind>``, in the order of the runs.
-    """
+    """Draw every run into ``run-<seed>.<kind>`` of the folder; equal datasets give equal bytes."""
     written = []
     for run in dataset.manifest.runs:
         written.append(folder / f"{schema.run_group(run.seed)}.{kind}")
@@ -41,12 +28,7 @@ def draw_runs(dataset: FmcsDataset, folder: Path, kind: Literal["svg", "png"], *
 
 @house_style()
 def run_figure(run_file: schema.RunFile, rule: ConvergenceRule) -> Figure:
-    """Loss with its K stages, CQI with the convergence point, validation accuracy at all M checkpoints.
-
-    Args:
-        run_file: of the run.
-        rule: by which the stages were found.
-    """
+    """Loss with its K stages, CQI with the convergence point, validation accuracy at all M checkpoints."""
     run, losses_T, cqi = run_file.run, np.asarray(run_file.run.losses), np.asarray(run_file.cqi)
     smoothed_T = convergence.analyse(run.losses, run.steps_per_epoch, rule).smoothed_T
     steps_K = np.array([stage.step for stage in run_file.stages])

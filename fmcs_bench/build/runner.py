@@ -1,8 +1,7 @@
 """One build, from options to manifest.
 
-Flow: configuration -> images -> for each run: training, stages by the CQI rule, maps of its images at each stage
--> manifest, last. What is finished is never done again: a killed build continues when it is started again.
-Trainings and blocks of maps are trials (``units``); stages are chosen, and arrays created and ended, between them.
+Each run is trained, its stages are chosen by the CQI rule, and maps of its images are computed at each; the manifest is
+written last. Trainings and blocks of maps are trials (``units``). What is finished is never done again.
 """
 
 from __future__ import annotations
@@ -122,21 +121,15 @@ def _require_same_images(sha256: str, source: ImageDataset, path: Path) -> None:
 
 class _Build:
     def __init__(
-        self,
-        config: BuildConfig,
-        path: Path,
-        image_options: ImageOptions,
-        device: str,
-        progress: Progress,
-        engine: Engine,
+        self, config: BuildConfig, path: Path, options: ImageOptions, device: str, progress: Progress, engine: Engine
     ) -> None:
         self.config, self.path, self.progress, self.engine = config, path, progress, engine
         self.device = str(choose_device(device))
-        self.images = images_of(config, image_options, progress)
+        self.images = images_of(config, options, progress)
         probe = initial_backbone(config, len(self.images.classes), seed=0)
         self.num_parameters = num_parameters(probe)
         self.map_shape = map_shape(probe, config.image_size)
-        self.workshop = Workshop(config, path, image_options, self.images.sha256, self.map_shape, self.device, progress)
+        self.workshop = Workshop(config, path, options, self.images.sha256, self.map_shape, self.device, progress)
         self.workshop.images = self.images
         self.environment = Environment.current(self.device, torch.get_num_threads(), "build")
         self.seconds = {"training": 0.0, "extraction": 0.0}
@@ -164,8 +157,7 @@ class _Build:
     def _claim(self) -> None:
         """Tie an unfinished folder to its configuration, so that no other build continues in it.
 
-        Until the stages of a first run are chosen, how they are chosen may change: a run that did not converge under
-        one threshold need not be trained again for another.
+        ``CHOICE_OF_STAGES`` may change until the stages of a first run are chosen.
         """
         file, digest = (self.path / schema.WORK / name for name in ("config.json", "images.json"))
         if file.exists():
@@ -181,10 +173,9 @@ class _Build:
         files.write_atomically(file, files.to_json(self.config.to_json()))
 
     def _do_runs(self) -> None:
-        """Train runs and compute their maps, as many runs at a time as the engine has room for.
+        """Train runs and compute their maps, as many at a time as there is room for; few have checkpoints on the disk.
 
-        So that checkpoints of few runs are on the disk at a time. A run's trajectory file is written last and marks the
-        run as done.
+        A run's trajectory file is written last and marks the run as done.
         """
         with self.progress.task(f"building {self.config.dataset_name}", len(self.config.run_roles)) as task:
             left = []

@@ -1,7 +1,6 @@
 """The trials of a build: the training of one run, and the maps of some blocks of one run.
 
 Every file is whole or absent and has one writer, so trials need no lock, and what is there is not made again.
-``Workshop`` does them; of it only the inputs are pickled, and a worker of Ray loads the images by itself.
 """
 
 from __future__ import annotations
@@ -71,13 +70,7 @@ BuildTrial = TrainRun | ComputeMaps
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a trial.
-
-    Attributes:
-        seconds: of its work; 0 where it was finished before.
-        environment: of the process that did it; None where it was finished before.
-        run: of a training.
-    """
+    """The result of a trial; ``run`` is that of a training, the others are empty where it was finished before."""
 
     seconds: float = 0.0
     environment: Environment | None = None
@@ -104,18 +97,9 @@ def images_of(
 
 @dataclass(eq=False)
 class Workshop:
-    """Does the trials of one build.
+    """Does the trials of one build of the dataset in the folder ``path``.
 
-    The process that starts the build sets ``images`` and ``writer``; a worker of Ray makes its own.
-
-    Attributes:
-        config: of the build.
-        path: folder of the dataset.
-        image_options: where the images are.
-        images_sha256: of the images that the build began with.
-        map_shape: (D, H, W).
-        device: as torch names it.
-        progress: shows the work.
+    The process that starts the build sets ``images`` and ``writer``; a worker of Ray gets the inputs and makes its own.
     """
 
     config: BuildConfig
@@ -145,12 +129,7 @@ class Workshop:
 
     @cached_property
     def images(self) -> ImageDataset:
-        """The images, loaded by this process.
-
-        Raises:
-            FmcsBenchError: they cannot be loaded here; see ``load_images``.
-            DatasetError: they are not those that the build began with.
-        """
+        """The images, loaded by this process; they must be those that the build began with."""
         # A worker has its threads for itself; other workers have the other cores.
         found = images_of(self.config, self.image_options, self.progress, num_workers=torch.get_num_threads() - 1)
         if found.sha256 != self.images_sha256:
@@ -185,12 +164,7 @@ class Workshop:
         return np.concatenate([self.images.indices(split) for split in splits])
 
     def maps_left(self, run_file: RunFile, num_parts: int = 1) -> list[ComputeMaps]:
-        """Trials of the blocks of a run that are not written yet.
-
-        Args:
-            run_file: of the run; ``start_run`` of the writer was called for it.
-            num_parts: trials of each array, at most.
-        """
+        """Trials of the blocks of a started run that are not written yet, at most ``num_parts`` for each array."""
         seed, checkpoints = run_file.run.seed, run_file.run.checkpoints
         rows = {"feature_maps": [(0, tuple(stage.step for stage in run_file.stages))]}
         if run_file.role == "test":
@@ -222,11 +196,7 @@ class Workshop:
         return None if is_left else Done()
 
     def work(self, trial: BuildTrial) -> Done:
-        """Do a trial, or what is left of it.
-
-        Raises:
-            FmcsBenchError: see ``train_run`` and ``extract``.
-        """
+        """Do a trial, or what is left of it."""
         _, begin, run = self.prepare, time.monotonic(), None  # a worker loads its images first
         if isinstance(trial, TrainRun):
             self._frozen = None  # their memory is free for the training

@@ -1,6 +1,5 @@
-"""Checks an FMCS dataset: its bytes, arrays and stages, and a few maps computed again.
+"""Checks an FMCS dataset: its bytes, arrays and stages (``store.verify``), and a few maps computed again.
 
-Flow: folder or URL -> manifest -> ``fmcs_bench.store.verify`` -> for a few maps: images, checkpoints -> maps again.
 N images, H height, W width, C channels of images, D channels of maps.
 """
 
@@ -69,15 +68,8 @@ def verify(
     # A changed manifest may name anything: nothing else on this machine is touched for it.
     sound = dataset.manifest.states_its_digest
     verifier = Verifier(dataset)
-    steps = [
-        ("manifest", verifier.check_manifest),
-        ("files", verifier.check_files),
-        ("images", verifier.check_images),
-        ("runs", verifier.check_runs),
-        ("arrays", verifier.check_arrays),
-        ("maps", verifier.check_maps),
-        ("checkpoints", verifier.check_checkpoints),
-    ]
+    names = ("manifest", "files", "images", "runs", "arrays", "maps", "checkpoints")
+    steps = [(name, getattr(verifier, f"check_{name}")) for name in names]
     if recompute and sound:
         find_backbone(config.backbone)
         source = dataset.load_images(images, progress=progress)

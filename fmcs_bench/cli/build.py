@@ -15,7 +15,7 @@ from fmcs_bench.cli.options import (
     print_table,
     typed,
     workspace_option,
-)
+)  # fmt: skip
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.store.config import BuildConfig
@@ -85,17 +85,9 @@ def verify(dataset: str, recompute: int, seed: int, workspace: str, device: str,
     from fmcs_bench.build import verify as room
     from fmcs_bench.cli.progress import shown
 
-    images = made(ImageOptions, values)
+    where: dict[str, Any] = {"workspace": workspace, "images": made(ImageOptions, values), "device": device}
     with shown() as progress:
-        report = room.verify(
-            dataset,
-            recompute=recompute,
-            seed=seed,
-            workspace=workspace,
-            images=images,
-            device=device,
-            progress=progress,
-        )
+        report = room.verify(dataset, recompute=recompute, seed=seed, progress=progress, **where)
     print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
         click.get_current_context().exit(1)

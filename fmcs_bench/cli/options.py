@@ -26,16 +26,10 @@ Made = TypeVar("Made", bound=Options)
 def options_of(
     kind: type[Options], *, only: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
-    """Add an option for every field of a class; nested options are flattened.
+    """Add an option for every field of a class, or only for some; nested options are flattened.
 
-    The flag is ``--`` and the field's name, or ``json_schema_extra={"flag": "--other"}`` (None: no option); help is the
-    description, and the default is the field's. ``Flag`` says what else the extra may hold. Nothing typed is None or
-    (), so that defaults stay in the class. The click parameter has the field's path, as ``recipe__lr``.
-
-    Args:
-        kind: of the options.
-        only: names of fields; empty is all.
-        without: names of fields to leave out.
+    See ``Flag``. Nothing typed is None or (), so that defaults stay in the class. The click parameter has the field's
+    path, as ``recipe__lr``.
 
     Example:
         >>> from fmcs_bench.training.recipes import Recipe
@@ -58,15 +52,9 @@ def options_of(
 
 
 def typed(kind: type[Options], values: dict[str, Any], around: str = "") -> dict[str, Any]:
-    """Take the values of a class's options out of what click gives; what was not typed is left out.
+    """Take what was typed for ``kind.make`` out of ``values``, those of all options of the command.
 
-    Args:
-        kind: of the options.
-        values: of all options of the command, by parameter; loses those that are taken.
-        around: for nested options, the beginning of their parameters.
-
-    Returns:
-        Values for ``kind.make``, nested options made.
+    Nested options are made; ``around`` is the beginning of their parameters.
     """
     found = {}
     for name, field in kind.model_fields.items():
@@ -83,11 +71,7 @@ def typed(kind: type[Options], values: dict[str, Any], around: str = "") -> dict
 
 
 def made(kind: type[Made], values: dict[str, Any]) -> Made:
-    """The object of what was typed; see ``typed``.
-
-    Raises:
-        ConfigError: see ``Options.make``.
-    """
+    """The object of what was typed; see ``typed``."""
     return kind.make(**typed(kind, values))
 
 

@@ -1,6 +1,6 @@
 """Shows progress: bars with the time left for a person, now and then a line for a pipe. Results go elsewhere (stdout).
 
-Both classes follow ``fmcs_bench.core.progress.Progress`` and write to standard error.
+Both follow ``fmcs_bench.core.progress.Progress`` and write to standard error.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,13 +61,6 @@ def run(
     """Do the four steps; what an earlier call finished is found, not repeated.
 
     RAL's RAF is chosen on validation images among 0.95, 0.9 and 0.75; DueHeadNet with RAL then takes that RAF.
-
-    Args:
-        workspace: of everything that is made.
-        config: what to build; None is a small network on digits, with the default options.
-        num_seeds: of evaluators and trainings.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: shows the work.
     """
     from fmcs_bench.build.runner import build
     from fmcs_bench.evaluator_track.runner import evaluate
@@ -88,15 +81,8 @@ def run(
     progress.say(f"3/4  train: RAL with the chosen evaluator, and DueHeadNet, {num_seeds} paired seeds")
     swept = train(dataset, methods=SWEPT, seeds=num_seeds, workspace=root, device=device, progress=progress)
     raf = next(row.chosen.raf for row in swept.rows if row.chosen.records[0].trial.method.name == "ral")
-    train(
-        dataset,
-        methods=(AT_CHOSEN_RAF,),
-        rafs=(raf,),
-        seeds=num_seeds,
-        workspace=root,
-        device=device,
-        progress=progress,
-    )
+    at_raf: dict[str, Any] = {"methods": (AT_CHOSEN_RAF,), "rafs": (raf,), "seeds": num_seeds}
+    train(dataset, workspace=root, device=device, progress=progress, **at_raf)
     progress.say("4/4  leaderboard")
     page = build_leaderboard(workspace=root)
     boards = training_boards(RecordStore(workspace.records).all(TrainingRecord))

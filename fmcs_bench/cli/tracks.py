@@ -15,7 +15,7 @@ from fmcs_bench.cli.options import (
     print_board,
     print_json,
     workspace_option,
-)
+)  # fmt: skip
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
@@ -54,12 +54,7 @@ def evaluate(datasets: tuple[str, ...], test_on: tuple[str, ...], workspace: str
     with shown() as progress:
         try:
             boards: Sequence[EvaluatorBoard] = runner.evaluate(
-                datasets or None,
-                options,
-                test_on=test_on,
-                workspace=workspace,
-                execution=execution,
-                progress=progress,
+                datasets or None, options, test_on=test_on, workspace=workspace, execution=execution, progress=progress
             )
         except UnitsFailedError as error:
             failure, boards = error, error.finished

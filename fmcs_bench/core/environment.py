@@ -31,31 +31,14 @@ CODE_OF = {
 }  # fmt: skip
 """Rooms and files that decide the result of a build, of an evaluator's fit and of a training of the training track."""
 WITHOUT_INFLUENCE = (
-    "backbones/gradcam.py",
-    "build/figures.py",
-    "build/verify.py",
-    "core/figure_style.py",
-    "core/markdown.py",
-    "core/progress.py",
-    "core/workspace.py",
-    "store/verify.py",
-    "training_track/estimate.py",
-    "training_track/explain.py",
-    "training_track/explain_figure.py",
-)
+    "backbones/gradcam.py", "build/figures.py", "build/verify.py", "core/figure_style.py", "core/markdown.py",
+    "core/progress.py", "core/workspace.py", "store/verify.py", "training_track/estimate.py",
+    "training_track/explain.py", "training_track/explain_figure.py",
+)  # fmt: skip
 """Files in those rooms that only show, find, publish or check results."""
 _LIBRARIES = (
-    "numcodecs",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "timm",
-    "torch",
-    "torchvision",
-    "zarr",
-)
+    "numcodecs", "numpy", "pillow", "safetensors", "scikit-learn", "scipy", "timm", "torch", "torchvision", "zarr",
+)  # fmt: skip
 
 
 class Environment(Options):
@@ -72,13 +55,7 @@ class Environment(Options):
 
     @classmethod
     def current(cls, device: str, threads: int, kind: str | None = None) -> Environment:
-        """The environment of this process.
-
-        Args:
-            device: as torch names it.
-            threads: of torch.
-            kind: of the result; see ``code_digest``.
-        """
+        """The environment of this process; ``kind`` of the result: see ``code_digest``."""
         return cls(
             fmcs_bench=__version__,
             code_digest=code_digest(kind),
@@ -122,12 +99,7 @@ def usable_cores() -> int:
 
 @functools.cache
 def code_digest(kind: str | None = None, package: Path = Path(__file__).parent.parent) -> str:
-    """SHA-256 over the source that decides results of one kind, so that no other change makes them stale.
-
-    Args:
-        kind: of ``CODE_OF``; None is all of them.
-        package: folder of the source.
-    """
+    """SHA-256 over the source that decides results of one ``kind`` of ``CODE_OF``; None is all of them."""
     parts = CODE_OF[kind] if kind is not None else tuple(part for parts in CODE_OF.values() for part in parts)
     names = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
     kept = [name for name in names if name.startswith(parts) and name not in WITHOUT_INFLUENCE]

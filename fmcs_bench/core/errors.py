@@ -1,7 +1,7 @@
 """Errors that a caller can act on.
 
-Every message says what failed, the value, what is allowed and what to do next. ``exit_code`` is what the command line
-returns: 2 where the call was wrong, 1 where the work failed.
+Every message names the value, what is allowed and what to do next. ``exit_code`` is that of the command line: 2 where
+the call was wrong, 1 where the work failed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ class FmcsBenchError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument; a message must print as itself.
-        return str(self.args[0]) if self.args else ""
+        return str(self.args[0]) if self.args else ""  # KeyError would print its repr
 
 
 class ConfigError(FmcsBenchError, ValueError):
@@ -72,11 +71,7 @@ class ConvergenceError(FmcsBenchError, ValueError):
 
 
 class DivergedError(FmcsBenchError, ArithmeticError):
-    """A training loss became NaN or infinite.
-
-    Attributes:
-        epoch: that it happened in, from 1; None where it is not known.
-    """
+    """A training loss became NaN or infinite, in ``epoch``, from 1; None where it is not known."""
 
     def __init__(self, message: str, epoch: int | None = None) -> None:
         super().__init__(message, epoch)

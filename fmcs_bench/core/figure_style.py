@@ -1,7 +1,7 @@
 """The look of all figures, and how they become files.
 
-Figures have a white ground, so they read the same on a light and on a dark page. The series colours are those of Okabe
-and Ito that are dark enough for white paper; they differ with every common kind of colour vision.
+The ground is white, on a light and on a dark page. The colours of series are those of Okabe and Ito that are dark
+enough for white paper; they differ with every common kind of colour vision.
 """
 
 from __future__ import annotations
@@ -60,6 +60,13 @@ STYLE = {
 }
 
 
+_METADATA: dict[str, dict[str, str | None]] = {
+    "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    "pdf": {"CreationDate": None, "Creator": "fmcs-bench"},
+    "png": {"Software": "fmcs-bench"},
+}
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Matplotlib's defaults and ours; a matplotlibrc of the user changes nothing, and its settings come back."""
@@ -69,43 +76,19 @@ def house_style() -> Iterator[None]:
 
 @house_style()
 def encode(figure: Figure, kind: Literal["svg", "png", "pdf"], *, dpi: int = 200) -> bytes:
-    """A figure as a file's bytes; the same figure gives the same bytes with one version of Matplotlib.
-
-    Args:
-        figure: any figure.
-        kind: format of the file.
-        dpi: dots per inch; PNG only.
-    """
+    """A file's bytes, equal for equal figures with one version of Matplotlib; ``dpi`` is for PNG."""
     buffer = io.BytesIO()
-    if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    elif kind == "pdf":
-        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": "fmcs-bench"})
-    else:
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "fmcs-bench"})
+    figure.savefig(buffer, format=kind, dpi=dpi if kind == "png" else "figure", metadata=_METADATA[kind])
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 200) -> None:
-    """Write a figure, whole or not at all.
-
-    Args:
-        figure: any figure.
-        path: of the file; its ending says which kind it is.
-        dpi: dots per inch; PNG only.
-
-    Raises:
-        ConfigError: see ``require_kind``.
-    """
+    """Write a figure, whole or not at all; its kind is that of ``require_kind``."""
     files.write_atomically(path, encode(figure, require_kind(path), dpi=dpi))
 
 
 def require_kind(path: Path) -> Literal["svg", "png", "pdf"]:
-    """The kind of a figure's file, by its ending; asked before long work whose result is the figure.
-
-    Raises:
-        ConfigError: the path ends neither in ``.svg`` nor in ``.png`` nor in ``.pdf``.
-    """
+    """The kind of a figure's file, by its ending; asked before long work whose result is the figure."""
     for kind in ("svg", "png", "pdf"):
         if path.suffix == f".{kind}":
             return kind

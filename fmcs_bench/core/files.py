@@ -12,16 +12,10 @@ from typing import Any, BinaryIO
 
 
 class PendingFile:
-    """A file that is written beside its place, and moved there once it is on the disk.
+    """A file that is written beside its place ``path``, and moved there once it is on the disk.
 
     Attributes:
         stream: takes the content.
-
-    Args:
-        path: its place; the folder is made.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,11 +25,7 @@ class PendingFile:
         self.stream: BinaryIO = os.fdopen(descriptor, "wb")
 
     def commit(self) -> None:
-        """Wait until the content is on the disk, and move it to its place.
-
-        Raises:
-            OSError: the disk is full; nothing stays.
-        """
+        """Wait until the content is on the disk, and move it to its place; on an error nothing stays."""
         try:
             with self.stream:
                 self.stream.flush()
@@ -54,11 +44,7 @@ class PendingFile:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; no half-written file stays.
-    """
+    """Write ``data`` so that ``path`` holds either its former content or all of ``data``, whatever happens."""
     file = PendingFile(path)
     try:
         file.stream.write(data)

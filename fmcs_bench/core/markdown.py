@@ -1,7 +1,4 @@
-"""Text and names as Markdown in which nothing of theirs is markup.
-
-Flow: a name or a text that somebody else chose -> one line of Markdown that renders as that text.
-"""
+"""Text and names that somebody else chose, as Markdown that renders as that text."""
 
 from __future__ import annotations
 

@@ -19,10 +19,7 @@ FIT_PATTERN = NAME_PATTERN.removesuffix("$") + r"(\+(corn|coral))?(~permuted)?$"
 
 
 class Options(BaseModel):
-    """Base of every configuration, manifest and record.
-
-    ``make`` and ``from_json`` turn what pydantic finds wrong into a ``ConfigError`` for a person.
-    """
+    """Base of every configuration and record; ``make`` and ``from_json`` raise a ``ConfigError`` for a person."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False,
@@ -44,8 +41,7 @@ class Options(BaseModel):
         """An object with these values.
 
         Raises:
-            ConfigError: with one line per fault: the option, its value, and what is allowed; an unknown option comes
-                with the nearest known one.
+            ConfigError: a line for each fault: the option, its value, and what is allowed or the nearest known option.
         """
         try:
             return cls(**values)
@@ -94,9 +90,6 @@ class Options(BaseModel):
     def take(cls, values: dict[str, Any]) -> Self:
         """An object of those values that are its fields, which leave ``values``; None stands for the default.
 
-        Raises:
-            ConfigError: see ``make``.
-
         Example:
             >>> class Colour(Options):
             ...     red: int = 0
@@ -110,12 +103,12 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field of ``Options`` is typed on a command line; ``json_schema_extra`` of the field may say it.
+    """How a field of ``Options`` is typed on a command line.
 
     Attributes:
         path: names of the field and of the fields around it, as ``("recipe", "lr")``.
         field: its type, default and description, which is the help.
-        name: ``flag`` of the extra, or ``--`` and the field's name; None where it cannot be typed.
+        name: ``flag`` of ``json_schema_extra``, or ``--`` and the field's name; None where it cannot be typed.
         extra: ``metavar``, ``envvar``, ``default`` (what the help says where there is no plain default), and ``text``:
             True takes any text, which a validator of the class parses.
     """
@@ -138,11 +131,7 @@ def flags(kind: type[Options], around: tuple[str, ...] = ()) -> Iterator[Flag]:
 
 
 def typed_words(options: Options, usual: Options) -> list[str]:
-    """What to type for the fields of ``options`` whose value is not that of ``usual``.
-
-    Raises:
-        ConfigError: one of them cannot be typed.
-    """
+    """What to type for the fields of ``options`` whose value is not that of ``usual``."""
     words: list[str] = []
     for flag in flags(type(options)):
         value, other = options, usual

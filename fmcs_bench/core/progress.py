@@ -11,11 +11,9 @@ class Progress(Protocol):
 
     def task(self, description: str, total: int) -> AbstractContextManager[Task]:
         """Start a piece of work of ``total`` steps; it ends with the ``with`` block."""
-        ...
 
     def say(self, message: str) -> None:
-        """Tell the person one line."""
-        ...
+        """Show the person one line."""
 
 
 class Task(Protocol):
@@ -23,7 +21,6 @@ class Task(Protocol):
 
     def advance(self, steps: int = 1) -> None:
         """``steps`` more of the total are done."""
-        ...
 
 
 class _Silent:

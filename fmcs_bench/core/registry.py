@@ -14,11 +14,10 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Explicit names for things of one kind; third parties add theirs through an entry-point group.
 
-    A name is bound once: a second registration raises instead of replacing the first, and a plug-in never replaces one
-    of ours. Plug-ins are imported when they are asked for, and one that fails says so with its own error as the cause.
+    A name is bound once, and a plug-in never replaces one of ours. Plug-ins are imported when they are asked for.
 
     Args:
-        kind: what is registered, in words ("backbone"); appears in messages.
+        kind: what is registered, in words ("backbone").
         group: entry-point group of third parties ("fmcs_bench.backbones").
 
     Example:
@@ -35,11 +34,7 @@ class Registry(Generic[T]):
         self._own: dict[str, T] = {}
 
     def add(self, name: str, value: T) -> T:
-        """Bind ``name`` to ``value``; returns ``value``.
-
-        Raises:
-            ValueError: the name is taken.
-        """
+        """Bind ``name``, which must be free, to ``value``; returns ``value``."""
         if name in self._own:
             raise ValueError(f"the {self.kind} name {name!r} is registered twice")
         self._own[name] = value

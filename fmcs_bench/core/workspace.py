@@ -20,6 +20,13 @@ class Workspace:
         root: the folder, made when something is first written. None: ``FMCS_BENCH_WORKSPACE``, or ``fmcs-workspace`` in
             the current folder.
 
+    Attributes:
+        datasets: all FMCS datasets, one folder each.
+        published: folders that are published, one for each dataset or part of one.
+        records: all records; see ``fmcs_bench.results.records``.
+        saliency: pictures of ``fmcs-bench explain``.
+        leaderboard: the generated pages.
+
     Raises:
         ConfigError: the name is empty, or a URL.
 
@@ -40,28 +47,16 @@ class Workspace:
                 "and published to URLs"
             )
         self.root = Path(name)
+        self.datasets, self.records = self.root / "datasets", self.root / "records"
+        self.published, self.saliency = self.root / "published", self.root / "saliency"
+        self.leaderboard = self.root / "leaderboard"
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
 
-    @property
-    def datasets(self) -> Path:
-        """All FMCS datasets, one folder each."""
-        return self.root / "datasets"
-
     def dataset(self, name: str) -> Path:
         """Folder of one FMCS dataset."""
         return self.datasets / name
-
-    @property
-    def published(self) -> Path:
-        """Folders that are published to the Hub, one for each dataset or part of one."""
-        return self.root / "published"
-
-    @property
-    def records(self) -> Path:
-        """All records; see ``fmcs_bench.results.records``."""
-        return self.root / "records"
 
     def fitted(self, dataset_id: str, settings: str, evaluator: str, seed: int) -> Path:
         """Folder of one fitted evaluator; its address is that of its record."""
@@ -71,19 +66,9 @@ class Workspace:
         """Weights of a training; their address is that of its record."""
         return self.root / "networks" / dataset_id / settings / method / f"seed-{seed}.safetensors"
 
-    @property
-    def saliency(self) -> Path:
-        """Pictures of ``fmcs-bench explain``."""
-        return self.root / "saliency"
-
     def state(self, trial: str) -> Path:
         """State of a trial's unfinished training; removed when the trial is done."""
         return self.root / "work" / f"{trial}.pt"
-
-    @property
-    def leaderboard(self) -> Path:
-        """The generated page."""
-        return self.root / "leaderboard"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

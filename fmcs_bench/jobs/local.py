@@ -37,7 +37,7 @@ class Outcome(Generic[Trial, Result]):
 
 @dataclass(frozen=True)
 class Job(Generic[Trial, Result]):
-    """How trials are done, by any engine; see ``run_trials``."""
+    """How trials are done; see ``run_trials``."""
 
     find: Callable[[Trial], Result | Failure[Trial] | None]
     work: Callable[[Trial], Result]
@@ -58,7 +58,6 @@ class Engine(Protocol):
 
     def room(self, device: str) -> int:
         """How many trials on this device are done at the same time."""
-        ...
 
     def answers(
         self, job: Job[Trial, Result], trials: Sequence[Trial], progress: Progress
@@ -68,7 +67,6 @@ class Engine(Protocol):
         An error that a trial does not survive is raised with its own type and message. No worker is left when the
         generator ends or is closed. ``progress`` gets what workers print.
         """
-        ...
 
 
 class LocalEngine:
@@ -107,12 +105,12 @@ def run_trials(
 
     Args:
         trials: what is to be done.
-        find: the result of a trial that is finished, or the failure of one that failed before, else None.
-        work: does one trial, keeps its result where ``find`` finds it, and returns it.
+        find: the result, or the failure, of a trial that was done before, else None.
+        work: does one trial, keeps its result where ``find`` finds it, and returns it. Ray pickles both.
         description: of the whole, for the progress display.
-        survives: errors that stop no other trial and are returned as failures. Every other error ends the work at once.
+        survives: errors that are returned as failures. Every other error ends the work at once.
         progress: shows finished trials and the time left.
-        engine: does the trials; Ray needs ``find`` and ``work`` that can be pickled.
+        engine: does the trials.
         device: of the trials, as torch names it.
         folder: of the results; all workers must see it.
 

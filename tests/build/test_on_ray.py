@@ -86,14 +86,11 @@ def test_workers_killed_in_a_training_and_in_an_extraction_lose_nothing(on_ray, 
     assert built.id == here.id
 
 
-def start_build(workspace, *options):
-    return subprocess.Popen(
-        [*BUILD, "--workspace", str(workspace), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=subprocess_environment(),
-    )  # fmt: skip
-
-
-def kill_when(build, file):
+def kill_when(file, workspace, *options):
+    """Build until the file is there."""
+    command = [*BUILD, "--workspace", str(workspace), *options]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    build = subprocess.Popen(command, text=True, env=subprocess_environment(), **streams)
     while build.poll() is None and not file.exists():
         time.sleep(0.005)
     assert build.poll() is None, build.communicate()
@@ -106,9 +103,8 @@ def test_a_killed_caller_goes_on_with_the_other_engine(engine, tiny_dataset, tmp
     engine.room("cpu")
     address = ray.get_runtime_context().gcs_address
     path = Workspace(tmp_path).dataset(tiny_dataset.manifest.name)
-    kill_when(start_build(tmp_path), path / "work/run-0/run.json")
-    on_cluster = ["--engine", "ray", "--address", address]
-    kill_when(start_build(tmp_path, *on_cluster), path / "work/run-2/run.json")
+    kill_when(path / "work/run-0/run.json", tmp_path)
+    kill_when(path / "work/run-2/run.json", tmp_path, "--engine", "ray", "--address", address)
     assert (path / "work/run-0/run.json").exists() or (path / schema.trajectory_name(0)).exists()
     end = time.monotonic() + 60
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < end:

