@@ -75,21 +75,9 @@ def extract(
 ) -> None:
     """Compute and write the maps of some images by all backbones; blocks that are written already are left out.
 
+    The backbones, in eval mode, are for neighbouring rows of the array, from ``first_row`` on. ``image_N`` are the
+    positions of the images, ``starts`` those of the first images of the blocks that are wanted (None is all).
     Memory holds two blocks of K shards, whatever the number of images: one being computed, one being written.
-
-    Args:
-        frozen_K: backbones in eval mode, for neighbouring rows of the array.
-        images: the image dataset.
-        image_N: positions of the images, in the order of the array.
-        prepare: preprocessing of the input.
-        writer: of the dataset; ``start_run`` was called for this seed.
-        seed: of the run.
-        array: ``feature_maps`` or ``trajectory_maps``.
-        first_row: row of the array (stage or checkpoint) that the first backbone's maps go to.
-        starts: positions of the first images of the blocks that are wanted; None is all.
-        device: where the backbones run.
-        precision: of the backbones.
-        progress: shows images.
     """
     missing = writer.missing(seed, array, first_row, len(image_N))
     starts = [start for start in missing if starts is None or start in starts]

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from fmcs_bench.cli.options import data_dir_option, json_option, print_json, workspace_option
+from fmcs_bench.cli.options import json_option, options_of, print_json, workspace_option
+from fmcs_bench.images.options import ImageOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 COMMITTED = Path("leaderboard")
@@ -59,7 +60,7 @@ def _check_options(command: Command) -> Command:
             metavar="DIR",
             help="Folder of datasets or data cards, beside data_cards/ and the workspace; repeat.",
         ),
-        data_dir_option,
+        options_of(ImageOptions, only=("data_dir",)),
         workspace_option,
     ):
         command = option(command)
@@ -70,14 +71,8 @@ def _check_options(command: Command) -> Command:
 @click.argument("source", required=False, metavar="[SOURCE]")
 @_check_options
 @json_option
-@click.pass_context
 def leaderboard_check(
-    context: click.Context,
-    source: str | None,
-    more: tuple[str, ...],
-    data_dir: str | None,
-    workspace: str,
-    as_json: bool,
+    source: str | None, more: tuple[str, ...], data_dir: str | None, workspace: str, as_json: bool
 ) -> None:
     """Check results and compute every metric again; a fault gives the exit code 1.
 
@@ -95,7 +90,7 @@ def leaderboard_check(
         )
     print_json(report.to_json()) if as_json else click.echo(str(report))
     if report.faults:
-        context.exit(1)
+        click.get_current_context().exit(1)
 
 
 @leaderboard.command("add")
@@ -104,12 +99,7 @@ def leaderboard_check(
 @click.option("--to", default=str(COMMITTED), show_default=True, metavar="DIR", help="Folder of the results.")
 @_check_options
 def leaderboard_add(
-    source: str,
-    methods: tuple[str, ...],
-    to: str,
-    more: tuple[str, ...],
-    data_dir: str | None,
-    workspace: str,
+    source: str, methods: tuple[str, ...], to: str, more: tuple[str, ...], data_dir: str | None, workspace: str
 ) -> None:
     """Check the results of SOURCE, a workspace or a folder with results, and add them for a pull request."""
     from fmcs_bench.cli.progress import shown

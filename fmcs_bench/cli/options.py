@@ -12,7 +12,6 @@ from pydantic_core import PydanticUndefined
 
 from fmcs_bench.core.options import Flag, Options, flags
 from fmcs_bench.core.workspace import DEFAULT_WORKSPACE
-from fmcs_bench.images.options import ImageOptions
 
 if TYPE_CHECKING:
     from fmcs_bench.results.board import Table
@@ -124,9 +123,6 @@ def device_option(command: Command) -> Command:
     return click.option(
         "--device", default="auto", show_default=True, help="auto takes CUDA where torch has it, else the CPU."
     )(command)
-
-
-data_dir_option = options_of(ImageOptions, only=("data_dir",))
 
 
 def json_option(command: Command) -> Command:

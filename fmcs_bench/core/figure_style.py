@@ -96,11 +96,6 @@ def require_kind(path: Path) -> Literal["svg", "png", "pdf"]:
 
 
 def short(name: str, length: int = 48) -> str:
-    """A name as the figures' font can draw it, and not longer than there is room for.
-
-    Example:
-        >>> short("a-long-name", 8)
-        'a-long-~'
-    """
+    """A name as the figures' font can draw it, and not longer than there is room for."""
     plain = name.encode("ascii", "replace").decode()
     return plain if len(plain) <= length else f"{plain[: length - 1]}~"

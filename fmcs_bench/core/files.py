@@ -60,12 +60,7 @@ def to_json(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hexadecimal) of a JSON value in canonical form: sorted keys, no spaces.
-
-    Example:
-        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-        True
-    """
+    """SHA-256 (hexadecimal) of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

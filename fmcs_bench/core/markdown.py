@@ -37,12 +37,5 @@ def block(text: str, language: str = "") -> str:
 
 
 def rows(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Cells, which are Markdown already, as a table.
-
-    Example:
-        >>> print(rows(["a", "b"], [["1", "2"]]))
-        | a | b |
-        | --- | --- |
-        | 1 | 2 |
-    """
+    """Cells, which are Markdown already, as a table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])

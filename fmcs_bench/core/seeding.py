@@ -8,11 +8,7 @@ import hashlib
 def derive(seed: int, *words: str | int) -> int:
     """A 63-bit seed for the stream that ``words`` name, the same on every machine.
 
-    Streams with different words are independent, so that adding a random choice in one place changes no other.
-
-    Args:
-        seed: the user's seed.
-        words: the name of the stream, such as ``("order", epoch)``.
+    Streams with different words, such as ``"order", epoch``, are independent: a new random choice changes no other.
 
     Example:
         >>> derive(0, "weights") == derive(0, "weights") != derive(0, "order", 1)

@@ -114,7 +114,7 @@ def test_a_killed_caller_goes_on_with_the_other_engine(engine, tiny_dataset, tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_does_not_converge_is_told_and_not_trained_again(on_ray, here, tmp_path):
+def test_a_run_that_does_not_converge_is_not_trained_again(on_ray, here, tmp_path):
     with pytest.raises(ConvergenceError, match="has not converged"):
         build_tiny(tmp_path, convergence=ConvergenceRule(threshold=1e-9), **on_ray)
     path = Workspace(tmp_path).dataset(here.manifest.name)

@@ -107,6 +107,10 @@ def test_bad_methods_are_refused(names, rafs, options, error, message):
     ("options", "message"),
     [
         ({"evaluator_kind": "random"}, "random needs a RAF below 1"),
+        ({"raf": -0.01}, "RAF"),
+        ({"network": "dueheadnet"}, "dueheadnet needs a fusion"),
+        ({"fusion": "add"}, "fusion"),
+        ({"constraint": "align"}, "needs two heads"),
         ({"pretrained_first": True}, "pretrained_first needs two heads"),
         ({"label_smoothing": 0.1, "raf": 0.5}, "without RAL"),
         ({"control": "longer", "backbone": "resnet50"}, "longer has none"),
