@@ -6,16 +6,7 @@ from typing import Any
 
 import click
 
-from fmcs_bench.cli.options import (
-    device_option,
-    json_option,
-    made,
-    options_of,
-    print_json,
-    print_table,
-    typed,
-    workspace_option,
-)  # fmt: skip
+from fmcs_bench.cli.options import device_option, json_option, made, options_of, print_json, typed, workspace_option
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
 from fmcs_bench.store.config import BuildConfig
@@ -50,7 +41,7 @@ def info(dataset: str | None, plot: str | None, workspace: str, as_json: bool) -
     from pathlib import Path
 
     from fmcs_bench.build.figures import draw_runs
-    from fmcs_bench.cli.tables import stage_table
+    from fmcs_bench.cli.tables import print_table, stage_table
     from fmcs_bench.core.workspace import Workspace
     from fmcs_bench.store import reader
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fmcs_bench.cli.options import json_option, print_json, print_table, workspace_option
+from fmcs_bench.cli.options import json_option, print_json, workspace_option
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.training.methods import METHODS
 
@@ -61,7 +61,7 @@ def list_(what: str, size: int | None, names: tuple[str, ...], workspace: str, a
         click.echo("\n".join(_names(what, Workspace(workspace))))
         return
     from fmcs_bench.backbones.create import BACKBONES, describe, find_backbone
-    from fmcs_bench.cli.tables import backbone_table
+    from fmcs_bench.cli.tables import backbone_table, print_table
 
     for name in names:  # before any is made, which takes time
         find_backbone(name)

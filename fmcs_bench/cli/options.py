@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic_core import PydanticUndefined
 
 from fmcs_bench.core.options import Flag, Options, flags
 from fmcs_bench.core.workspace import DEFAULT_WORKSPACE
-
-if TYPE_CHECKING:
-    from fmcs_bench.results.board import Table
-    from fmcs_bench.results.evaluator_board import EvaluatorBoard
-    from fmcs_bench.results.training_board import TrainingBoard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Made = TypeVar("Made", bound=Options)
@@ -133,21 +128,3 @@ def json_option(command: Command) -> Command:
 def print_json(value: Any) -> None:
     """Print what ``--json`` asks for."""
     click.echo(json.dumps(value, indent=1, sort_keys=True))
-
-
-def print_board(board: EvaluatorBoard | TrainingBoard) -> None:
-    """Print a board for a person, or as plain text for a pipe."""
-    from rich.console import Console
-
-    from fmcs_bench.cli import tables
-
-    tables.print_board(Console(highlight=False), board)
-
-
-def print_table(table: Table[Any]) -> None:
-    """Print a table for a person, or as plain text for a pipe."""
-    from rich.console import Console
-
-    from fmcs_bench.cli import tables
-
-    tables.print_table(Console(highlight=False), table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fmcs_bench.cli.options import device_option, print_board, workspace_option
+from fmcs_bench.cli.options import device_option, workspace_option
 from fmcs_bench.core.progress import SILENT, Progress
 from fmcs_bench.core.workspace import Workspace
 from fmcs_bench.store.config import BuildConfig
@@ -40,6 +40,7 @@ class Result:
 def quickstart(workspace: str, device: str) -> None:
     """Do everything once on real digits, in minutes: build, evaluate, train, leaderboard."""
     from fmcs_bench.cli.progress import shown
+    from fmcs_bench.cli.tables import print_board
 
     with shown() as progress:
         result = run(Workspace(workspace), device=device, progress=progress)

@@ -55,8 +55,9 @@ def backbone_table(descriptions: Sequence[Description]) -> Table[Description]:
     return Table.of(columns, descriptions, "terminal", title, note)
 
 
-def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None:
+def print_board(board: EvaluatorBoard | TrainingBoard, console: Console | None = None) -> None:
     """Print a board; a narrow terminal gets fewer columns, and none of them is cut off."""
+    console = console or Console(highlight=False)
     if isinstance(board, TrainingBoard):
         tables: list[Table[Any]] = [board.table(view) for view in ("terminal", "choice", "score")]
     else:
@@ -65,11 +66,12 @@ def print_board(console: Console, board: EvaluatorBoard | TrainingBoard) -> None
         tables += [board.table("test_on")] if board.tested_on else []
     for table in tables:
         if table.rows:
-            print_table(console, table)
+            print_table(table, console)
 
 
-def print_table(console: Console, table: Table[Any]) -> None:
+def print_table(table: Table[Any], console: Console | None = None) -> None:
     """Print a table. A pipe or a file gets plain text in which no row is wrapped or cut off."""
+    console = console or Console(highlight=False)
     if not console.is_terminal:
         console.file.write(f"{table}\n")
         return

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fmcs_bench.cli.options import (
-    device_option,
-    json_option,
-    made,
-    options_of,
-    print_board,
-    print_json,
-    workspace_option,
-)  # fmt: skip
+from fmcs_bench.cli.options import device_option, json_option, made, options_of, print_json, workspace_option
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
@@ -46,6 +38,7 @@ def evaluate(datasets: tuple[str, ...], test_on: tuple[str, ...], workspace: str
     the exit code is 1.
     """
     from fmcs_bench.cli.progress import shown
+    from fmcs_bench.cli.tables import print_board
     from fmcs_bench.core.errors import UnitsFailedError
     from fmcs_bench.evaluator_track import runner
 
@@ -82,6 +75,7 @@ def train(dataset: str | None, plan: bool, workspace: str, as_json: bool, **valu
     shows what failed, and the exit code is 1.
     """
     from fmcs_bench.cli.progress import shown
+    from fmcs_bench.cli.tables import print_board
     from fmcs_bench.core.errors import UnitsFailedError
     from fmcs_bench.training_track import estimate, runner
 

@@ -1,8 +1,7 @@
 """Runs trials on Ray, on one machine or many, with the interface of ``local``.
 
-Flow: job, pickled once (inputs only) -> workers (Ray actors) with CPUs and GPUs of their own, which check that they
-have the caller's software and folder, and build the job once -> trials, one after another to each free worker, again
-where a worker died -> answers and printed lines -> the caller. Ray is imported only where trials are sent.
+Workers are Ray actors with CPUs and GPUs of their own. Each checks that it has the caller's software and folder, builds
+the job once, and does one trial after another. Ray is imported only where trials are sent.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from fmcs_bench.core import environment, files
 from fmcs_bench.core.environment import Environment
@@ -46,16 +45,7 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 @contextmanager
 def engine_of(execution: Execution) -> Iterator[Engine]:
-    """The engine of these options for the block; a Ray that it started ends with the block.
-
-    Raises:
-        ConfigError: Ray is not installed.
-
-    Example:
-        >>> with engine_of(Execution()) as engine:
-        ...     type(engine).__name__
-        'LocalEngine'
-    """
+    """The engine of these options for the block; a Ray that it started ends with the block."""
     if execution.engine == "local":
         yield LOCAL
         return
@@ -69,7 +59,7 @@ def engine_of(execution: Execution) -> Iterator[Engine]:
 
 @dataclass
 class RayEngine:
-    """Trials on Ray; it connects when the first trial is sent. ``engine_of`` makes one.
+    """Trials on Ray, to which it connects when the first is sent.
 
     Attributes:
         until_end: gets what has to be undone.
@@ -87,15 +77,12 @@ class RayEngine:
     def answers(
         self, job: Job[Trial, Result], trials: Sequence[Trial], progress: Progress
     ) -> Generator[tuple[int, Result | Failure[Trial]]]:
-        """See ``Engine``.
-
-        Raises:
-            ConfigError: no machine has what a trial asks for.
-            EngineError: no cluster answers, a worker lacks what it needs, or the workers of one trial die repeatedly.
-        """
+        """See ``Engine``."""
         ray = self._connect()
-        with _marked(job.folder) as mark, _Workers(ray, self.cpus, self._gpus(job.device), mark, job) as workers:
-            todo, deaths, has_said = deque(range(len(trials))), Counter[int](), False
+        todo, deaths, has_said = deque(range(len(trials))), Counter[int](), False
+        with _marked(job.folder) as mark, ExitStack() as end:
+            workers = _Workers(ray, self.cpus, self._gpus(job.device), mark, job)
+            end.callback(workers.end)
             while todo or workers.busy:
                 workers.start(min(self.room(job.device), len(todo) + len(workers.busy)))
                 if not workers.wait() and not has_said:
@@ -128,12 +115,7 @@ class RayEngine:
                         deaths[position] = 0  # so that only deaths in a row count
 
     def room(self, device: str) -> int:
-        """See ``Engine``. With no room, Ray would wait for ever and in silence.
-
-        Raises:
-            ConfigError: no machine of the cluster has what a trial asks for.
-            EngineError: no cluster answers.
-        """
+        """See ``Engine``. No room is an error: Ray would wait for ever and in silence."""
         gpus, ray = self._gpus(device), self._connect()
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         room = 0
@@ -152,12 +134,6 @@ class RayEngine:
         return self.gpus if self.gpus is not None else float(device.startswith("cuda"))
 
     def _connect(self) -> Any:
-        """Ray, connected.
-
-        Raises:
-            ConfigError: this process is connected to another cluster.
-            EngineError: no cluster answers at the address.
-        """
         if self._ray is not None:
             return self._ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
@@ -186,29 +162,20 @@ class RayEngine:
 class _Workers:
     """The workers of one job, and the position of the trial that each is at; -1 is its preparation.
 
-    They are actors, and a dead one is replaced here: tasks that Ray retries itself have to be cancelled where an error
-    ends the work, and Ray 2.60 ends the caller if a task starts in the moment in which it is cancelled.
+    A dead one is replaced here. Ray would retry tasks itself, but they must be cancelled where an error ends the work,
+    and Ray 2.60 ends the caller if a task starts in the moment in which it is cancelled.
     """
 
     def __init__(self, ray: Any, cpus: int, gpus: float, mark: tuple[str, str] | None, job: Job[Trial, Result]) -> None:
         self._ray = ray
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
-        self._parcel = ray.put(
-            {
-                "job": pack(job),
-                "environment": Environment.current(job.device, cpus).to_json(),
-                "threads": cpus,
-                "mark": mark,
-            }
-        )
+        software = Environment.current(job.device, cpus).to_json()
+        self._parcel = ray.put({"job": pack(job), "environment": software, "threads": cpus, "mark": mark})
         self.busy: dict[Any, tuple[Any, int]] = {}
         self._started: set[Any] = set()
         self._ready: list[Any] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         for worker in self._started:
             self._ray.kill(worker)
         if self.busy:  # nothing is written into the folder after this
@@ -259,20 +226,11 @@ def _lost(trial: object) -> EngineError:
 
 
 def _require_answer(address: str) -> None:
-    """Ask in another process: Ray tries for minutes, and then ends the process that it runs in.
-
-    Raises:
-        EngineError: no cluster answers in time, or it refuses.
-    """
+    """Ask in another process: Ray tries for minutes, and then ends the process that it runs in."""
     do = "check that `ray status` works on this machine, which must be part of the cluster, and give auto or HOST:PORT"
     try:
-        done = subprocess.run(  # noqa: S603  (our own few words, and the address as an argument)
-            [sys.executable, "-c", _PROBE, address],
-            capture_output=True,
-            text=True,
-            timeout=ANSWER_SECONDS,
-            check=False,
-        )
+        words = [sys.executable, "-c", _PROBE, address]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise EngineError(f"no Ray cluster answered at {address!r} within {ANSWER_SECONDS} seconds; {do}") from None
     if done.returncode:
@@ -303,13 +261,9 @@ class Worker:
     _job: Job[Any, Any]
 
     def prepare(self, parcel: dict[str, Any]) -> bytes:
-        """Build the job, after a check of software and folder.
+        """Check software and folder, and build the job; the answer is packed: printed lines, and None or ``Raised``.
 
-        Args:
-            parcel: what ``_Workers`` sends: plain values, so that other versions can read them too.
-
-        Returns:
-            Packed: the printed lines, and None or ``Raised``.
+        The parcel has plain values, so that other versions can read them too.
         """
 
         def build() -> None:
@@ -323,11 +277,7 @@ class Worker:
         return _answer(build)
 
     def attempt(self, trial: bytes) -> bytes:
-        """Find or do one trial; a worker may have died between a record and its answer.
-
-        Returns:
-            Packed: the printed lines, and the result or ``Raised``.
-        """
+        """Find or do one trial: a worker may have died between a record and its answer."""
 
         def do() -> Any:
             known = unpack(trial)
@@ -340,12 +290,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Raised:
-    """An error with its causes, which pickle would drop.
-
-    Attributes:
-        chain: the error, its cause, the cause of that, ...
-        is_survived: it stops no other trial.
-    """
+    """An error, its cause, the cause of that, ...: pickle would drop causes."""
 
     chain: tuple[Exception, ...]
     is_survived: bool
@@ -382,18 +327,13 @@ def _portable(error: Exception) -> Exception:
 
 
 def pack(value: object) -> bytes:
-    """As bytes; classes and functions of scripts and notebooks too.
-
-    Raises:
-        EngineError: it cannot be pickled.
-    """
+    """As bytes; classes and functions of scripts and notebooks too."""
     from ray import cloudpickle
 
     try:
-        data: bytes = cloudpickle.dumps(value)
+        return bytes(cloudpickle.dumps(value))
     except Exception as error:
         raise EngineError(f"{type(value).__name__} cannot be sent to a worker: {error}") from error
-    return data
 
 
 def unpack(data: bytes) -> Any:
@@ -415,10 +355,11 @@ def _answer(do: Callable[[], Any]) -> bytes:
 
 def _require_same(theirs: dict[str, Any]) -> None:
     ours = Environment.current(theirs["device"], theirs["threads"]).to_json()
+    here = ours["libraries"]
     different = [
-        f"{name} {there} there, {ours['libraries'].get(name)} here"
+        f"{name} {there} there, {here.get(name)} here"
         for name, there in theirs["libraries"].items()
-        if there != ours["libraries"].get(name)
+        if there != here.get(name)
     ]
     if theirs["code_digest"] != ours["code_digest"]:
         different.insert(0, f"fmcs-bench {theirs['fmcs_bench']} there, {ours['fmcs_bench']} with other code here")

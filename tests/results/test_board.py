@@ -37,7 +37,7 @@ def printed(board: EvaluatorBoard | TrainingBoard, *, terminal_width: int | None
     console = Console(
         file=stream, width=terminal_width or 40, force_terminal=terminal_width is not None, color_system=None
     )
-    tables.print_board(console, board)
+    tables.print_board(board, console)
     return stream.getvalue()
 
 
