@@ -14,9 +14,8 @@ from fmcs_bench.evaluator_track.protocol import SharedMaps
 from fmcs_bench.evaluators.base import Evaluator
 from fmcs_bench.evaluators.registry import find_evaluator
 from fmcs_bench.results import metrics
-from fmcs_bench.results.grid import Attempt, GridSearch, best_attempt
 from fmcs_bench.results.records import Epoch
-from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.results.trials import Attempt, EvaluatorTrial, GridSearch, best_attempt
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from fmcs_bench.core.options import Options
-from fmcs_bench.results.grid import parse_grid
-from fmcs_bench.results.trials import GridValue, Head
+from fmcs_bench.results.trials import GridValue, Head, parse_grid
 from fmcs_bench.training.methods import NUM_SEEDS
 
 

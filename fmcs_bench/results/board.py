@@ -1,8 +1,4 @@
-"""What both boards share: which records are compared, and a board's one list of columns with every view of it.
-
-The terminal, the page, Markdown, the README and the DataFrame of a board are made from its ``Column`` objects, and
-format no number of their own.
-"""
+"""What both boards share: which records are compared, and one list of columns that makes every view of a board."""
 
 from __future__ import annotations
 
@@ -36,14 +32,7 @@ COUNT, SECONDS, PLAIN, P_VALUE = Form(",.0f"), Form(",.1f"), Form("g"), Form(".3
 
 
 class Cell(NamedTuple):
-    """What a table shows in one place.
-
-    Attributes:
-        text: the mean, number or name, formatted; ``NONE`` where there is nothing.
-        interval: in brackets; empty where there is none, or the view leaves it out.
-        mark: a word that belongs to the name, such as ``chosen``.
-        value: the number in the unit of the records, for sorting; None where there is none.
-    """
+    """What a table shows in one place; ``mark`` belongs to the name, ``value`` is in the unit of the records."""
 
     text: str
     interval: str = ""
@@ -56,19 +45,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column(Generic[Row]):
-    """One column of a board.
+    """One column of a board; a DataFrame has two more for an ``Estimate``, ``<name>_low`` and ``<name>_high``.
 
-    Attributes:
-        name: in a DataFrame; an ``Estimate`` gives two more, ``<name>_low`` and ``<name>_high``.
-        label: its heading; what stands behind a comma may go to a second line.
-        value: computes it from a row, in the unit of the records (accuracies are shares).
-        meaning: in one sentence, for a reader of the page.
-        form: of its numbers.
-        views: names of the views that show it, with the interval where there is one.
-        brief: names of the views that show it without the interval.
-        mark: a word behind the value, of a name.
-        optional: left out of a view where no row has a value.
-        numeric: holds numbers, which are aligned to the right.
+    ``value`` computes it from a row, in the unit of the records. ``views`` show the interval, ``brief`` views do not.
+    What stands behind a comma in ``label`` may go to a second line. An ``optional`` column needs a value in some row.
     """
 
     name: str
@@ -81,10 +61,6 @@ class Column(Generic[Row]):
     mark: Callable[[Row], str] | None = None
     optional: bool = False
     numeric: bool = True
-
-    def shown_in(self, view: str) -> bool:
-        """Whether a view has this column."""
-        return view in f"{self.views} {self.brief}".split()
 
     def cell(self, row: Row, view: str = "") -> Cell:
         """What a view shows of a row."""
@@ -114,15 +90,7 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True)
 class Table(Generic[Row]):
-    """One view of a board: rows, and the columns that the view shows.
-
-    Attributes:
-        title: what it is about.
-        columns: in order.
-        rows: what the columns compute from.
-        view: name of the view.
-        note: what a reader has to know, in sentences.
-    """
+    """One view of a board: rows, and the columns that the view shows."""
 
     title: str
     columns: tuple[Column[Row], ...]
@@ -138,7 +106,8 @@ class Table(Generic[Row]):
         shown = tuple(
             column
             for column in columns
-            if column.shown_in(view) and not (column.optional and all(column.value(row) is None for row in rows))
+            if view in f"{column.views} {column.brief}".split()
+            and not (column.optional and all(column.value(row) is None for row in rows))
         )
         return cls(title, shown, tuple(rows), view, note)
 
@@ -182,8 +151,5 @@ def comparable(records: Iterable[AnyRecord]) -> dict[tuple[str, str], list[AnyRe
 
 
 def enough_seeds(groups: Iterable[Sequence[Record]]) -> int:
-    """Seeds that a candidate needs to be chosen: one that is half done is not compared yet.
-
-    More than the usual number are no advantage, so that a sixth seed of one candidate does not shut out the others.
-    """
+    """Seeds that a candidate needs to be chosen: a sixth seed of one does not shut out the others."""
     return min(NUM_SEEDS, max((len(group) for group in groups), default=0))

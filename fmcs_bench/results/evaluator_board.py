@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from fmcs_bench.results import board, statistics
 from fmcs_bench.results.board import Column, Table
-from fmcs_bench.results.grid import grid_in_words
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord, Subset
 from fmcs_bench.results.statistics import CORRELATION, ERROR, SHARE, Estimate, Range, Rank
 
@@ -18,19 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluatorRow:
-    """One evaluator over its seeds.
+    """One evaluator over its seeds; ``metrics["mae"]["test_run"]`` is the headline, and ``rank`` is made from it.
 
-    Attributes:
-        rank: range of ranks by MAE on the test run that the intervals allow.
-        metrics: by the names of their fields and by subset; ``metrics["mae"]["test_run"]`` is the headline.
-        spearman: rank correlation of mean score and validation accuracy along the test run; None where undefined.
-        flops_per_map: see ``fmcs_bench.evaluator_track.calls``; None where there is no network, or it was not counted.
-        maps_per_second: answers on the test run; None where not every seed was measured.
-        test_on: MAE on the test runs of other datasets, by their ids, where every seed was tested there.
-        chosen: it has the lowest mean MAE on the validation run, of all differentiable evaluators with all seeds but
-            the controls.
-        control: it is there for comparison, and never chosen.
-        records: one per seed, ordered by seed.
+    ``spearman`` is that of mean score and validation accuracy along the test run. ``test_on`` has the MAE on the test
+    runs of other datasets. ``chosen`` has the lowest mean MAE on the validation run, of all differentiable evaluators
+    with all seeds but the controls.
     """
 
     evaluator: str
@@ -50,11 +41,6 @@ class EvaluatorRow:
     def mae(self) -> dict[Subset, Estimate]:
         """Mean absolute error in stages, by subset."""
         return self.metrics["mae"]
-
-    @property
-    def accuracy(self) -> dict[Subset, Estimate]:
-        """Share of exact stages, by subset."""
-        return self.metrics["accuracy"]
 
 
 _ALL = "page terminal narrow"
@@ -143,7 +129,9 @@ class EvaluatorBoard:
         searches = {row.evaluator: row.records[0].grid_search for row in self.rows}
         without = sorted(name for name, search in searches.items() if search is not None and not search.attempts)
         applies_not = f" (not of {', '.join(without)}, which use no recipe)" if without else ""
-        return f"{grid_in_words(tried)}{applies_not}" if (tried := self.rows[0].records[0].trial.grid) else ""
+        tried = self.rows[0].records[0].trial.grid
+        in_words = "; ".join(f"{name} = {', '.join(map(str, values))}" for name, values in tried.items())
+        return f"{in_words}{applies_not}" if tried else ""
 
     @property
     def columns(self) -> tuple[Column[EvaluatorRow], ...]:
@@ -156,11 +144,7 @@ class EvaluatorBoard:
         return (*EVALUATOR_COLUMNS, *map(on, self.tested_on))
 
     def table(self, view: str = "terminal") -> Table[EvaluatorRow]:
-        """A view.
-
-        Args:
-            view: ``terminal``, ``narrow`` (80 characters), ``page``, ``readme``, or ``test_on``: MAE on other datasets.
-        """
+        """A view: ``terminal``, ``narrow``, ``page``, ``readme``, or ``test_on``: MAE on other datasets."""
         if view == "test_on":
             title = f"The same fits, from {self.dataset_id}, on the test runs of other datasets: MAE"
             note = "-: takes only maps of the shape that it was fitted on, or not every seed was tested"

@@ -1,6 +1,6 @@
-"""Metrics of an evaluator's answers, from scikit-learn and SciPy where they have them. Pure functions on NumPy arrays.
+"""Metrics of an evaluator's answers, as pure functions on NumPy arrays.
 
-M maps, K stages, N images (of one run; every image has a map at each stage), S seeds, B bins of confidence.
+M maps, K stages, N images (of one run; every image has a map at each stage), B bins of confidence.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ SCORE_DECIMALS = 6
 
 
 def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarray) -> Metrics:
-    """All metrics of one set of maps.
-
-    The predicted stage is ``predicted_stages``; the predicted score is the expected FMCS, ``expected_score``.
+    """All metrics of one set of maps; by ``predicted_stages``, and for the order of stages by ``expected_score``.
 
     Args:
         probs_MK: rows that sum to 1.
@@ -30,15 +28,10 @@ def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarr
         groups_M: maps with equal values are one image seen by one run at all K stages.
 
     Returns:
-        ``accuracy``; ``within_one`` (share at most one stage off); ``mae`` (mean absolute error of the predicted stage,
-        in stages); ``kappa`` (Cohen's, quadratic weights); ``tau_b`` (Kendall's, of score and stage within an image,
-        mean over images; 0 for an image with one score throughout); ``violations`` (share of neighbouring stages of an
-        image whose score falls); ``log_loss`` in nats; ``ece`` (expected calibration error of the predicted stage,
-        15 equal bins of confidence).
-
-    Example:
-        >>> stage_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), np.array([5, 5])).mae
-        0.0
+        ``accuracy``; ``within_one`` (share at most one stage off); ``mae`` in stages; ``kappa`` (Cohen's, quadratic
+        weights); ``tau_b`` (Kendall's, of score and stage within an image, mean over images; 0 for an image with one
+        score throughout); ``violations`` (share of neighbouring stages of an image whose score falls); ``log_loss`` in
+        nats; ``ece`` (expected calibration error of the predicted stage, 15 equal bins of confidence).
     """
     num_stages = probs_MK.shape[1]
     predicted_M = predicted_stages(probs_MK)
@@ -59,11 +52,7 @@ def stage_metrics(probs_MK: np.ndarray, stages_M: np.ndarray, groups_M: np.ndarr
 
 
 def of_answers(probs_KNK: np.ndarray) -> Metrics:
-    """All metrics of answers as a predictions file has them.
-
-    Args:
-        probs_KNK: true stage, image of one run, probability.
-    """
+    """All metrics of answers as a predictions file has them: true stage, image of one run, probability."""
     num_stages, num_images, _ = probs_KNK.shape
     stages_M = np.repeat(np.arange(num_stages), num_images)
     groups_M = np.tile(np.arange(num_images), num_stages)
@@ -71,36 +60,19 @@ def of_answers(probs_KNK: np.ndarray) -> Metrics:
 
 
 def predicted_stages(probs_MK: np.ndarray) -> np.ndarray:
-    """The most probable stage of each map, 0 .. K - 1; of several that are equally probable, the middle one.
-
-    So an evaluator that knows nothing predicts the middle stage, which has the least error, and not stage 1.
-
-    Example:
-        >>> predicted_stages(np.array([[0.2, 0.8, 0.0], [0.25, 0.25, 0.25], [0.5, 0.0, 0.5]])).tolist()
-        [1, 1, 0]
-    """
+    """The most probable stage of each map, 0 .. K - 1; of several the middle one, which has the least error."""
     is_top_MK = probs_MK == probs_MK.max(axis=1, keepdims=True)
     middle_M1 = (is_top_MK.sum(axis=1, keepdims=True) + 1) // 2
     return np.asarray((is_top_MK.cumsum(axis=1) >= middle_M1).argmax(axis=1))
 
 
 def expected_score(probs_MK: np.ndarray) -> np.ndarray:
-    """Expected FMCS of each map, 1 .. K.
-
-    Example:
-        >>> expected_score(np.array([[0.5, 0.5], [0.0, 1.0]])).tolist()
-        [1.5, 2.0]
-    """
+    """Expected FMCS of each map, 1 .. K."""
     return _normalised(probs_MK) @ np.arange(1, probs_MK.shape[1] + 1)
 
 
 def calibration_error(probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """Expected calibration error (Guo et al., ICML 2017) of the most probable stage, in bins (b / B, (b + 1) / B].
-
-    Example:
-        >>> calibration_error(np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([1, 0]))
-        0.25
-    """
+    """Expected calibration error (Guo et al., ICML 2017) of the most probable stage, in bins (b / B, (b + 1) / B]."""
     confidence_M = probs_MK.max(axis=1)
     is_right_M = predicted_stages(probs_MK) == stages_M
     bin_M = np.clip(np.ceil(confidence_M * num_bins).astype(int) - 1, 0, num_bins - 1)
@@ -110,14 +82,7 @@ def calibration_error(probs_MK: np.ndarray, stages_M: np.ndarray, num_bins: int 
 
 
 def confusion(probs_MK: np.ndarray, stages_M: np.ndarray) -> np.ndarray:
-    """Share of the maps of each true stage (row) that were called each stage (column), float64 [K, K].
-
-    Every row sums to 1, and its entry on the diagonal is the recall of the stage; a stage without maps is NaN.
-
-    Example:
-        >>> confusion(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([0, 1, 1])).tolist()
-        [[1.0, 0.0], [0.5, 0.5]]
-    """
+    """Share of the maps of each true stage (row) that were called each stage (column); without maps NaN."""
     num_stages = probs_MK.shape[1]
     pairs_M = stages_M * num_stages + predicted_stages(probs_MK)
     counts_KK = np.bincount(pairs_M, minlength=num_stages**2).reshape(num_stages, num_stages)
@@ -134,14 +99,11 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def check_probabilities(probs: object, num_maps: int, num_stages: int, *, evaluator: str, split: str) -> np.ndarray:
-    """The answer of an evaluator, if it keeps the contract.
-
-    Raises:
-        ProtocolError: wrong type or shape, a value that is NaN or outside [0, 1], or a row that does not sum to 1.
-    """
+    """The answer of an evaluator; ``ProtocolError`` where it is not one distribution over stages for each map."""
     name = f"evaluator {evaluator} on {split}"
     if not isinstance(probs, np.ndarray) or probs.shape != (num_maps, num_stages):
-        raise ProtocolError(f"{name}: an array of shape ({num_maps}, {num_stages}) is needed, not {_shape(probs)}")
+        shape = getattr(probs, "shape", type(probs).__name__)
+        raise ProtocolError(f"{name}: an array of shape ({num_maps}, {num_stages}) is needed, not {shape}")
     if not np.issubdtype(probs.dtype, np.floating):
         raise ProtocolError(f"{name}: floating-point numbers are needed, not {probs.dtype}")
     if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + PROBABILITY_TOLERANCE:
@@ -150,10 +112,6 @@ def check_probabilities(probs: object, num_maps: int, num_stages: int, *, evalua
     if worst > PROBABILITY_TOLERANCE:
         raise ProtocolError(f"{name}: every row must sum to 1; one is off by {worst:.3g}")
     return probs
-
-
-def _shape(value: object) -> str:
-    return str(getattr(value, "shape", type(value).__name__))
 
 
 def _normalised(probs_MK: np.ndarray) -> np.ndarray:

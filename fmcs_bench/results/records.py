@@ -1,13 +1,11 @@
 """The record that a trial leaves; the leaderboard is made of records and their predictions and of nothing else.
 
-Settings name everything that must be equal for methods to be compared. ``key`` digests everything that decides the
-result (trial, data, evaluator, code, versions, device), so that a finished trial is recognised and a stale one is not.
+Settings name what must be equal for methods to be compared; ``key`` digests everything that decides the result.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
@@ -18,8 +16,7 @@ from fmcs_bench.core import files
 from fmcs_bench.core.environment import Environment, Sha256
 from fmcs_bench.core.errors import RecordError
 from fmcs_bench.core.options import NAME_PATTERN, Options
-from fmcs_bench.results.grid import GridSearch
-from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.results.trials import EvaluatorTrial, GridSearch
 from fmcs_bench.results.trials import TrainingTrial as TrainingTrial
 
 SCHEMA_VERSION = 1
@@ -58,7 +55,7 @@ class Cost(Options):
 
     @property
     def maps_per_second(self) -> float | None:
-        """How fast an evaluator answers; None where it was not measured."""
+        """Speed of an evaluator; None where it was not measured."""
         return self.scoring_maps / self.scoring_seconds if self.scoring_maps and self.scoring_seconds else None
 
 
@@ -90,9 +87,9 @@ class Record(Options):
     num_stages: int = Field(ge=2, description="of the FMCS dataset: the largest score")
 
     @property
-    @abstractmethod
     def method(self) -> str:
         """Name of the evaluator with its head, or of the training method with its RAF: a row of the board."""
+        return self.trial.label if isinstance(self.trial, TrainingTrial) else self.trial.method
 
     @property
     def seed(self) -> int:
@@ -143,26 +140,19 @@ class EvaluatorRecord(Record):
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
-        validation = self.metrics.get("validation_run")
         if (self.grid_search is not None) != bool(self.trial.grid):
             raise ValueError("a trial with a grid has a grid_search, and no other has")
         if self.grid_search is not None:
-            mae = math.nan if validation is None else validation.mae
-            if fault := self.grid_search.fault(self.trial, mae):
+            validation = self.metrics.get("validation_run")
+            if fault := self.grid_search.fault(self.trial, validation.mae if validation else math.nan):
                 raise ValueError(fault)
         return self
-
-    @property
-    def method(self) -> str:
-        """See ``Record``."""
-        return self.trial.method
 
 
 class TrainingMetrics(Options):
     """Accuracies of the weights that were chosen. The test images are read once, with these weights.
 
-    ``best_test_accuracy`` is the highest over all epochs: it is too high, and stands beside sources that report it.
-    None where it was not asked for.
+    ``best_test_accuracy``, the highest over all epochs, is too high: it stands beside sources that report it.
     """
 
     validation_accuracy: Share
@@ -183,17 +173,8 @@ class TrainingRecord(Record):
     metrics: TrainingMetrics
 
     @property
-    def method(self) -> str:
-        """See ``Record``."""
-        return self.trial.label
-
-    @property
     def score(self) -> float | None:
-        """Score at the epoch whose weights were tested: the chosen one, or the last. None where it was not watched.
-
-        Raises:
-            RecordError: the curve does not have that epoch.
-        """
+        """Score at the epoch whose weights were tested: the chosen one, or the last. None where it was not watched."""
         number = len(self.curve) if self.metrics.epoch is None else self.metrics.epoch
         if number > len(self.curve):
             raise RecordError(

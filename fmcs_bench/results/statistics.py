@@ -1,7 +1,6 @@
-"""Intervals, ranks, paired tests, and what picking the best of several gains on paper. SciPy does the statistics.
+"""Intervals, ranks, paired tests, and what picking the best of several gains on paper; see docs/statistics.md.
 
-Values are one per seed (S). With few seeds these are small-sample methods: Student's t for intervals, an exact
-sign-flip test for paired differences. C candidates (values of RAF), M tests, P sums.
+Values are one per seed (S). C candidates (values of RAF), M tests, P sums.
 """
 
 from __future__ import annotations
@@ -36,25 +35,11 @@ class Estimate(NamedTuple):
     num: int
 
     def parts(self, spec: str = ".3f", scale: float = 1.0) -> tuple[str, str]:
-        """Mean and interval for a reader; nothing else in the package formats them.
-
-        Args:
-            spec: format of one number.
-            scale: from the unit of the values to that of the reader.
-
-        Returns:
-            The mean, and the interval in brackets, which is empty where there is none.
-
-        Example:
-            >>> Estimate(0.5, 0.41, 0.59, 0.1, 5).parts(".1f", 100)
-            ('50.0', '[41.0, 59.0]')
-        """
-        interval = (
-            ""
-            if self.low is None or self.high is None
-            else (f"[{scale * self.low:{spec}}, {scale * self.high:{spec}}]")
-        )
-        return f"{scale * self.mean:{spec}}", interval
+        """Mean, and interval in brackets (empty where there is none), for a reader; ``scale`` changes the unit."""
+        mean = f"{scale * self.mean:{spec}}"
+        if self.low is None or self.high is None:
+            return mean, ""
+        return mean, f"[{scale * self.low:{spec}}, {scale * self.high:{spec}}]"
 
     def __str__(self) -> str:
         return " ".join(filter(None, self.parts()))
@@ -86,9 +71,6 @@ class PairedDifference(NamedTuple):
 def estimate(values: ArrayLike, within: Range = ANY, *, confidence: float = 0.95) -> Estimate:
     """Mean of ``values`` [seed] with Student's t interval, cut off where no mean can be.
 
-    Cutting changes nothing about how often the interval holds the true mean, which is never outside ``within``
-    (Mandelkern, Statistical Science 17, 2002, section 3).
-
     Args:
         values: one number per seed, finite, inside ``within``.
         within: the least and the greatest value that the quantity can have.
@@ -96,10 +78,6 @@ def estimate(values: ArrayLike, within: Range = ANY, *, confidence: float = 0.95
 
     Raises:
         ValueError: no value, or one that is not finite or outside ``within``.
-
-    Example:
-        >>> print(estimate([1.0, 2.0, 3.0]), estimate([0.97, 0.99, 1.0], SHARE))
-        2.000 [-0.484, 4.484] 0.987 [0.949, 1.000]
     """
     values_S = _checked(values)
     least, greatest = within
@@ -131,9 +109,8 @@ def paired_difference(
         confidence: of the interval, in (0, 1).
 
     Returns:
-        The interval is Student's t on the differences. ``p_value`` enumerates all sign flips of the differences
-        (two-sided), so five seeds cannot give less than 1/16. ``detectable`` is the true effect that a paired t-test
-        at level 1 - confidence finds with a power of 0.8, given the spread seen.
+        Student's t interval of the differences; the p-value of all sign flips; ``detectable``: the true effect that a
+        paired t-test at level 1 - confidence finds with a power of 0.8, given the spread seen.
 
     Raises:
         ValueError: different lengths, no value, or one that is not finite.
@@ -150,15 +127,7 @@ def paired_difference(
 
 
 def sign_flip_p_value(difference: ArrayLike) -> float:
-    """Exact two-sided p-value that paired differences [seed] have mean 0, over all 2^n sign flips.
-
-    Args:
-        difference: one number per seed, at most 40 of them.
-
-    Example:
-        >>> sign_flip_p_value([1, 2, 3, 4, 5])
-        0.0625
-    """
+    """Exact two-sided p-value that paired differences [seed], at most 40, have mean 0, over all sign flips."""
     difference_S = _checked(difference)
     num = len(difference_S)
     if num > _MAX_PAIRS:
@@ -173,31 +142,18 @@ def sign_flip_p_value(difference: ArrayLike) -> float:
 
 
 def smallest_p_value(num: int) -> float:
-    """The smallest two-sided p-value that the exact sign-flip test of ``num`` pairs can give: 2 of the 2^num flips.
-
-    Example:
-        >>> [smallest_p_value(num) for num in (1, 5, 10)]
-        [1.0, 0.0625, 0.001953125]
-    """
+    """The smallest two-sided p-value that the sign-flip test of ``num`` pairs can give: 2 of the 2^num flips."""
     if num < 1:
         raise ValueError(f"{num} pairs; at least 1 is needed")
     return float(2.0 ** (1 - num))
 
 
 def smallest_holm_p_value(smallest: Sequence[float]) -> float:
-    """The smallest p-value that Holm's correction can leave, given the smallest that each test can give.
-
-    Example:
-        Five seeds show nothing among 24 methods, ten do.
-
-        >>> smallest_holm_p_value([1 / 16] * 24), smallest_holm_p_value([2 / 2**10] * 24)
-        (1.0, 0.046875)
-    """
+    """The smallest p-value that Holm's correction can leave, given the smallest that each test can give."""
     return min(holm(smallest))
 
 
 def _signed_sums(values_S: np.ndarray) -> np.ndarray:
-    """The sums of ``values_S`` under all 2^n choices of signs."""
     sums_P = np.zeros(1)
     for value in values_S:
         sums_P = np.concatenate([sums_P + value, sums_P - value])
@@ -205,12 +161,7 @@ def _signed_sums(values_S: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Scand. J. Statist. 6, 1979), in the order given.
-
-    Example:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
+    """Holm's adjusted p-values (Scand. J. Statist. 6, 1979), in the order given."""
     p_M = np.asarray(p_values, dtype=float)
     order_M = np.argsort(p_M)
     adjusted_M = np.maximum.accumulate(p_M[order_M] * np.arange(len(p_M), 0, -1)).clip(max=1)
@@ -222,21 +173,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def rank_ranges(
     values: Mapping[str, ArrayLike], *, smaller_is_better: bool, confidence: float = 0.95
 ) -> dict[str, Rank]:
-    """The range of ranks of each entry, from the pairs that can be told apart.
+    """The range of ranks of each entry: 1 + the number that is better, to the number of all - those that are worse.
 
-    Two entries can be told apart where Welch's interval of the difference of their means excludes 0; with one seed on
-    either side they cannot. The best rank is 1 plus the number of entries that are better, the worst the
-    number of all entries minus those that are worse.
-
-    Args:
-        values: for each entry its numbers, one per seed.
-        smaller_is_better: True for an error, False for an accuracy.
-        confidence: of each difference's interval, in (0, 1); not corrected for the number of pairs.
-
-    Example:
-        >>> ranks = rank_ranges({"a": [1.0, 1.1], "b": [1.05, 1.0], "c": [9.0, 9.1]}, smaller_is_better=True)
-        >>> {name: str(rank) for name, rank in ranks.items()}
-        {'a': '1-2', 'b': '1-2', 'c': '3'}
+    Only pairs that Welch's interval tells apart count, without a correction for their number; one seed tells none.
     """
     sign = -1.0 if smaller_is_better else 1.0
     quality = {name: sign * _checked(numbers) for name, numbers in values.items()}
@@ -281,14 +220,7 @@ def _checked(values: ArrayLike) -> np.ndarray:
 
 
 class Optimism(NamedTuple):
-    """What ``choice_optimism`` found.
-
-    Attributes:
-        picked: index of the candidate picked on all seeds.
-        apparent: its mean outcome over these same seeds.
-        nested: mean outcome of each seed at the candidate that was picked without it.
-        picked_without: for each seed, the candidate picked on the others.
-    """
+    """Outcome of the candidate picked on all seeds (``apparent``), of those picked without each (``nested``)."""
 
     picked: int
     apparent: float
@@ -302,45 +234,26 @@ class Optimism(NamedTuple):
 
 
 def best(means: ArrayLike) -> int:
-    """Index of the largest mean, of equals the first; means that differ only by rounding are equal.
-
-    Example:
-        >>> best([0.2, 0.1 + 0.2, 0.3])
-        1
-    """
+    """Index of the largest mean, of equals the first; means that differ only by rounding are equal."""
     return int(np.argmax(np.round(np.asarray(means, dtype=float), _SAME_DIGITS)))
 
 
 def choice_optimism(criterion: ArrayLike, outcome: ArrayLike | None = None) -> Optimism:
     """Optimism of picking the candidate with the highest mean, by leaving out one seed at a time.
 
-    With a[s, c] the criterion, y[s, c] the outcome and S seeds::
+    Nested cross-validation with seeds as folds (Stone, J. R. Statist. Soc. B 36, 1974). With a[s, c] the criterion,
+    y[s, c] the outcome and S seeds::
 
         pick(T)   = argmax over c of the mean of a[s, c] over the seeds s in T
         apparent  = mean over s of y[s, pick(all seeds)]
         nested    = mean over s of y[s, pick(all seeds but s)]
-        optimism  = apparent - nested
-
-    This is nested cross-validation with seeds as folds: Stone, J. R. Statist. Soc. B 36 (1974); for what it corrects
-    see Varma and Simon, BMC Bioinformatics 7:91 (2006), and Cawley and Talbot, JMLR 11 (2010), section 5.
-
-    Where the outcome is the criterion, it is never negative, and where all candidates are equally good its expectation
-    is that of the excess of the best of C means. Otherwise it is a little too large: nested picks are made on S - 1
-    seeds. It does not contain what comes of the images being the same for all seeds.
 
     Args:
         criterion: [S, C], what is picked by, larger is better; S >= 2 and C >= 2.
         outcome: [S, C], what is reported of the candidate that was picked; None is the criterion itself.
 
     Raises:
-        ValueError: another shape, or a number that is not finite.
-
-    Example:
-        Candidate 1 wins on all seeds, but without the first one candidate 0 would have been picked.
-
-        >>> found = choice_optimism([[0.90, 0.96], [0.91, 0.90], [0.92, 0.90]])
-        >>> found.picked, found.picked_without, round(found.points, 6)
-        (1, (0, 1, 1), 0.02)
+        ValueError: a different shape, or a number that is not finite.
     """
     criterion_SC = _checked_table(criterion)
     outcome_SC = criterion_SC if outcome is None else _checked_table(outcome)

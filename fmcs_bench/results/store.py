@@ -1,8 +1,7 @@
 """Records and predictions of a workspace, as files that are written atomically; and notes of trainings that failed.
 
-A record lies at ``<track>/<dataset>@<digest>/<settings>/<method>/seed-<n>.json``, and beside it the predictions from
-which its metrics can be computed again. A training whose loss became NaN or infinite leaves ``failed/<its address>``
-with the reason, and is not trained again unless that is asked for.
+A record lies at ``<track>/<dataset>@<digest>/<settings>/<method>/seed-<n>.json``, its predictions beside it. A training
+whose loss became NaN or infinite leaves ``failed/<its address>``, and is trained again only on request.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ from fmcs_bench.results.trials import TrainingTrial
 
 
 class RecordStore:
-    """Records under one folder.
-
-    Args:
-        root: the folder, ``<workspace>/records``.
-    """
+    """Records under one folder, ``<workspace>/records``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,11 +38,7 @@ class RecordStore:
     def finished(
         self, kind: type[AnyRecord], dataset_id: str, settings: str, method: str, seed: int, key: str
     ) -> AnyRecord | None:
-        """The record at this address if it has this key; None if there is none or it is of another key.
-
-        Raises:
-            RecordError: the record there, or its predictions file, is damaged.
-        """
+        """The record at this address if it has this key; None if there is none or it is of a different key."""
         path = self.root / _track(kind) / dataset_id / settings / method / f"seed-{seed}.json"
         if not path.exists():
             return None
@@ -55,9 +46,9 @@ class RecordStore:
         return record if record.key == key else None
 
     def write(self, record: EvaluatorRecord | TrainingRecord, predictions: bytes) -> Path:
-        """Store a record and its predictions file (the bytes that ``pack_predictions`` made); returns the path.
+        """Store a record and the bytes of ``pack_predictions``; returns the path.
 
-        A record with another key at the same address is moved to ``superseded/``, never lost.
+        A record with a different key at the same address is moved to ``superseded/``, never lost.
         """
         if hashlib.sha256(predictions).hexdigest() != record.predictions_sha256:
             raise RecordError(f"these are not the predictions that the record of {record.method} names")
@@ -77,11 +68,7 @@ class RecordStore:
         path.replace(target / "record.json")
 
     def read(self, kind: type[AnyRecord], path: Path) -> AnyRecord:
-        """Read and validate one record and check its predictions file.
-
-        Raises:
-            RecordError: not JSON, not of this schema, or its predictions file is missing or another.
-        """
+        """Read and validate one record and check its predictions file; ``RecordError`` where one is damaged."""
         try:
             value = json.loads(path.read_bytes())
         except ValueError as error:
@@ -101,11 +88,7 @@ class RecordStore:
         return record
 
     def predictions(self, record: EvaluatorRecord | TrainingRecord) -> dict[str, np.ndarray]:
-        """The predictions of a record that was read from here.
-
-        Raises:
-            RecordError: they are no safetensors file.
-        """
+        """The predictions of a record that was read from here."""
         return unpack_predictions(predictions_path(self.path(record)).read_bytes())
 
     def paths(self, kind: type[Record]) -> list[Path]:
@@ -113,11 +96,7 @@ class RecordStore:
         return sorted((self.root / _track(kind)).glob("*/*/*/seed-*.json"))
 
     def all(self, kind: type[AnyRecord]) -> list[AnyRecord]:
-        """All records of one track, ordered by path.
-
-        Raises:
-            RecordError: one of them is not valid.
-        """
+        """All records of one track, ordered by path."""
         return [self.read(kind, path) for path in self.paths(kind)]
 
 
@@ -136,11 +115,7 @@ def pack_predictions(predictions: Predictions) -> bytes:
 
 
 def unpack_predictions(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that ``pack_predictions`` packed.
-
-    Raises:
-        RecordError: the bytes are no safetensors file.
-    """
+    """The arrays that ``pack_predictions`` packed."""
     try:
         return load_safetensors(data)
     except SafetensorError as error:
@@ -173,11 +148,7 @@ class FailedStore:
         return self.root / dataset_id / trial.settings / trial.label / f"seed-{trial.seed}.json"
 
     def find(self, dataset_id: str, trial: TrainingTrial, key: str) -> FailedTraining | None:
-        """The failure of this trial; None if there is none with this key.
-
-        Raises:
-            RecordError: the file there is damaged.
-        """
+        """The failure of this trial; None if there is none with this key."""
         path = self.path(dataset_id, trial)
         if not path.exists():
             return None

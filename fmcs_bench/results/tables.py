@@ -3,9 +3,6 @@
 A folder of results has ``results/<track>.parquet`` with a row a trial (flat columns, and its record as JSON), and
 ``predictions/<track>-<dataset>.parquet`` with a row an answer. Column ``trial`` is the same in both.
 
-Flow: records and predictions of a workspace -> ``write`` -> ``read`` and ``read_predictions`` give them back, where
-probabilities are rounded (see ``rounded``); ``results`` -> a DataFrame.
-
 K stages, N images, M maps, P checkpoints, T images along the test run, E epochs.
 """
 
@@ -13,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AnyTrial = EvaluatorRecord | TrainingRecord
-KINDS: dict[str, type[EvaluatorRecord] | type[TrainingRecord]] = {
-    "evaluator": EvaluatorRecord,
-    "training": TrainingRecord,
-}
+KINDS: dict[str, type[AnyTrial]] = {"evaluator": EvaluatorRecord, "training": TrainingRecord}
 TOLERANCES = {"tau_b": 0.01, "violations": 0.01, "log_loss": 0.015, "ece": 0.01}
 """A metric of stored predictions differs from that of the record by at most this times (1 + its value); every other
 metric is equal."""
@@ -50,16 +45,11 @@ _RECORD = "record"
 
 
 def rounded(probs_MK: np.ndarray) -> np.ndarray:
-    """Probabilities as float16 with 7 bits behind the leading one.
+    """Probabilities as float16 with 7 bits behind the leading one; rounding twice is rounding once.
 
-    The relative error is at most 1/256, or 3/256 next to the largest. All 10 bits stay where the scores of the maps
-    hardly differ (standard deviation below 0.05 stages). The most probable stage stays what it was, with its ties, so
-    metrics of the predicted stage do not change. A probability below the range of float16 becomes its smallest number
-    (6e-8) if that is nearer than 0 on the scale of the logarithmic loss. Rounding twice is rounding once.
-
-    Example:
-        >>> rounded(np.array([[0.334, 0.333, 0.333], [0.9, 0.1, 0.0]])).tolist()
-        [[0.333984375, 0.33203125, 0.33203125], [0.8984375, 0.10009765625, 0.0]]
+    All 10 bits stay where the scores of the maps hardly differ. The most probable stage stays what it was, with its
+    ties, so metrics of the predicted stage do not change. What is below the range of float16 becomes its smallest
+    number (6e-8) if that is nearer than 0 on the scale of the logarithmic loss.
     """
     score_M = probs_MK @ np.arange(1, probs_MK.shape[1] + 1) / probs_MK.sum(axis=1)
     bits = 10 if score_M.std() < 0.05 else 7
@@ -76,21 +66,13 @@ def rounded(probs_MK: np.ndarray) -> np.ndarray:
 def row_of(record: AnyTrial) -> dict[str, Any]:
     """The flat columns of a trial; accuracies are shares, times are in seconds, sizes in bytes."""
     made = record.environment
-    row: dict[str, Any] = {
-        "trial": record.name,
-        "track": record.track,
-        "dataset": record.dataset,
-        "dataset_digest": record.dataset_digest,
-        "settings": record.settings,
-        "method": record.method,
-        "seed": record.seed,
-        "num_stages": record.num_stages,
-    }
+    names = ("track", "dataset", "dataset_digest", "settings", "method", "seed", "num_stages")
+    row: dict[str, Any] = {"trial": record.name} | {name: getattr(record, name) for name in names}
     row |= {f"recipe_{name}": value for name, value in _fields(record.trial.recipe).items()}
     if isinstance(record, EvaluatorRecord):
         row |= _fields(record.trial)
-        traits = ("differentiable", "channel_invariant", "any_shape", "control")
-        row |= {name: getattr(record, name) for name in traits}
+        for name in ("differentiable", "channel_invariant", "any_shape", "control"):
+            row[name] = getattr(record, name)
         for subset in SUBSETS:
             row |= {f"{name}_{subset}": value for name, value in _fields(record.metrics[subset]).items()}
         row["spearman"] = record.trajectory.spearman
@@ -109,27 +91,20 @@ def _fields(options: Options) -> dict[str, Any]:
 
 
 def write(folder: Path, trials: Iterable[tuple[AnyTrial, Predictions]]) -> list[Path]:
-    """Write all trials of a folder of results; the same trials give the same bytes.
-
-    Args:
-        folder: for example ``leaderboard``; its ``results`` and ``predictions`` are replaced.
-        trials: records with their predictions, in any order.
-
-    Returns:
-        The files.
-    """
+    """Replace a folder's ``results`` and ``predictions``; the same trials in any order give the same bytes."""
     every = sorted(trials, key=lambda pair: pair[0].name)
+    to_text = partial(json.dumps, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     contents: dict[Path, pa.Table] = {}
     for track in KINDS:
         of_track = [pair for pair in every if pair[0].track == track]
-        rows = [row_of(record) | {_RECORD: _text(record)} for record, _ in of_track]
+        rows = [row_of(record) | {_RECORD: to_text(record.to_json())} for record, _ in of_track]
         if rows:
             names = list(dict.fromkeys(name for row in rows for name in row if name != _RECORD))
             columns = {name: [row.get(name) for row in rows] for name in (*names, _RECORD)}
             contents[folder / "results" / f"{track}.parquet"] = pa.table(columns)
         for dataset in sorted({record.dataset for record, _ in of_track}):
             own = [pair for pair in of_track if pair[0].dataset == dataset]
-            for end, table in _predictions(own).items():
+            for end, table in (_answers(own) if track == "evaluator" else _classes(own)).items():
                 contents[folder / "predictions" / f"{track}-{dataset}{end}.parquet"] = table
     for path, table in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,25 +119,13 @@ def write(folder: Path, trials: Iterable[tuple[AnyTrial, Predictions]]) -> list[
             row_group_size=2**20,
             write_statistics=False,
         )
-    for name in ("results", "predictions"):
-        for path in (folder / name).glob("*.parquet"):
-            if path not in contents:
-                path.unlink()
+    for path in {*folder.glob("results/*.parquet"), *folder.glob("predictions/*.parquet")} - contents.keys():
+        path.unlink()
     return list(contents)
 
 
-def _predictions(trials: Sequence[tuple[AnyTrial, Predictions]]) -> dict[str, pa.Table]:
-    """The tables of one dataset and track, by the ends of their files' names."""
-    answers = [(record, arrays) for record, arrays in trials if isinstance(record, EvaluatorRecord)]
-    return _answers(answers) if answers else _classes(trials)
-
-
-def _text(record: AnyTrial) -> str:
-    return json.dumps(record.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _answers(trials: Sequence[tuple[EvaluatorRecord, Predictions]]) -> dict[str, pa.Table]:
-    """A row for each map: stage after stage, each with the same images; and one for each image of a checkpoint."""
+def _answers(trials: Sequence[tuple[Any, Predictions]]) -> dict[str, pa.Table]:
+    """A row for each map, stage after stage; and one for each image of a checkpoint."""
     maps: dict[str, list[np.ndarray]] = {}
     scores: dict[str, list[np.ndarray]] = {}
 
@@ -199,7 +162,6 @@ def _answers(trials: Sequence[tuple[EvaluatorRecord, Predictions]]) -> dict[str,
 
 
 def _classes(trials: Sequence[tuple[AnyTrial, Predictions]]) -> dict[str, pa.Table]:
-    """A row for each image of a split: its label, the class that was predicted, and that after every epoch."""
     rows: dict[str, list[np.ndarray]] = {}
     by_epoch: list[pa.Array] = []
     for record, arrays in trials:
@@ -223,12 +185,7 @@ def _table(columns: Mapping[str, list[np.ndarray]]) -> pa.Table:
 
 
 def read(folder: Path, track: str | None = None) -> list[AnyTrial]:
-    """All records of a folder of results, ordered by the names of their trials; ``track`` None is both tracks.
-
-    Raises:
-        MissingDataError: the folder has no results.
-        RecordError: a file is damaged or a record in it is not valid.
-    """
+    """All records of a folder of results, ordered by the names of their trials; ``track`` None is both tracks."""
     names = KINDS if track is None else [track]
     paths = [path for name in names if (path := folder / "results" / f"{name}.parquet").exists()]
     if not paths:
@@ -244,29 +201,14 @@ def read(folder: Path, track: str | None = None) -> list[AnyTrial]:
 
 
 def read_predictions(folder: Path, records: Iterable[AnyTrial]) -> Iterator[tuple[AnyTrial, dict[str, np.ndarray]]]:
-    """The predictions of some records, under the names that a workspace's predictions files have.
-
-    Every file is read once; probabilities and scores are as ``write`` rounded them.
-
-    Args:
-        folder: as for ``read``.
-        records: of it, in any order.
-
-    Yields:
-        A record and its arrays, dataset after dataset.
-
-    Raises:
-        RecordError: a file is missing or damaged, or lacks a record.
-    """
+    """Each record with its arrays under the names that a workspace has, as ``write`` rounded them; by dataset."""
     groups: dict[tuple[str, str], list[AnyTrial]] = {}
     for record in records:
         groups.setdefault((record.track, record.dataset), []).append(record)
     for (track, dataset), own in groups.items():
-        stem = folder / "predictions" / f"{track}-{dataset}"
-        parts = _split_by_trial(_read(stem.with_name(f"{stem.name}.parquet")))
-        scores = (
-            _split_by_trial(_read(stem.with_name(f"{stem.name}-trajectory.parquet"))) if track == "evaluator" else {}
-        )
+        stem = str(folder / "predictions" / f"{track}-{dataset}")
+        parts = _split_by_trial(_read(Path(f"{stem}.parquet")))
+        scores = _split_by_trial(_read(Path(f"{stem}-trajectory.parquet"))) if track == "evaluator" else {}
         for record in own:
             name = record.name
             if name not in parts or (scores and name not in scores):
@@ -339,9 +281,7 @@ def results(source: str | Path | None = None, *, track: str | None = None, datas
         UnknownNameError: no such track or dataset.
 
     Example:
-        >>> import fmcs_bench
-        >>> table = fmcs_bench.results(track="evaluator")  # doctest: +SKIP
-        >>> table.groupby(["dataset", "method"]).mae_test_run.mean()  # doctest: +SKIP
+        >>> fmcs_bench.results(track="evaluator").groupby("method").mae_test_run.mean()  # doctest: +SKIP
     """
     import pandas as pd
 

@@ -1,8 +1,4 @@
-"""Records of the training track -> the rows of the training board, and its columns.
-
-Flow: records of equal settings -> families, each with its points, one per RAF -> the RAF chosen on validation images
-and the difference to the baseline there, Holm over all rows -> rows by test accuracy.
-"""
+"""Records of the training track -> the rows of the training board, and its columns."""
 
 from __future__ import annotations
 
@@ -31,15 +27,8 @@ _OF_SHARES: Range = (-1.0, 1.0)
 class SweepPoint:
     """One RAF of a family over its seeds. Accuracy and score are those of the weights that were tested.
 
-    Attributes:
-        raf: weight of the classification loss.
-        best_test_accuracy: at the epoch that is best on the test images: too high. None where a record lacks it.
-        score: mean FMCS that the watching evaluator gives the validation images, in stages; None where a record was
-            not watched, or by a different evaluator than the baseline: such scores do not compare.
-        epoch: whose weights were tested; None where the last was taken without a choice.
-        test_differences: test accuracy minus the baseline's, by the seeds that both have; empty for the baseline.
-        score_differences: the same of the score.
-        records: one per seed, ordered by seed.
+    ``score`` is None where a record was not watched, or by a different evaluator than the baseline. The differences to
+    the baseline are by the seeds that both have.
     """
 
     raf: float
@@ -54,22 +43,18 @@ class SweepPoint:
 
     @cached_property
     def difference(self) -> PairedDifference | None:
-        """Test accuracy minus the baseline's at equal seeds; None for the baseline and where no seed is shared."""
+        """Test accuracy minus the baseline's at equal seeds; None where there is none."""
         return _paired(self.test_differences, _OF_SHARES)
 
     @cached_property
     def score_difference(self) -> PairedDifference | None:
-        """Score minus the baseline's at equal seeds; None as for ``difference``, and where one was not watched."""
+        """Score minus the baseline's at equal seeds; None where there is none."""
         largest = self.records[0].num_stages - 1.0
         return _paired(self.score_differences, (-largest, largest))
 
     @cached_property
     def accuracy_curve(self) -> tuple[Estimate, ...]:
-        """Validation accuracy after every epoch.
-
-        Raises:
-            RecordError: the seeds were not trained for the same epochs.
-        """
+        """Validation accuracy after every epoch."""
         lengths = sorted({len(record.curve) for record in self.records})
         if len(lengths) > 1:
             raise RecordError(
@@ -83,12 +68,8 @@ class SweepPoint:
 class Choice:
     """What choosing the RAF of a family gains on paper, from the seeds that every RAF has; accuracies are shares.
 
-    Attributes:
-        validation: chosen on validation images, and reported on them.
-        test: chosen on test images, and reported on them, as in papers that have no validation images.
-        headline: chosen on validation images, reported on test images, as on this board; may be negative.
-        picked_on_test: the point that the test images pick.
-        added_by_test: its test accuracy minus that of the point that was chosen on validation images.
+    ``validation`` and ``test`` choose and report on the same images, ``headline`` chooses on validation and reports on
+    test images. ``added_by_test``: test accuracy of ``picked_on_test`` minus that of the chosen point.
     """
 
     validation: Optimism
@@ -100,16 +81,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One family of methods at the RAF that was chosen on validation images.
+    """One family of methods (``ral-set``) at the RAF that was chosen on validation images; ``sweep`` has all.
 
-    Attributes:
-        family: method without its RAF, such as ``ral-set``.
-        control: it is there for comparison; see ``Method.is_control``.
-        chosen: the point of the sweep with the highest mean validation accuracy (of equals, the largest RAF).
-        sweep: all RAF values, largest first.
-        choice: what choosing the RAF gains on paper; None where there was nothing to choose, or one seed.
-        holm_p: sign-flip p-value after Holm's correction over the rows of the board; None as for ``difference``.
-        seconds: mean wall time of one training.
+    ``holm_p`` is corrected over the rows of the board, ``seconds`` the mean wall time of one training.
     """
 
     family: str
@@ -123,7 +97,7 @@ class TrainingRow:
 
     @property
     def difference(self) -> PairedDifference | None:
-        """Of the chosen point; None for the baseline itself and where no seed is shared with it."""
+        """That of the chosen point."""
         return self.chosen.difference
 
 
@@ -239,11 +213,9 @@ class TrainingBoard:
         return [row.difference.smallest_p for row in self.rows if row.difference and row.holm_p is not None]
 
     def table(self, view: str = "terminal") -> Table[Entry]:
-        """A view.
+        """A view: ``terminal``, ``page`` or ``readme``.
 
-        Args:
-            view: ``terminal``, ``page``, ``readme``; ``choice``: what choosing the RAF gains on paper; ``score``: the
-                evaluator's score; ``sweep``: every RAF; ``seeds``: the test accuracy of every seed.
+        Or ``choice``: what choosing the RAF gains on paper; ``score``; ``sweep``: every RAF; ``seeds``: every seed.
         """
         entries = [Entry(row, point) for row in self.rows for point in (row.sweep if view == "sweep" else [row.chosen])]
         if view in ("choice", "score"):
@@ -332,7 +304,7 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
 def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequence[TrainingRecord]) -> SweepPoint:
     """One point, compared with ``baseline``, which is empty for the baseline itself."""
     is_comparable = {_watcher(record) for record in records} <= {_watcher(record) for record in baseline or records}
-    scores, tests = {r.seed: r.score for r in records}, {r.seed: _test(r) for r in records}
+    scores, tests = {r.seed: r.score for r in records}, {r.seed: r.metrics.test_accuracy for r in records}
     metrics = [record.metrics for record in records]
     return SweepPoint(
         raf=raf,
@@ -341,7 +313,7 @@ def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequ
         best_test_accuracy=statistics.estimate_of_all([each.best_test_accuracy for each in metrics], SHARE),
         score=statistics.estimate_of_all(list(scores.values()), (1, records[0].num_stages)) if is_comparable else None,
         epoch=statistics.estimate_of_all([each.epoch for each in metrics], statistics.ERROR),
-        test_differences=_differences(tests, {r.seed: _test(r) for r in baseline}),
+        test_differences=_differences(tests, {r.seed: r.metrics.test_accuracy for r in baseline}),
         score_differences=_differences(scores, {r.seed: r.score for r in baseline}) if is_comparable else {},
         records=records,
     )
@@ -349,10 +321,6 @@ def _sweep_point(raf: float, records: tuple[TrainingRecord, ...], baseline: Sequ
 
 def _watcher(record: TrainingRecord) -> tuple[str | None, str | None]:
     return record.trial.watcher, record.trial.watcher_digest
-
-
-def _test(record: TrainingRecord) -> float:
-    return record.metrics.test_accuracy
 
 
 def _differences(own: _BySeed, base: _BySeed) -> dict[int, float]:

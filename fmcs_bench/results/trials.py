@@ -1,13 +1,11 @@
-"""What identifies a trial: one fit of an evaluator (``EvaluatorTrial``) or one training (``TrainingTrial``).
-
-A trial has everything that decides its result, besides the data and the code. Its settings name a table of results, its
-method a row there, its seed a repetition.
-"""
+"""What identifies a trial, one fit of an evaluator or one training: all that decides its result but data and code."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from fmcs_bench.backbones.options import NamesBackbone
 from fmcs_bench.core import files
 from fmcs_bench.core.environment import Sha256
-from fmcs_bench.core.errors import nearest
+from fmcs_bench.core.errors import ConfigError, nearest
 from fmcs_bench.core.options import FIT_PATTERN, NAME_PATTERN, Options
 from fmcs_bench.training.methods import Method
 from fmcs_bench.training.recipes import Recipe
@@ -96,11 +94,7 @@ class EvaluatorTrial(Options):
         return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
 
     def with_recipe(self, combination: Combination) -> Self:
-        """The same without a grid, its recipe changed to this combination.
-
-        Raises:
-            ConfigError: a value is not allowed.
-        """
+        """The same without a grid, its recipe changed to this combination."""
         recipe = Recipe.make(**(self.recipe.model_dump() | combination)) if combination else self.recipe
         return self.model_copy(update={"recipe": recipe, "grid": {}})
 
@@ -116,13 +110,7 @@ class EvaluatorTrial(Options):
 
     @property
     def method(self) -> str:
-        """Name of the fit: the evaluator, its head where that is not softmax, and whether its labels were permuted.
-
-        Example:
-            >>> fit = EvaluatorTrial(evaluator="conv", seed=0, head="corn")
-            >>> fit.method, fit.permuted.method
-            ('conv+corn', 'conv+corn~permuted')
-        """
+        """Name of the fit: evaluator, head where not softmax, and control, as in ``conv+corn~permuted``."""
         head = "" if self.head == "softmax" else f"+{self.head}"
         return f"{self.evaluator}{head}{_PERMUTED if self.is_control else ''}"
 
@@ -131,6 +119,60 @@ class EvaluatorTrial(Options):
         """Names everything but evaluator, head, code, labels and seed; only fits with equal settings are compared."""
         varied = {"evaluator", "head", "code", "labels", "seed"}
         return f"{self.epochs}ep-{files.digest(self.model_dump(mode='json', exclude=varied))[:8]}"
+
+
+class Attempt(Options):
+    """One combination of a grid, fitted, with its result on the validation run; it saw no test maps."""
+
+    combination: Combination
+    validation_mae: float | None = Field(ge=0, description="in stages; None where the fit diverged")
+    num_epochs: int = Field(ge=0, description="of the fit; 0 where it diverged")
+    seconds: float = Field(ge=0, description="wall time of the fit")
+
+
+class GridSearch(Options):
+    """All combinations in the order of the grid, and which was kept; empty where the evaluator uses no recipe."""
+
+    attempts: tuple[Attempt, ...] = ()
+    kept: int | None = Field(None, ge=0, description="position in ``attempts``")
+
+    def fault(self, trial: EvaluatorTrial, validation_mae: float) -> str:
+        """Why this search does not belong to a trial and the MAE of the fit that was tested; empty where it does."""
+        if not self.attempts:
+            return "" if self.kept is None else "grid_search keeps an attempt that is not there"
+        if tuple(attempt.combination for attempt in self.attempts) != trial.combinations:
+            return "the attempts of grid_search are not the combinations of the trial's grid, in its order"
+        best = best_attempt(self.attempts)
+        if self.kept is None or self.kept != best:
+            return f"grid_search keeps the attempt {self.kept}, and {best} has the lowest validation MAE"
+        if self.attempts[self.kept].validation_mae != validation_mae:
+            return f"the kept attempt is not the fit that was tested: its validation MAE is not {validation_mae}"
+        return ""
+
+
+def best_attempt(attempts: Iterable[Attempt]) -> int | None:
+    """Position of the lowest MAE on the validation run, the first of equals; None where every fit diverged."""
+    maes = [(attempt.validation_mae, i) for i, attempt in enumerate(attempts) if attempt.validation_mae is not None]
+    return min(maes)[1] if maes else None
+
+
+def parse_grid(texts: Iterable[str]) -> dict[str, tuple[GridValue, ...]]:
+    """``FIELD=VALUE,VALUE`` texts as the grid of an ``EvaluatorTrial``."""
+    found: dict[str, tuple[GridValue, ...]] = {}
+    for text in texts:
+        name, _, values = (part.strip() for part in text.partition("="))
+        if not name or not values or name in found:
+            raise ConfigError(f"--grid {text!r}: give each field of the recipe once, as in lr=0.001,0.0003")
+        found[name] = tuple(_value(part.strip()) for part in values.split(","))
+    return found
+
+
+def _value(text: str) -> GridValue:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if type(value) in (int, float) and math.isfinite(value) else text
 
 
 class Longer(Options):
@@ -196,10 +238,7 @@ class TrainingTrial(NamesBackbone):
 
     @property
     def family(self) -> str:
-        """The method without its RAF, with its evaluator: ``ral-set``, ``ral-permuted-set``, ``fmcs-only-set``.
-
-        One RAF is chosen for each family; RAF = 0 is a family of its own.
-        """
+        """The method with its evaluator, without its RAF, as ``ral-set``; RAF = 0 is a family of its own."""
         return self._with_evaluator(self.method.family)
 
     @property

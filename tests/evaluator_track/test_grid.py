@@ -18,12 +18,10 @@ from fmcs_bench.evaluator_track.selection import evaluator_for_training
 from fmcs_bench.evaluators.checkpoint import load_fitted
 from fmcs_bench.evaluators.models.chance import ChanceEvaluator
 from fmcs_bench.evaluators.registry import EVALUATORS
-from fmcs_bench.results import grid
 from fmcs_bench.results.evaluator_board import evaluator_boards
-from fmcs_bench.results.grid import Attempt, GridSearch
 from fmcs_bench.results.records import SUBSETS, EvaluatorRecord
 from fmcs_bench.results.store import RecordStore
-from fmcs_bench.results.trials import EvaluatorTrial
+from fmcs_bench.results.trials import Attempt, EvaluatorTrial, GridSearch, best_attempt, parse_grid
 from fmcs_bench.training.recipes import Recipe
 
 
@@ -69,14 +67,14 @@ def test_a_grid_with_an_unknown_field_or_value_is_refused(values, message):
 
 
 def test_what_is_typed_is_parsed():
-    assert grid.parse_grid(["lr = 1e-3, 0.0003", "batch_size=128"]) == {"lr": (1e-3, 3e-4), "batch_size": (128,)}
-    assert grid.parse_grid([]) == {}
+    assert parse_grid(["lr = 1e-3, 0.0003", "batch_size=128"]) == {"lr": (1e-3, 3e-4), "batch_size": (128,)}
+    assert parse_grid([]) == {}
     for wrong in (["lr"], ["=1"], ["lr="], ["lr=1", "lr=2"]):
         with pytest.raises(ConfigError, match="give each field of the recipe once, as in lr="):
-            grid.parse_grid(wrong)
+            parse_grid(wrong)
     for text in ("NaN", "true", "[1]", "null"):
         with pytest.raises(ConfigError, match="lr = "):
-            config(grid=grid.parse_grid([f"lr={text}"]))
+            config(grid=parse_grid([f"lr={text}"]))
 
 
 # ---- what is fitted and kept
@@ -197,7 +195,7 @@ def record(**changes):
 
 def test_a_record_lists_every_combination_and_the_kept_one_is_the_best():
     assert EvaluatorRecord.from_json(record().to_json()) == record()
-    assert record().grid_search.kept == grid.best_attempt(record().grid_search.attempts) == 1
+    assert record().grid_search.kept == best_attempt(record().grid_search.attempts) == 1
 
 
 @pytest.mark.parametrize(
