@@ -177,9 +177,8 @@ class TrainingRecord(Record):
         """Score at the epoch whose weights were tested: the chosen one, or the last. None where it was not watched."""
         number = len(self.curve) if self.metrics.epoch is None else self.metrics.epoch
         if number > len(self.curve):
-            raise RecordError(
-                f"{self.name} was tested after epoch {number}, and its curve has {len(self.curve)}; train it again"
-            )
+            num = len(self.curve)
+            raise RecordError(f"{self.name} was tested after epoch {number}, and its curve has {num}; train it again")
         return self.curve[number - 1].score
 
 

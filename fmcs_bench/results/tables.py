@@ -296,9 +296,8 @@ def results(source: str | Path | None = None, *, track: str | None = None, datas
     ids = table["dataset"] + "@" + table["dataset_digest"].str[:12]
     is_own = (table["dataset"] == dataset) | (ids == dataset)
     if not is_own.any():
-        raise UnknownNameError(
-            f"no results on a dataset {dataset!r}; {nearest(dataset, sorted(set(table['dataset'])))}"
-        )
+        names = sorted(set(table["dataset"]))
+        raise UnknownNameError(f"no results on a dataset {dataset!r}; {nearest(dataset, names)}")
     return table[is_own].reset_index(drop=True)
 
 

@@ -57,9 +57,8 @@ class SweepPoint:
         """Validation accuracy after every epoch."""
         lengths = sorted({len(record.curve) for record in self.records})
         if len(lengths) > 1:
-            raise RecordError(
-                f"the seeds of {self.records[0].method} were trained for {lengths} epochs; train them again"
-            )
+            name = self.records[0].method
+            raise RecordError(f"the seeds of {name} were trained for {lengths} epochs; train them again")
         epochs = zip(*(record.curve for record in self.records), strict=True)
         return tuple(statistics.estimate([epoch.validation for epoch in each], SHARE) for each in epochs)
 
@@ -224,10 +223,8 @@ class TrainingBoard:
         if view in ("terminal", "page"):
             note = "difference: to the baseline at equal seeds; p: sign-flip test; detectable: with probability 0.8"
             if self.smallest_p is not None:
-                note += (
-                    f"\nwith this many seeds p is at least {self.smallest_p:.4g}, and corrected for {self.num_tested} "
-                    f"rows at least {self.smallest_holm_p:.3g}"
-                )
+                note += f"\nwith this many seeds p is at least {self.smallest_p:.4g}, "
+                note += f"and corrected for {self.num_tested} rows at least {self.smallest_holm_p:.3g}"
         columns = TRAINING_COLUMNS
         if view == "seeds":
             columns += tuple(map(_seed_column, sorted({r.seed for entry in entries for r in entry.point.records})))
@@ -273,13 +270,10 @@ def _training_board(dataset_id: str, settings: str, records: Sequence[TrainingRe
     for record in records:
         families.setdefault(record.trial.family, {}).setdefault(record.trial.method.raf, []).append(record)
     base = [record for group in families.get(BASELINE, {}).values() for record in group]
-    sweeps = {
-        family: tuple(
-            _sweep_point(raf, tuple(points[raf]), () if family == BASELINE else base)
-            for raf in sorted(points, reverse=True)
-        )
-        for family, points in families.items()
-    }
+    sweeps = {}
+    for family, points in families.items():
+        compared = [] if family == BASELINE else base
+        sweeps[family] = tuple(_sweep_point(raf, tuple(points[raf]), compared) for raf in sorted(points, reverse=True))
     chosen = {family: _choose(sweep) for family, sweep in sweeps.items()}
     p_values = {family: point.difference.p_value for family, point in chosen.items() if point.difference}
     tested = {family: p_value for family, p_value in p_values.items() if p_value is not None}

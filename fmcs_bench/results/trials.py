@@ -74,10 +74,7 @@ class EvaluatorTrial(Options):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.recipe.augmentation != "none":
-            raise ValueError(
-                f"recipe.augmentation = {self.recipe.augmentation!r}: evaluators are fitted on maps, which are not "
-                "augmented; use 'none'"
-            )
+            raise ValueError(f"recipe.augmentation = {self.recipe.augmentation!r}: maps are not augmented; use 'none'")
         recipes = [self.with_recipe(combination).recipe for combination in self.combinations]
         if "momentum" in self.grid and any(recipe.optimizer != "sgd" for recipe in recipes):
             raise ValueError("only the optimizer sgd has a momentum; add optimizer=sgd to the grid")
@@ -207,9 +204,7 @@ class TrainingTrial(NamesBackbone):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.method.uses_evaluator != (self.evaluator is not None) or (self.evaluator is None) != (
-            self.evaluator_digest is None
-        ):
+        if {self.evaluator is not None, self.evaluator_digest is not None} != {self.method.uses_evaluator}:
             raise ValueError("a method with RAF below 1, and longer, name an evaluator with its digest; others do not")
         if (self.watcher is None) != (self.watcher_digest is None):
             raise ValueError("a watcher needs its digest")
@@ -239,15 +234,12 @@ class TrainingTrial(NamesBackbone):
     @property
     def family(self) -> str:
         """The method with its evaluator, without its RAF, as ``ral-set``; RAF = 0 is a family of its own."""
-        return self._with_evaluator(self.method.family)
+        return "-".join(filter(None, (self.method.family, self.evaluator_name)))
 
     @property
     def ral_family(self) -> str:
         """The family, where RAF = 0 counts as a value of RAL: ``ral-set`` for ``fmcs-only-set``."""
-        return self._with_evaluator(self.method.ral_family)
-
-    def _with_evaluator(self, name: str) -> str:
-        return name if self.evaluator is None else f"{name}-{self.evaluator_name}"
+        return "-".join(filter(None, (self.method.ral_family, self.evaluator_name)))
 
     @property
     def label(self) -> str:

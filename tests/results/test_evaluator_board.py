@@ -6,7 +6,6 @@ from helpers import record_factory as factory
 from scipy import stats
 
 from fmcs_bench.results.evaluator_board import EvaluatorBoard, evaluator_boards
-from fmcs_bench.results.records import AnyRecord
 from fmcs_bench.results.training_board import training_boards
 
 
@@ -15,37 +14,35 @@ def evaluator_board(*records: factory.EvaluatorRecord) -> EvaluatorBoard:
     return board
 
 
+def chosen(*records: factory.EvaluatorRecord) -> str | None:
+    board = evaluator_board(*records)
+    assert [row for row in board.rows if row.chosen] == [board.chosen] * (board.chosen is not None)
+    return board.chosen and board.chosen.evaluator
+
+
 def test_the_evaluator_is_chosen_on_the_validation_run_even_where_the_test_run_says_otherwise() -> None:
-    board = evaluator_board(
-        *(factory.evaluator_record("a", seed, mae=0.2, validation_run=0.6 + seed / 100) for seed in range(3)),
-        *(factory.evaluator_record("b", seed, mae=0.9, validation_run=0.5 + seed / 100) for seed in range(3)),
-    )
-    assert board.rows[0].evaluator == "a"
-    assert board.chosen is not None
-    assert board.chosen.evaluator == "b"
-    assert [row.chosen for row in board.rows] == [False, True]
-
-
-def test_an_evaluator_without_a_gradient_is_never_chosen() -> None:
-    record = factory.evaluator_record("forest", mae=0.1, differentiable=False)
-    assert evaluator_board(record).chosen is None
-    assert [row.evaluator for row in evaluator_board(record, factory.evaluator_record("conv")).rows if row.chosen] == [
-        "conv"
+    records = [
+        factory.evaluator_record(name, seed, mae=mae, validation_run=validation + seed / 100)
+        for name, mae, validation in (("a", 0.2, 0.6), ("b", 0.9, 0.5))
+        for seed in range(3)
     ]
+    assert evaluator_board(*records).rows[0].evaluator == "a"
+    assert chosen(*records) == "b"
 
 
-def test_a_control_is_never_chosen() -> None:
-    record = factory.evaluator_record("conv~permuted", mae=0.1, control=True)
-    assert evaluator_board(record).chosen is None
-    board = evaluator_board(record, factory.evaluator_record("conv"))
-    assert [(row.evaluator, row.chosen) for row in board.rows] == [("conv~permuted", False), ("conv", True)]
+@pytest.mark.parametrize(
+    ("name", "options"), [("forest", {"differentiable": False}), ("conv~permuted", {"control": True})]
+)
+def test_a_control_or_an_evaluator_without_a_gradient_is_never_chosen(name: str, options: dict[str, bool]) -> None:
+    record = factory.evaluator_record(name, mae=0.1, **options)
+    assert chosen(record) is None
+    assert chosen(record, factory.evaluator_record("conv")) == "conv"
 
 
 def test_an_evaluator_row_summarises_its_seeds() -> None:
-    records = [
-        factory.evaluator_record("a", seed, mae=0.4 + 0.1 * seed, spearman=0.9 - 0.1 * seed) for seed in (2, 0, 1)
-    ]
-    (row,) = evaluator_board(*records).rows
+    (row,) = evaluator_board(
+        *(factory.evaluator_record("a", seed, mae=0.4 + 0.1 * seed, spearman=0.9 - 0.1 * seed) for seed in (2, 0, 1))
+    ).rows
     assert [record.seed for record in row.records] == [0, 1, 2]
     maes = [0.4, 0.5, 0.6]
     low, high = stats.t.interval(0.95, 2, loc=np.mean(maes), scale=stats.sem(maes))
@@ -66,40 +63,29 @@ def test_each_dataset_has_its_own_board() -> None:
     assert evaluator_boards([]) == []
 
 
-def with_epochs(record: AnyRecord, epochs: int) -> AnyRecord:
-    return record.model_copy(update={"trial": record.trial.model_copy(update={"epochs": epochs})})
-
-
 def test_records_of_other_settings_are_never_on_one_board() -> None:
     evaluators, trainings = factory.evaluator_records(2), factory.training_records(2)
     for make, records in ((evaluator_boards, evaluators), (training_boards, trainings)):
-        longer = [with_epochs(record, 77) for record in records]
-        first, second = make([*longer, *records])
-        assert first.dataset_id == second.dataset_id
-        assert {first.settings, second.settings} == {records[0].settings, longer[0].settings}
-        assert make(records) == [board for board in (first, second) if board.settings == records[0].settings]
-        assert make(longer) == [board for board in (first, second) if board.settings == longer[0].settings]
+        trials = [record.trial.model_copy(update={"epochs": 77}) for record in records]
+        longer = [record.model_copy(update={"trial": trial}) for record, trial in zip(records, trials, strict=True)]
+        boards = sorted([*make(records), *make(longer)], key=lambda board: board.settings)
+        assert make([*longer, *records]) == boards
+        assert boards[0].settings != boards[1].settings
 
 
 def test_an_evaluator_that_is_half_done_is_not_chosen() -> None:
     half = [factory.evaluator_record("half", seed, mae=0.1) for seed in range(2)]
     whole = [factory.evaluator_record("whole", seed, mae=0.9) for seed in range(3)]
-    board = evaluator_board(*half, *whole)
-    assert board.rows[0].evaluator == "half"  # shown all the same
-    assert board.chosen is not None
-    assert board.chosen.evaluator == "whole"
-    done = evaluator_board(*half, *whole, factory.evaluator_record("half", 2, mae=0.1))
-    assert done.chosen is not None
-    assert done.chosen.evaluator == "half"
+    assert evaluator_board(*half, *whole).rows[0].evaluator == "half"  # shown all the same
+    assert chosen(*half, *whole) == "whole"
+    assert chosen(*half, *whole, factory.evaluator_record("half", 2, mae=0.1)) == "half"
 
 
 def test_a_sixth_seed_of_one_evaluator_shuts_out_no_other() -> None:
     records = [factory.evaluator_record("set", seed, mae=0.4) for seed in range(5)]
     records += [factory.evaluator_record("norm", seed, mae=0.9) for seed in range(6)]
     records += [factory.evaluator_record("forest", seed, mae=0.1, differentiable=False) for seed in range(7)]
-    (board,) = evaluator_boards(records)
-    assert board.chosen is not None
-    assert board.chosen.evaluator == "set"
+    assert chosen(*records) == "set"
 
 
 def test_rows_are_ordered_by_mean_mae_and_a_wide_interval_widens_the_rank_and_lifts_no_row() -> None:

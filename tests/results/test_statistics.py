@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import integrate, optimize, stats
+from scipy import integrate, stats
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, LeaveOneOut, cross_val_score
 
@@ -27,15 +27,16 @@ def test_estimate_is_the_mean_with_students_t_interval(num: int, confidence: flo
     assert (found.std, found.num) == (pytest.approx(np.std(values, ddof=1)), num)
 
 
-def test_one_value_has_a_mean_and_no_interval() -> None:
+def test_one_value_has_a_mean_and_no_interval_and_one_pair_no_p_value() -> None:
     assert statistics.estimate([0.5]) == (0.5, None, None, None, 1)
     assert str(statistics.estimate([0.5])) == "0.500"
+    assert statistics.paired_difference([1.0], [0.25]) == ((0.75, None, None, None, 1), None, None)
 
 
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0]]])
-def test_values_that_are_no_list_of_finite_numbers_are_refused(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="finite numbers"):
-        statistics.estimate(values)
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0]], [0.5, 1.01]])
+def test_values_that_are_no_list_of_finite_numbers_or_cannot_be_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"finite numbers|\[0, 1\]"):
+        statistics.estimate(values, statistics.SHARE)
 
 
 @pytest.mark.parametrize("num", [2, 5, 9])
@@ -48,12 +49,6 @@ def test_paired_difference_has_the_interval_of_the_paired_t_test(num: int, confi
     assert found.p_value == statistics.sign_flip_p_value(values - baseline)
 
 
-def test_one_pair_has_neither_p_value_nor_detectable_effect() -> None:
-    found = statistics.paired_difference([1.0], [0.25])
-    assert found.estimate.mean == 0.75
-    assert (found.p_value, found.detectable) == (None, None)
-
-
 def test_pairs_must_be_of_equal_number() -> None:
     with pytest.raises(ValueError, match="3 and 2"):
         statistics.paired_difference([1, 2, 3], [1, 2])
@@ -61,7 +56,7 @@ def test_pairs_must_be_of_equal_number() -> None:
 
 @pytest.mark.parametrize(
     "difference",
-    [*(numbers(seed, num) for seed, num in enumerate([2, 3, 5, 8, 11])), [1, -1, 2, 0], [0.1, 0.2, -0.3], [2, 2, 2]],
+    [*(numbers(seed, num) for seed, num in enumerate([2, 3, 5, 8, 11])), [0.1, 0.2, -0.3], [2, 2, 2], [0, 0, 0]],
 )
 def test_sign_flip_agrees_with_scipys_exact_permutation_test(difference: list[float]) -> None:
     expected = stats.permutation_test(
@@ -70,20 +65,11 @@ def test_sign_flip_agrees_with_scipys_exact_permutation_test(difference: list[fl
     assert statistics.sign_flip_p_value(difference) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
-def test_sign_flip_of_equal_methods_is_1_and_of_five_seeds_at_least_a_sixteenth() -> None:
-    assert statistics.sign_flip_p_value([0.0, 0.0, 0.0]) == statistics.sign_flip_p_value([3.0]) == 1
-    assert statistics.sign_flip_p_value([9, 8, 7, 9, 8]) == 1 / 16
-
-
 @pytest.mark.parametrize("num", [2, 5, 9])
 def test_the_smallest_p_is_that_of_differences_of_one_sign(num: int) -> None:
     found = statistics.paired_difference(np.arange(1, num + 1), np.zeros(num))
-    expected = stats.permutation_test(
-        (np.arange(1.0, num + 1),), np.mean, permutation_type="samples", n_resamples=np.inf
-    )  # fmt: skip
-    assert found.smallest_p == statistics.smallest_p_value(num) == pytest.approx(expected.pvalue)
-    mixed = statistics.sign_flip_p_value(numbers(num, num))
-    assert mixed >= found.smallest_p
+    assert found.smallest_p == statistics.smallest_p_value(num) == found.p_value
+    assert statistics.sign_flip_p_value(numbers(num, num)) >= found.smallest_p
 
 
 def test_sign_flip_enumerates_many_seeds_and_refuses_too_many() -> None:
@@ -143,11 +129,6 @@ def test_an_interval_that_is_cut_off_holds_the_mean_as_often_as_one_that_is_not(
     assert any(item.low < within[0] or item.high > within[1] for item in whole)
 
 
-def test_a_value_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        statistics.estimate([0.5, 1.01], statistics.SHARE)
-
-
 @pytest.mark.parametrize("num", [2, 3, 5, 12])
 @pytest.mark.parametrize("confidence", [0.95, 0.99])
 def test_detectable_effect_has_a_power_of_four_fifths(num: int, confidence: float) -> None:
@@ -167,9 +148,6 @@ def test_detectable_effect_has_a_power_of_four_fifths(num: int, confidence: floa
 
     assert detectable is not None
     assert power(detectable) == pytest.approx(0.8, abs=1e-4)
-    assert optimize.root_scalar(lambda x: power(x) - 0.8, x0=detectable, x1=detectable * 0.9).root == pytest.approx(
-        detectable, rel=1e-4
-    )
 
 
 def accuracies(seed: int, num_seeds: int, num_candidates: int) -> np.ndarray:
@@ -211,12 +189,8 @@ def test_it_agrees_with_scikit_learns_nested_cross_validation(seed: int) -> None
 def test_of_equally_good_candidates_the_expectation_is_the_excess_of_the_best_mean() -> None:
     num_seeds, num_candidates, spread = 5, 9, 0.01
     rng = np.random.default_rng(0)
-    found = np.array(
-        [
-            statistics.choice_optimism(0.9 + rng.normal(0, spread, (num_seeds, num_candidates))).points
-            for _ in range(4000)
-        ]
-    )
+    tables = rng.normal(0.9, spread, (4000, num_seeds, num_candidates))
+    found = np.array([statistics.choice_optimism(table).points for table in tables])
 
     def density(z: float) -> float:
         """Of the largest of C standard normals, times z."""

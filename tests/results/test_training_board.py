@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import record_factory as factory
@@ -13,13 +16,18 @@ from fmcs_bench.results.training_board import TrainingBoard, TrainingRow, traini
 from fmcs_bench.training.methods import Method
 
 
-def board_of(records: list[factory.TrainingRecord]) -> TrainingBoard:
+def board_of(records: Iterable[factory.TrainingRecord]) -> TrainingBoard:
     (board,) = training_boards(records)
     return board
 
 
-def board_of_all(*records: factory.TrainingRecord) -> TrainingBoard:
-    return board_of(list(records))
+def records_of(values: dict[float, dict[int, float]], **options: Any) -> list[factory.TrainingRecord]:
+    """Records whose accuracy on validation and test images is given by RAF and seed."""
+    return [
+        factory.training_record(raf, seed, **({"validation": value, "test": value} | options))
+        for raf, points in values.items()
+        for seed, value in points.items()
+    ]
 
 
 def row_of(board: TrainingBoard, family: str) -> TrainingRow:
@@ -33,15 +41,14 @@ def board() -> TrainingBoard:
 
 
 def test_rows_are_ordered_by_test_accuracy_with_baseline_and_controls_among_them() -> None:
-    gains = {"conv": 0.02, "set": -0.01}
-    records = [factory.training_record(seed=seed, test=0.5) for seed in range(2)]
-    records += [
-        factory.training_record(0.9, seed, test=0.5 + gain, evaluator=name)
-        for name, gain in gains.items()
-        for seed in range(2)
-    ]
-    records += [factory.training_record(seed=seed, test=0.51, method=Method(label_smoothing=0.1)) for seed in range(2)]
-    rows = board_of(records).rows
+    rows = board_of(
+        [
+            factory.training_record(seed=0, test=0.5),
+            factory.training_record(0.9, 0, test=0.52, evaluator="conv"),
+            factory.training_record(0.9, 0, test=0.49, evaluator="set"),
+            factory.training_record(seed=0, test=0.51, method=Method(label_smoothing=0.1)),
+        ]
+    ).rows
     assert [row.family for row in rows] == ["ral-conv", "label-smoothing", "baseline", "ral-set"]
     assert [row.control for row in rows] == [False, True, False, False]
 
@@ -64,21 +71,15 @@ def test_the_optimism_of_a_choice_is_that_of_the_records(board: TrainingBoard) -
 
 def test_a_raf_that_is_half_done_is_no_candidate_and_only_shared_seeds_are_compared() -> None:
     values = {0.9: {0: 0.8, 1: 0.9, 2: 0.7}, 0.75: {1: 0.85, 2: 0.95, 3: 0.6}, 0.5: {1: 0.99}}
-    records = [
-        factory.training_record(raf, seed, validation=value, test=value)
-        for raf, points in values.items()
-        for seed, value in points.items()
-    ]
-    choice = row_of(board_of(records), "ral-set").choice
+    choice = row_of(board_of(records_of(values)), "ral-set").choice
     assert choice is not None
     assert choice.validation == choice_optimism([[0.9, 0.85], [0.7, 0.95]])
 
 
 @pytest.mark.parametrize("rafs", [(0.9,), (0.9, 0.5)])
 def test_without_a_choice_or_with_one_seed_there_is_no_optimism(rafs: tuple[float, ...]) -> None:
-    num_seeds = 3 if len(rafs) == 1 else 1
-    records = [factory.training_record(raf, seed) for raf in rafs for seed in range(num_seeds)]
-    assert row_of(board_of(records), "ral-set").choice is None
+    seeds = dict.fromkeys(range(3 if len(rafs) == 1 else 1), 0.5)
+    assert row_of(board_of(records_of(dict.fromkeys(rafs, seeds))), "ral-set").choice is None
 
 
 def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: TrainingBoard) -> None:
@@ -87,8 +88,8 @@ def test_score_and_epoch_are_those_of_the_weights_that_were_tested(board: Traini
         for point in row.sweep:
             scores = {r.seed: r.curve[(r.metrics.epoch or 0) - 1].score for r in point.records}
             assert point.score is not None
-            assert point.score.mean == pytest.approx(np.mean([s for s in scores.values() if s]))
             assert point.epoch is not None
+            assert point.score.mean == pytest.approx(np.mean(list(scores.values())))
             assert point.epoch.mean == np.mean([r.metrics.epoch for r in point.records])
             assert point.best_test_accuracy is not None
             assert point.best_test_accuracy.mean >= point.test_accuracy.mean
@@ -145,60 +146,41 @@ def test_the_smallest_p_follows_from_the_seeds_and_after_holm_from_the_rows(num_
 def test_scores_by_another_evaluator_than_the_baselines_are_not_compared() -> None:
     records = factory.watched_records([(Method(), None, 0.0), (Method(raf=0.9), "set", 0.01)], num_epochs=3)
     assert row_of(board_of(records), "ral-set").chosen.score_difference is not None
-    watched = [
-        record
-        if record.trial.method.raf == 1
-        else record.model_copy(
-            update={"trial": record.trial.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})}
-        )
-        for record in records
-    ]
-    row = row_of(board_of(watched), "ral-set")
+    for i, record in enumerate(records):
+        if record.trial.method.raf < 1:
+            trial = record.trial.model_copy(update={"watcher": "conv", "watcher_digest": "0" * 64})
+            records[i] = record.model_copy(update={"trial": trial})
+    row = row_of(board_of(records), "ral-set")
     assert (row.chosen.score, row.chosen.score_difference) == (None, None)
     assert row.difference is not None
 
 
 def test_a_raf_that_is_half_done_is_not_chosen() -> None:
-    half = [factory.training_record(0.5, seed, validation=0.99) for seed in range(2)]
-    whole = [factory.training_record(0.9, seed, validation=0.80) for seed in range(3)]
-    row = row_of(board_of_all(*half, *whole), "ral-set")
+    records = records_of({0.5: dict.fromkeys(range(2), 0.99), 0.9: dict.fromkeys(range(3), 0.8)})
+    row = row_of(board_of(records), "ral-set")
     assert row.chosen.raf == 0.9
     assert [(point.raf, len(point.records)) for point in row.sweep] == [(0.9, 3), (0.5, 2)]
-    done = board_of_all(*half, *whole, factory.training_record(0.5, 2, validation=0.99))
-    assert row_of(done, "ral-set").chosen.raf == 0.5
+    assert row_of(board_of([*records, *records_of({0.5: {2: 0.99}})]), "ral-set").chosen.raf == 0.5
 
 
 def test_raf_is_chosen_on_validation_even_where_the_test_images_say_otherwise() -> None:
-    board = board_of_all(
-        *(factory.training_record(0.9, seed, validation=0.80, test=0.99) for seed in range(2)),
-        *(factory.training_record(0.5, seed, validation=0.81, test=0.10) for seed in range(2)),
-    )
+    seeds = dict.fromkeys(range(2), 0.8)
+    board = board_of([*records_of({0.9: seeds}, test=0.99), *records_of({0.5: seeds}, validation=0.81, test=0.10)])
     assert row_of(board, "ral-set").chosen.raf == 0.5
-    assert [point.raf for point in row_of(board, "ral-set").sweep] == [0.9, 0.5]
 
 
 def test_of_equal_rafs_the_largest_is_chosen() -> None:
     # The same accuracies in another order: on paper equal, as sums of floating-point numbers not.
     accuracies = {0.5: (0.1, 0.2, 0.3), 0.75: (0.3, 0.1, 0.2), 0.9: (0.3, 0.2, 0.1), 0.25: (0.2, 0.1, 0.2)}
     assert np.mean(accuracies[0.5]) > np.mean(accuracies[0.9])
-    board = board_of_all(
-        *(
-            factory.training_record(raf, seed, validation=value)
-            for raf, values in accuracies.items()
-            for seed, value in enumerate(values)
-        )
-    )
-    assert row_of(board, "ral-set").chosen.raf == 0.9
+    records = records_of({raf: dict(enumerate(values)) for raf, values in accuracies.items()})
+    assert row_of(board_of(records), "ral-set").chosen.raf == 0.9
 
 
 def test_methods_are_paired_by_seed_with_the_baseline() -> None:
     base = {1: 0.50, 2: 0.60, 4: 0.90, 7: 0.10}
     own = {4: 0.93, 2: 0.61, 1: 0.52, 0: 0.99}
-    board = board_of_all(
-        *(factory.training_record(1.0, seed, test=value) for seed, value in base.items()),
-        *(factory.training_record(0.9, seed, test=value) for seed, value in own.items()),
-    )
-    difference = row_of(board, "ral-set").difference
+    difference = row_of(board_of(records_of({1.0: base, 0.9: own})), "ral-set").difference
     assert difference is not None
     expected = stats.ttest_rel([0.52, 0.61, 0.93], [0.50, 0.60, 0.90]).confidence_interval()
     assert difference.estimate[:3] == pytest.approx((0.02, expected.low, expected.high))
@@ -208,16 +190,13 @@ def test_methods_are_paired_by_seed_with_the_baseline() -> None:
 
 @pytest.mark.parametrize("baseline_seeds", [(), (5, 6)])
 def test_without_a_baseline_at_the_same_seeds_there_is_no_difference(baseline_seeds: tuple[int, ...]) -> None:
-    board = board_of_all(
-        *(factory.training_record(1.0, seed) for seed in baseline_seeds),
-        *(factory.training_record(0.9, seed) for seed in (0, 1)),
-    )
-    row = row_of(board, "ral-set")
+    records = records_of({1.0: dict.fromkeys(baseline_seeds, 0.5), 0.9: dict.fromkeys((0, 1), 0.5)})
+    row = row_of(board_of(records), "ral-set")
     assert (row.difference, row.holm_p) == (None, None)
 
 
 def test_holm_covers_the_rows_of_the_board_and_not_the_baseline() -> None:
-    board = board_of_all(*factory.training_records())
+    board = board_of(factory.training_records())
     tested = {row.family: row.difference.p_value for row in board.rows if row.difference is not None}
     assert row_of(board, "baseline").holm_p is None
     assert len(tested) == 4
