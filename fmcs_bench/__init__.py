@@ -1,4 +1,4 @@
-"""fmcs-bench: feature-map data sets labelled by convergence, and a benchmark of the evaluators of convergence.
+"""fmcs-bench: feature-map datasets labelled by convergence, and a benchmark of evaluators and of training with them.
 
 Example:
     >>> import fmcs_bench as fb

@@ -54,7 +54,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="fmcs-bench")
 def main() -> None:
-    """Feature-map data sets labelled by convergence, and a benchmark of evaluators of convergence."""
+    """Feature-map datasets labelled by convergence, and a benchmark of evaluators of convergence."""
 
 
 for command in (

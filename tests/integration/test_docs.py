@@ -67,8 +67,9 @@ def test_the_readme_shows_the_committed_results():
     assert made["picture"]() == (ROOT / "docs/pictures/evaluators.svg").read_text(encoding="utf-8")
 
 
-def test_the_readme_stays_short():
+def test_readme_and_pages_stay_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in (ROOT / "docs").glob("*.md")) <= 16_000
 
 
 def test_on_the_documentation_site_tables_sort():
