@@ -1,4 +1,4 @@
-"""The command line: one file for each verb, which parses, calls one function and prints.
+"""The command line: commands by subject; each parses, calls one function and prints.
 
 In: what a person types. Out: a table, or JSON.
 Start with ``main``.
