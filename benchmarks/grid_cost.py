@@ -7,7 +7,7 @@ Flow: figures, each measured (a path in a JSON of `benchmarks/`) or assumed (a n
 `fmcs_bench.training.methods`
 -> Markdown: a table of the inputs, which says of each where it comes from, and one of what follows from them.
 
-The grid is that of arXiv 2508.06109: ResNet-50 and ShuffleNet v2, four image data sets at 224 px, ten RAF values, five
+The grid is that of arXiv 2508.06109: ResNet-50 and ShuffleNet v2, four image datasets at 224 px, ten RAF values, five
 seeds; with the controls of docs/training.md, and the FMCS datasets on which the evaluators are fitted.
 """
 
@@ -91,7 +91,7 @@ def training_hours(inputs: Inputs, backbone: str, dataset: str, *, ral: bool) ->
 
 
 def parts(inputs: Inputs, backbone: str) -> list[Part]:
-    """The grid, its controls, and the data sets of one backbone."""
+    """The grid, its controls, and the datasets of one backbone."""
     found = []
     for what, names in (("baseline and RAL, ten RAF", ("baseline", "ral")), ("controls", CONTROLS)):
         wanted = methods(names, PAPER_RAFS)
@@ -110,7 +110,7 @@ def parts(inputs: Inputs, backbone: str) -> list[Part]:
         hours += STAGES * of_runs / inputs.forward[backbone].value / 3600
     depth, height, width = BACKBONES[backbone]
     size = num_maps * 2 * depth * height * width / inputs.smaller.value
-    return [*found, Part("FMCS data sets: four runs each, maps of nine stages", runs * len(IMAGES), hours, size)]
+    return [*found, Part("FMCS datasets: four runs each, maps of nine stages", runs * len(IMAGES), hours, size)]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

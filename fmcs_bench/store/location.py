@@ -220,7 +220,9 @@ class Location:
         """Copy a file of this machine to the URL, over what is there; ``WorkspaceError`` where that fails."""
         try:
             self._request(self.shown(name), lambda: self._fs.put_file(str(file), f"{self._root}/{name}"))
-        except (DatasetError, MissingDataError) as error:
+        except MissingDataError:
+            raise WorkspaceError(f"{self.shown(name)} cannot be written: its bucket or folder does not exist") from None
+        except DatasetError as error:
             raise WorkspaceError(str(error).replace(" cannot be read: ", " cannot be written: ", 1)) from None
 
     def zarr_store(self, name: str, expected: Collection[str]) -> Store:

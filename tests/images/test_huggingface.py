@@ -160,7 +160,7 @@ def test_a_missing_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_a_name_goes_to_the_hub_with_its_revision(monkeypatch, farm):
-    asked = []
+    asked, before = [], datasets.are_progress_bars_disabled()
 
     def ask(name, *, revision):
         asked.append((name, revision))
@@ -173,7 +173,7 @@ def test_a_name_goes_to_the_hub_with_its_revision(monkeypatch, farm):
     with pytest.raises(MissingDataError):
         load_images("hub:owner/name")
     assert asked == [("owner/name", "abc"), ("owner/name", None)]
-    assert not datasets.are_progress_bars_disabled()
+    assert datasets.are_progress_bars_disabled() == before
     assert farm.is_dir()
 
 

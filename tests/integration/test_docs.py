@@ -33,8 +33,8 @@ def test_python_examples_run_in_order(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Evaluators on digits-smallcnn-16px-base@" in done.stdout
-    assert "index.html" in done.stdout
-    assert "records checked: no faults" in done.stdout
+    assert "not loaded" in done.stdout  # a selection of maps
+    assert "ral-norm" in done.stdout  # trainings
 
 
 def test_commands_exist():

@@ -41,7 +41,7 @@ def test_hours_and_bytes_follow_from_the_figures(script, capsys, tmp_path):
     assert found["resnet50: baseline and RAL, ten RAF"] == ["200", f"{50 * trained:,.0f}"]
     maps = 9 * sum(2 * (n + 10_000) + 2 * (0.2 * n + 10_000) for n in (60_000, 60_000, 50_000, 50_000))
     made = 4 * trained + maps / 1000 / 3600
-    assert found["resnet50: FMCS data sets: four runs each, maps of nine stages"] == [
+    assert found["resnet50: FMCS datasets: four runs each, maps of nine stages"] == [
         "16",
         f"{made:,.0f}",
         f"{maps * 2048 * 49 / 1e9:,.0f}",
