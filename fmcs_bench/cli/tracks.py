@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fmcs_bench.cli.options import device_option, json_option, made, options_of, print_json, workspace_option
+from fmcs_bench.core.errors import UnitsFailedError
 from fmcs_bench.evaluator_track.options import EvaluateOptions
 from fmcs_bench.images.options import ImageOptions
 from fmcs_bench.jobs.options import Execution
@@ -15,6 +16,7 @@ from fmcs_bench.training_track.options import ExplainOptions, TrainOptions
 
 if TYPE_CHECKING:
     from fmcs_bench.results.evaluator_board import EvaluatorBoard
+    from fmcs_bench.results.records import Record
     from fmcs_bench.results.training_board import TrainingBoard
 
 
@@ -38,8 +40,6 @@ def evaluate(datasets: tuple[str, ...], test_on: tuple[str, ...], workspace: str
     the exit code is 1.
     """
     from fmcs_bench.cli.progress import shown
-    from fmcs_bench.cli.tables import print_board
-    from fmcs_bench.core.errors import UnitsFailedError
     from fmcs_bench.evaluator_track import runner
 
     options, execution = made(EvaluateOptions, values), made(Execution, values)
@@ -51,13 +51,8 @@ def evaluate(datasets: tuple[str, ...], test_on: tuple[str, ...], workspace: str
             )
         except UnitsFailedError as error:
             failure, boards = error, error.finished
-    if as_json:
-        print_json([record.to_json() for board in boards for row in board.rows for record in row.records])
-    else:
-        for board in boards:
-            print_board(board)
-    if failure is not None:
-        raise failure
+    records = [record for board in boards for row in board.rows for record in row.records]
+    _print_results(boards, records, failure, as_json=as_json)
 
 
 @click.command()
@@ -75,8 +70,6 @@ def train(dataset: str | None, plan: bool, workspace: str, as_json: bool, **valu
     shows what failed, and the exit code is 1.
     """
     from fmcs_bench.cli.progress import shown
-    from fmcs_bench.cli.tables import print_board
-    from fmcs_bench.core.errors import UnitsFailedError
     from fmcs_bench.training_track import estimate, runner
 
     options, images, execution = made(TrainOptions, values), made(ImageOptions, values), made(Execution, values)
@@ -95,14 +88,9 @@ def train(dataset: str | None, plan: bool, workspace: str, as_json: bool, **valu
             ]
         except UnitsFailedError as error:
             failure, boards = error, error.finished
-    if as_json:
-        points = [point for board in boards for row in board.rows for point in row.sweep]
-        print_json([record.to_json() for point in points for record in point.records])
-    else:
-        for board in boards:
-            print_board(board)
-    if failure is not None:
-        raise failure
+    points = [point for board in boards for row in board.rows for point in row.sweep]
+    records = [record for point in points for record in point.records]
+    _print_results(boards, records, failure, as_json=as_json)
 
 
 @click.command()
@@ -123,3 +111,22 @@ def explain(dataset: str | None, out: str | None, workspace: str, device: str, *
             dataset, options, out=out, workspace=workspace, images=images, device=device, progress=progress
         )
     click.echo(str(explanation))
+
+
+def _print_results(
+    boards: Sequence[EvaluatorBoard | TrainingBoard],
+    records: Sequence[Record],
+    failure: UnitsFailedError | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what was finished, then raise the failure of the rest."""
+    from fmcs_bench.cli.tables import print_board
+
+    if as_json:
+        print_json([record.to_json() for record in records])
+    else:
+        for board in boards:
+            print_board(board)
+    if failure is not None:
+        raise failure

@@ -33,6 +33,7 @@ def test_python_examples_run_in_order(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Evaluators on digits-smallcnn-16px-base@" in done.stdout
+    assert "index.html" in done.stdout
     assert "not loaded" in done.stdout  # a selection of maps
     assert "ral-norm" in done.stdout  # trainings
 

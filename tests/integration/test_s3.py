@@ -145,7 +145,7 @@ def test_publish_to_a_bucket_and_download_from_it(keyed, tiny_dataset, tmp_path,
     for to, error, message in (
         ("s3://shelf/a/tiny", ConfigError, "holds a different part of"),
         ("s3://shelf/a", ConfigError, "holds other files, such as tiny/README.md"),
-        ("s3://nobody/x", WorkspaceError, r"s3://nobody/x/.* cannot be written"),
+        ("s3://nobody/x", WorkspaceError, r"s3://nobody/x/.* cannot be written: its bucket or folder does not exist"),
         ("hf://datasets/me/x", ConfigError, "--repo owner/name"),
     ):
         with pytest.raises(error, match=message):
